@@ -1,0 +1,113 @@
+import { webcrypto } from 'node:crypto';
+import type * as X509 from '@peculiar/x509';
+
+/** Loaded on first use: most processes never issue a certificate and should not pay for it. */
+async function loadX509(): Promise<typeof X509> {
+  await import('reflect-metadata'); // asked for by x509's dependency injection (tsyringe)
+  const x509 = await import('@peculiar/x509');
+  x509.cryptoProvider.set(webcrypto);
+  return x509;
+}
+
+const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
+
+/** A certificate and its private key, both PEM. The key must never be logged. */
+export interface KeyPair {
+  readonly certificate: string;
+  readonly privateKey: string;
+}
+
+export interface Subject {
+  /** Common name: for a node certificate the identity itself. */
+  readonly commonName: string;
+  /** Organisation: Kubernetes reads it as the group. */
+  readonly organization?: string;
+}
+
+export interface IssueOptions extends Subject {
+  readonly dnsNames?: readonly string[];
+  readonly ipAddresses?: readonly string[];
+  readonly usages: readonly ('server' | 'client')[];
+  /** Start of validity, milliseconds since the epoch; one minute is subtracted for clock skew. */
+  readonly nowMs: number;
+  readonly validForMs: number;
+}
+
+function distinguishedName(subject: Subject): string {
+  const escaped = (part: string): string => part.replace(/[,+"\\<>;=]/g, '\\$&');
+  const organization = subject.organization ? `, O=${escaped(subject.organization)}` : '';
+  return `CN=${escaped(subject.commonName)}${organization}`;
+}
+
+async function pemOf(key: webcrypto.CryptoKey): Promise<string> {
+  const der = await webcrypto.subtle.exportKey('pkcs8', key);
+  const body = Buffer.from(der).toString('base64').replace(/.{64}/g, '$&\n').trimEnd();
+  return `-----BEGIN PRIVATE KEY-----\n${body}\n-----END PRIVATE KEY-----\n`;
+}
+
+async function keyOf(pem: string): Promise<webcrypto.CryptoKey> {
+  const der = Buffer.from(pem.replace(/-----[^-]+-----|\s/g, ''), 'base64');
+  return await webcrypto.subtle.importKey('pkcs8', der, ALGORITHM, false, ['sign']);
+}
+
+function validity(nowMs: number, validForMs: number): { notBefore: Date; notAfter: Date } {
+  return { notBefore: new Date(nowMs - 60_000), notAfter: new Date(nowMs + validForMs) };
+}
+
+/** A self-signed certificate authority (ECDSA P-256). */
+export async function createAuthority(
+  commonName: string,
+  options: { nowMs: number; validForMs: number },
+): Promise<KeyPair> {
+  const x509 = await loadX509();
+  const keys = await webcrypto.subtle.generateKey(ALGORITHM, true, ['sign', 'verify']);
+  const certificate = await x509.X509CertificateGenerator.createSelfSigned({
+    name: distinguishedName({ commonName }),
+    ...validity(options.nowMs, options.validForMs),
+    signingAlgorithm: ALGORITHM,
+    keys,
+    extensions: [
+      new x509.BasicConstraintsExtension(true, 0, true),
+      new x509.KeyUsagesExtension(
+        x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign,
+        true,
+      ),
+    ],
+  });
+  return { certificate: `${certificate.toString('pem')}\n`, privateKey: await pemOf(keys.privateKey) };
+}
+
+function leafExtensions(x509: typeof X509, options: IssueOptions): X509.Extension[] {
+  const purposes = options.usages.map((u) =>
+    u === 'server' ? x509.ExtendedKeyUsage.serverAuth : x509.ExtendedKeyUsage.clientAuth,
+  );
+  const names: X509.JsonGeneralNames = [
+    ...(options.dnsNames ?? []).map((value) => ({ type: 'dns' as const, value })),
+    ...(options.ipAddresses ?? []).map((value) => ({ type: 'ip' as const, value })),
+  ];
+  return [
+    new x509.BasicConstraintsExtension(false, undefined, true),
+    new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+    new x509.ExtendedKeyUsageExtension(purposes),
+    ...(names.length > 0 ? [new x509.SubjectAlternativeNameExtension(names)] : []),
+  ];
+}
+
+/** Issues a leaf certificate with a fresh key. Subject, names and usages are the issuer's choice. */
+export async function issueCertificate(
+  authority: KeyPair,
+  options: IssueOptions,
+): Promise<KeyPair> {
+  const x509 = await loadX509();
+  const keys = await webcrypto.subtle.generateKey(ALGORITHM, true, ['sign', 'verify']);
+  const certificate = await x509.X509CertificateGenerator.create({
+    subject: distinguishedName(options),
+    issuer: new x509.X509Certificate(authority.certificate).subject,
+    ...validity(options.nowMs, options.validForMs),
+    signingAlgorithm: ALGORITHM,
+    publicKey: keys.publicKey,
+    signingKey: await keyOf(authority.privateKey),
+    extensions: leafExtensions(x509, options),
+  });
+  return { certificate: `${certificate.toString('pem')}\n`, privateKey: await pemOf(keys.privateKey) };
+}

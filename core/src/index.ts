@@ -1,0 +1,53 @@
+export { type BackoffOptions, backoffMs } from './backoff.ts';
+export {
+  createAuthority,
+  type IssueOptions,
+  issueCertificate,
+  type KeyPair,
+  type Subject,
+} from './certificates.ts';
+export { type Clock, FakeClock, rfc3339, systemClock } from './clock.ts';
+export {
+  type ConfigOf,
+  choice,
+  flag,
+  integer,
+  readConfig,
+  real,
+  type Setting,
+  type SettingTable,
+  text,
+} from './config.ts';
+export { canonicalJson, type Digest, digester, digestOf, isDigest } from './digest.ts';
+export {
+  ERROR_CODES,
+  type ErrorCode,
+  errnoOf,
+  fromNode,
+  isShoalError,
+  messageOf,
+  type Retry,
+  ShoalError,
+  type ShoalErrorOptions,
+} from './errors.ts';
+export {
+  createLogger,
+  LOG_LEVELS,
+  type LogFields,
+  type Logger,
+  type LogLevel,
+  silentLogger,
+} from './logger.ts';
+export { type Random, seededRandom } from './random.ts';
+export { type LoopPorts, superviseLoop } from './supervise.ts';
+export {
+  applyDefaults,
+  type FieldError,
+  type FieldErrorReason,
+  isJsonObject,
+  type JsonObject,
+  prune,
+  type ResolveRef,
+  type StructuralSchema,
+  validate,
+} from './structural-schema.ts';

@@ -1,0 +1,273 @@
+/**
+ * Kubernetes structural schemas: pruning, defaulting and validation of JSON values.
+ * Source: Kubernetes documentation, "Extend the Kubernetes API with CustomResourceDefinitions",
+ * sections on structural schemas, field pruning and defaulting. Messages follow the API server's.
+ */
+export interface StructuralSchema {
+  readonly type?: string;
+  readonly format?: string;
+  readonly description?: string;
+  readonly title?: string;
+  readonly $ref?: string;
+  readonly properties?: Readonly<Record<string, StructuralSchema>>;
+  readonly additionalProperties?: StructuralSchema | boolean;
+  readonly items?: StructuralSchema;
+  readonly required?: readonly string[];
+  readonly enum?: readonly unknown[];
+  readonly default?: unknown;
+  readonly nullable?: boolean;
+  readonly minimum?: number;
+  readonly maximum?: number;
+  readonly exclusiveMinimum?: boolean;
+  readonly exclusiveMaximum?: boolean;
+  readonly multipleOf?: number;
+  readonly minLength?: number;
+  readonly maxLength?: number;
+  readonly pattern?: string;
+  readonly minItems?: number;
+  readonly maxItems?: number;
+  readonly minProperties?: number;
+  readonly maxProperties?: number;
+  readonly 'x-kubernetes-int-or-string'?: boolean;
+  readonly 'x-kubernetes-preserve-unknown-fields'?: boolean;
+}
+
+export type FieldErrorReason =
+  | 'FieldValueRequired'
+  | 'FieldValueInvalid'
+  | 'FieldValueTypeInvalid'
+  | 'FieldValueNotSupported';
+
+/** One fault of an object: which field, and what is wrong with it. */
+export interface FieldError {
+  readonly field: string;
+  readonly reason: FieldErrorReason;
+  readonly message: string;
+}
+
+/** Looks up `$ref` targets; schemas without references need none. */
+export type ResolveRef = (ref: string) => StructuralSchema | undefined;
+
+const noRefs: ResolveRef = () => undefined;
+
+export type JsonObject = Record<string, unknown>;
+
+export function isJsonObject(value: unknown): value is JsonObject {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function resolved(schema: StructuralSchema, resolve: ResolveRef): StructuralSchema {
+  return schema.$ref === undefined ? schema : (resolve(schema.$ref) ?? {});
+}
+
+function join(path: string, key: string): string {
+  return path === '' ? key : `${path}.${key}`;
+}
+
+function childSchema(schema: StructuralSchema, key: string): StructuralSchema | undefined {
+  const property = schema.properties?.[key];
+  if (property) return property;
+  return typeof schema.additionalProperties === 'object' ? schema.additionalProperties : undefined;
+}
+
+/**
+ * Removes fields the schema does not name, in place.
+ *
+ * @returns Paths of what was removed, e.g. `spec.bogus`.
+ */
+export function prune(
+  value: unknown,
+  schema: StructuralSchema,
+  options: { path?: string; resolve?: ResolveRef } = {},
+): string[] {
+  const { path = '', resolve = noRefs } = options;
+  const shape = resolved(schema, resolve);
+  if (Array.isArray(value)) {
+    const { items } = shape;
+    return items
+      ? value.flatMap((v, i) => prune(v, items, { path: `${path}[${i}]`, resolve }))
+      : [];
+  }
+  if (!isJsonObject(value)) return [];
+  const open =
+    shape['x-kubernetes-preserve-unknown-fields'] === true || shape.additionalProperties === true;
+  const unknown: string[] = [];
+  for (const key of Object.keys(value)) {
+    const child = childSchema(shape, key);
+    if (child) {
+      unknown.push(...prune(value[key], child, { path: join(path, key), resolve }));
+    } else if (!open) {
+      unknown.push(join(path, key));
+      delete value[key];
+    }
+  }
+  return unknown;
+}
+
+function defaultObject(value: JsonObject, shape: StructuralSchema, resolve: ResolveRef): void {
+  for (const [key, property] of Object.entries(shape.properties ?? {})) {
+    const target = resolved(property, resolve);
+    const missing = value[key] === undefined || (value[key] === null && !target.nullable);
+    if (missing && target.default !== undefined) value[key] = structuredClone(target.default);
+  }
+  for (const [key, inner] of Object.entries(value)) {
+    const child = childSchema(shape, key);
+    if (child) applyDefaults(inner, child, resolve);
+  }
+}
+
+/** Fills in defaults, in place, from the outside in (as the API server does). */
+export function applyDefaults(
+  value: unknown,
+  schema: StructuralSchema,
+  resolve: ResolveRef = noRefs,
+): void {
+  const shape = resolved(schema, resolve);
+  if (Array.isArray(value)) {
+    const { items } = shape;
+    if (items) for (const v of value) applyDefaults(v, items, resolve);
+  } else if (isJsonObject(value)) {
+    defaultObject(value, shape, resolve);
+  }
+}
+
+function typeName(value: unknown): string {
+  if (value === null) return 'null';
+  if (Array.isArray(value)) return 'array';
+  if (typeof value === 'number') return Number.isInteger(value) ? 'integer' : 'number';
+  return typeof value;
+}
+
+function show(value: unknown): string {
+  return typeof value === 'object' ? `"${typeName(value)}"` : JSON.stringify(value);
+}
+
+function invalid(field: string, message: string): FieldError {
+  return { field, reason: 'FieldValueInvalid', message };
+}
+
+function typeFault(value: unknown, shape: StructuralSchema, field: string): FieldError | undefined {
+  if (shape['x-kubernetes-int-or-string']) {
+    const ok = typeof value === 'string' || Number.isInteger(value);
+    return ok ? undefined : wrongType(value, 'integer,string', field);
+  }
+  const { type } = shape;
+  if (type === undefined) return undefined;
+  const actual = typeName(value);
+  if (actual === type || (type === 'number' && actual === 'integer')) return undefined;
+  return wrongType(value, type, field);
+}
+
+function wrongType(value: unknown, wanted: string, field: string): FieldError {
+  const name = field === '' ? 'the object' : field;
+  return {
+    field,
+    reason: 'FieldValueTypeInvalid',
+    message: `Invalid value: ${show(value)}: ${name} in body must be of type ${wanted}: "${typeName(value)}"`,
+  };
+}
+
+function numberFaults(value: number, shape: StructuralSchema, field: string): FieldError[] {
+  const faults: FieldError[] = [];
+  const { minimum, maximum, multipleOf } = shape;
+  if (minimum !== undefined) {
+    const low = shape.exclusiveMinimum ? value <= minimum : value < minimum;
+    const words = shape.exclusiveMinimum ? 'greater than' : 'greater than or equal to';
+    if (low) faults.push(invalid(field, `Invalid value: ${value}: ${field} in body should be ${words} ${minimum}`));
+  }
+  if (maximum !== undefined) {
+    const high = shape.exclusiveMaximum ? value >= maximum : value > maximum;
+    const words = shape.exclusiveMaximum ? 'less than' : 'less than or equal to';
+    if (high) faults.push(invalid(field, `Invalid value: ${value}: ${field} in body should be ${words} ${maximum}`));
+  }
+  if (multipleOf !== undefined && value % multipleOf !== 0) {
+    faults.push(invalid(field, `Invalid value: ${value}: ${field} in body should be a multiple of ${multipleOf}`));
+  }
+  return faults;
+}
+
+const DATE_TIME = /^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$/;
+
+function stringFaults(value: string, shape: StructuralSchema, field: string): FieldError[] {
+  const faults: FieldError[] = [];
+  const say = (what: string): void => {
+    faults.push(invalid(field, `Invalid value: ${show(value)}: ${field} in body should ${what}`));
+  };
+  if (shape.minLength !== undefined && value.length < shape.minLength) {
+    say(`be at least ${shape.minLength} chars long`);
+  }
+  if (shape.maxLength !== undefined && value.length > shape.maxLength) {
+    say(`be at most ${shape.maxLength} chars long`);
+  }
+  if (shape.pattern !== undefined && !new RegExp(shape.pattern, 'u').test(value)) {
+    say(`match '${shape.pattern}'`);
+  }
+  if (shape.format === 'date-time' && !DATE_TIME.test(value)) say('be of type date-time');
+  return faults;
+}
+
+function arrayFaults(value: readonly unknown[], at: Position): FieldError[] {
+  const { shape, field, resolve } = at;
+  const { items } = shape;
+  const faults: FieldError[] = [];
+  if (shape.minItems !== undefined && value.length < shape.minItems) {
+    faults.push(invalid(field, `Invalid value: ${value.length}: ${field} in body should have at least ${shape.minItems} items`));
+  }
+  if (shape.maxItems !== undefined && value.length > shape.maxItems) {
+    faults.push(invalid(field, `Too many: ${value.length}: must have at most ${shape.maxItems} items`));
+  }
+  if (items) {
+    for (const [i, v] of value.entries()) faults.push(...validate(v, items, { path: `${field}[${i}]`, resolve }));
+  }
+  return faults;
+}
+
+function objectFaults(value: JsonObject, at: Position): FieldError[] {
+  const { shape, field, resolve } = at;
+  const faults: FieldError[] = [];
+  for (const key of shape.required ?? []) {
+    if (value[key] === undefined) {
+      faults.push({ field: join(field, key), reason: 'FieldValueRequired', message: 'Required value' });
+    }
+  }
+  if (shape.minProperties !== undefined && Object.keys(value).length < shape.minProperties) {
+    faults.push(invalid(field, `Invalid value: ${field} in body should have at least ${shape.minProperties} properties`));
+  }
+  for (const [key, inner] of Object.entries(value)) {
+    const child = childSchema(shape, key);
+    if (child) faults.push(...validate(inner, child, { path: join(field, key), resolve }));
+  }
+  return faults;
+}
+
+interface Position {
+  readonly shape: StructuralSchema;
+  readonly field: string;
+  readonly resolve: ResolveRef;
+}
+
+function enumFault(value: unknown, shape: StructuralSchema, field: string): FieldError[] {
+  if (!shape.enum || shape.enum.includes(value)) return [];
+  const supported = shape.enum.map((e) => JSON.stringify(e)).join(', ');
+  const message = `Unsupported value: ${show(value)}: supported values: ${supported}`;
+  return [{ field, reason: 'FieldValueNotSupported', message }];
+}
+
+/** All faults of a value against a schema; empty when it fits. */
+export function validate(
+  value: unknown,
+  schema: StructuralSchema,
+  options: { path?: string; resolve?: ResolveRef } = {},
+): FieldError[] {
+  const { path: field = '', resolve = noRefs } = options;
+  const shape = resolved(schema, resolve);
+  if (value === null && shape.nullable) return [];
+  const fault = typeFault(value, shape, field);
+  if (fault) return [fault];
+  const faults = enumFault(value, shape, field);
+  if (typeof value === 'number') faults.push(...numberFaults(value, shape, field));
+  else if (typeof value === 'string') faults.push(...stringFaults(value, shape, field));
+  else if (Array.isArray(value)) faults.push(...arrayFaults(value, { shape, field, resolve }));
+  else if (isJsonObject(value)) faults.push(...objectFaults(value, { shape, field, resolve }));
+  return faults;
+}
