@@ -1,0 +1,144 @@
+import { canonicalJson, digestOf, rfc3339 } from '@shoal/core';
+import { type ApiObject, digList, digNumber, digObject, digString } from '../object.ts';
+import { controllerOf } from '../server/verbs.ts';
+import { type Controller, type ControllerContext, keyOf, type Kinds, splitKey } from './control-loop.ts';
+import { EventWriter } from './events.ts';
+import { isOwnedBy } from './pod-state.ts';
+
+const HASH_LABEL = 'pod-template-hash';
+const REVISION = 'deployment.kubernetes.io/revision';
+
+function templateHash(deployment: ApiObject): string {
+  return digestOf(canonicalJson(digObject(deployment, 'spec', 'template'))).slice(7, 17);
+}
+
+/** `25%` or a number of replicas, as a number. */
+function share(value: unknown, of: number, round: (n: number) => number): number {
+  const text = String(value ?? '25%');
+  return text.endsWith('%') ? round((Number.parseFloat(text) / 100) * of) : Number(text);
+}
+
+/** Rolls a Deployment's template out through ReplicaSets, within maxSurge and maxUnavailable. */
+export class DeploymentController implements Controller {
+  readonly name = 'deployment';
+  readonly #context: ControllerContext;
+  readonly #kinds: Kinds;
+  readonly #events: EventWriter;
+
+  constructor(context: ControllerContext, kinds: Kinds) {
+    this.#context = context;
+    this.#kinds = kinds;
+    this.#events = new EventWriter(kinds, context, 'deployment-controller');
+  }
+
+  keysOf(event: { resource: string; object: ApiObject }): string[] {
+    if (event.resource === 'apps/deployments') return [keyOf(event.object)];
+    const owner = event.resource === 'apps/replicasets' ? controllerOf(event.object) : undefined;
+    return owner?.kind === 'Deployment' ? [`${event.object.metadata.namespace}/${owner.name}`] : [];
+  }
+
+  async reconcile(key: string): Promise<void> {
+    const [namespace, name] = splitKey(key);
+    const deployment = this.#kinds.find('deployments', namespace, name);
+    if (!deployment || deployment.metadata.deletionTimestamp) return;
+    const sets = this.#kinds.list('replicasets', namespace).filter((s) => isOwnedBy(s, deployment.metadata.uid));
+    const hash = templateHash(deployment);
+    const current = sets.find((s) => s.metadata.labels?.[HASH_LABEL] === hash) ?? (await this.#createSet(deployment, hash, sets));
+    const old = sets.filter((s) => s.metadata.uid !== current.metadata.uid);
+    if (deployment.spec?.['paused'] !== true) await this.#roll(deployment, current, old);
+    await this.#prune(deployment, old);
+    await this.#report(deployment, current, old);
+  }
+
+  async #createSet(deployment: ApiObject, hash: string, sets: readonly ApiObject[]): Promise<ApiObject> {
+    const { namespace = '', name, uid = '' } = deployment.metadata;
+    const template = structuredClone(digObject(deployment, 'spec', 'template'));
+    const labels = { ...digObject(template, 'metadata', 'labels'), [HASH_LABEL]: hash };
+    const selector = digObject(deployment, 'spec', 'selector');
+    const revision = Math.max(0, ...sets.map((s) => Number(s.metadata.annotations?.[REVISION] ?? 0))) + 1;
+    return await this.#kinds.create('replicasets', namespace, {
+      metadata: {
+        name: `${name}-${hash}`,
+        labels,
+        annotations: { [REVISION]: String(revision) },
+        ownerReferences: [{ apiVersion: deployment.apiVersion, kind: deployment.kind, name, uid, controller: true, blockOwnerDeletion: true }],
+      },
+      spec: {
+        replicas: 0,
+        selector: { ...selector, matchLabels: { ...digObject(selector, 'matchLabels'), [HASH_LABEL]: hash } },
+        template: { ...template, metadata: { ...digObject(template, 'metadata'), labels } },
+      },
+    });
+  }
+
+  async #roll(deployment: ApiObject, current: ApiObject, old: readonly ApiObject[]): Promise<void> {
+    const wanted = digNumber(deployment, 'spec', 'replicas') ?? 1;
+    const recreate = digString(deployment, 'spec', 'strategy', 'type') === 'Recreate';
+    const rolling = digObject(deployment, 'spec', 'strategy', 'rollingUpdate');
+    const surge = recreate ? 0 : Math.max(share(rolling['maxSurge'], wanted, Math.ceil), old.length > 0 ? 0 : wanted);
+    const down = recreate ? wanted : share(rolling['maxUnavailable'], wanted, Math.floor);
+    const replicas = (s: ApiObject): number => digNumber(s, 'spec', 'replicas') ?? 0;
+    const pods = (s: ApiObject): number => digNumber(s, 'status', 'replicas') ?? 0;
+    const available = (s: ApiObject): number => digNumber(s, 'status', 'availableReplicas') ?? 0;
+    const oldTotal = old.reduce((sum, s) => sum + Math.max(replicas(s), recreate ? pods(s) : 0), 0);
+    const target = recreate && oldTotal > 0 ? 0 : Math.min(wanted, Math.max(wanted + surge - oldTotal, 0));
+    if (replicas(current) > wanted || replicas(current) < target) {
+      await this.#scale(deployment, current, Math.min(wanted, Math.max(target, replicas(current))));
+    }
+    let spare = available(current) + old.reduce((sum, s) => sum + available(s), 0) - Math.max(0, wanted - Math.max(down, wanted === 1 ? 0 : down));
+    if (recreate) spare = Number.POSITIVE_INFINITY;
+    for (const set of old.filter((s) => replicas(s) > 0)) {
+      const broken = replicas(set) - available(set);
+      const cut = Math.min(replicas(set), Math.max(0, broken) + Math.max(0, Math.min(spare, available(set))));
+      spare -= cut - Math.max(0, broken);
+      if (cut > 0) await this.#scale(deployment, set, replicas(set) - cut);
+    }
+  }
+
+  async #scale(deployment: ApiObject, set: ApiObject, replicas: number): Promise<void> {
+    const { namespace = '', name } = set.metadata;
+    const from = digNumber(set, 'spec', 'replicas') ?? 0;
+    if (from === replicas) return;
+    await this.#context.verbs.modify(this.#kinds.target('replicasets', namespace, name), (o) => ({ ...o, spec: { ...o.spec, replicas } }));
+    const word = replicas > from ? 'up' : 'down';
+    await this.#events.record(deployment, { type: 'Normal', reason: 'ScalingReplicaSet', message: `Scaled ${word} replica set ${name} from ${from} to ${replicas}` });
+  }
+
+  /** Old, empty ReplicaSets beyond the history limit go. */
+  async #prune(deployment: ApiObject, old: readonly ApiObject[]): Promise<void> {
+    const limit = digNumber(deployment, 'spec', 'revisionHistoryLimit') ?? 10;
+    const empty = old.filter((s) => digNumber(s, 'spec', 'replicas') === 0 && !digNumber(s, 'status', 'replicas'));
+    const byAge = empty.toSorted((a, b) => Number(a.metadata.annotations?.[REVISION]) - Number(b.metadata.annotations?.[REVISION]));
+    for (const set of byAge.slice(0, Math.max(0, byAge.length - limit))) await this.#kinds.remove('replicasets', set);
+  }
+
+  async #report(deployment: ApiObject, current: ApiObject, old: readonly ApiObject[]): Promise<void> {
+    const wanted = digNumber(deployment, 'spec', 'replicas') ?? 1;
+    const sum = (field: string): number => [current, ...old].reduce((n, s) => n + (digNumber(s, 'status', field) ?? 0), 0);
+    const available = sum('availableReplicas');
+    const updated = digNumber(current, 'status', 'replicas') ?? 0;
+    const done = updated >= wanted && available >= wanted && sum('replicas') === wanted;
+    const status = {
+      observedGeneration: deployment.metadata.generation,
+      replicas: sum('replicas'),
+      updatedReplicas: updated,
+      readyReplicas: sum('readyReplicas'),
+      availableReplicas: available,
+      unavailableReplicas: Math.max(0, wanted - available),
+      conditions: [
+        this.#condition(deployment, 'Available', available >= wanted, available >= wanted ? 'MinimumReplicasAvailable' : 'MinimumReplicasUnavailable'),
+        this.#condition(deployment, 'Progressing', true, done ? 'NewReplicaSetAvailable' : 'ReplicaSetUpdated'),
+      ],
+    };
+    await this.#kinds.mergeStatus('deployments', deployment, status);
+  }
+
+  #condition(deployment: ApiObject, type: string, holds: boolean, reason: string): object {
+    const status = holds ? 'True' : 'False';
+    const previous = digList(deployment, 'status', 'conditions').find((c) => digString(c, 'type') === type);
+    const same = digString(previous, 'status') === status && digString(previous, 'reason') === reason;
+    const now = rfc3339(this.#context.clock.now());
+    const since = same ? (digString(previous, 'lastTransitionTime') ?? now) : now;
+    return { type, status, reason, message: `Deployment ${type.toLowerCase()}: ${reason}`, lastTransitionTime: since, lastUpdateTime: since };
+  }
+}

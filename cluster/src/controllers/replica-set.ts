@@ -1,0 +1,67 @@
+import { type ApiObject, digNumber, digObject, digString } from '../object.ts';
+import { controllerOf } from '../server/verbs.ts';
+import { type Controller, type ControllerContext, keyOf, type Kinds, splitKey } from './control-loop.ts';
+import { EventWriter } from './events.ts';
+import { isActive, isOwnedBy, isReady } from './pod-state.ts';
+
+/** Keeps the number of pods a ReplicaSet asks for. */
+export class ReplicaSetController implements Controller {
+  readonly name = 'replicaset';
+  readonly #kinds: Kinds;
+  readonly #events: EventWriter;
+
+  constructor(context: ControllerContext, kinds: Kinds) {
+    this.#kinds = kinds;
+    this.#events = new EventWriter(kinds, context, 'replicaset-controller');
+  }
+
+  keysOf(event: { resource: string; object: ApiObject }): string[] {
+    if (event.resource === 'apps/replicasets') return [keyOf(event.object)];
+    const owner = event.resource === '/pods' ? controllerOf(event.object) : undefined;
+    return owner?.kind === 'ReplicaSet' ? [`${event.object.metadata.namespace}/${owner.name}`] : [];
+  }
+
+  async reconcile(key: string): Promise<void> {
+    const [namespace, name] = splitKey(key);
+    const set = this.#kinds.find('replicasets', namespace, name);
+    if (!set || set.metadata.deletionTimestamp) return;
+    const pods = this.#kinds.list('pods', namespace).filter((p) => isOwnedBy(p, set.metadata.uid) && isActive(p));
+    const wanted = digNumber(set, 'spec', 'replicas') ?? 1;
+    for (let i = pods.length; i < wanted; i++) await this.#createPod(set);
+    const surplus = pods.toSorted((a, b) => rank(a) - rank(b)).slice(0, Math.max(0, pods.length - wanted));
+    for (const pod of surplus) await this.#deletePod(set, pod);
+    const ready = pods.filter(isReady).length;
+    await this.#kinds.mergeStatus('replicasets', set, {
+      replicas: Math.max(pods.length, Math.min(pods.length, wanted)),
+      fullyLabeledReplicas: pods.length,
+      readyReplicas: ready,
+      availableReplicas: ready,
+      observedGeneration: set.metadata.generation,
+    });
+  }
+
+  async #createPod(set: ApiObject): Promise<void> {
+    const { namespace = '', name, uid = '' } = set.metadata;
+    const template = digObject(set, 'spec', 'template');
+    const pod = await this.#kinds.create('pods', namespace, {
+      metadata: {
+        ...digObject(template, 'metadata'),
+        generateName: `${name}-`,
+        ownerReferences: [{ apiVersion: set.apiVersion, kind: set.kind, name, uid, controller: true, blockOwnerDeletion: true }],
+      },
+      spec: structuredClone(digObject(template, 'spec')),
+    });
+    await this.#events.record(set, { type: 'Normal', reason: 'SuccessfulCreate', message: `Created pod: ${pod.metadata.name}` });
+  }
+
+  async #deletePod(set: ApiObject, pod: ApiObject): Promise<void> {
+    await this.#kinds.remove('pods', pod);
+    await this.#events.record(set, { type: 'Normal', reason: 'SuccessfulDelete', message: `Deleted pod: ${pod.metadata.name}` });
+  }
+}
+
+/** Pods to give up first: unscheduled, then not ready, then the rest. */
+function rank(pod: ApiObject): number {
+  if (!digString(pod, 'spec', 'nodeName')) return 0;
+  return isReady(pod) ? 2 : 1;
+}

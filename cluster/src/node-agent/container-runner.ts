@@ -1,0 +1,223 @@
+import { join } from 'node:path';
+import { type Logger, messageOf, rfc3339, ShoalError } from '@shoal/core';
+import { type ApiObject, dig, digList, digString } from '../object.ts';
+import { ContainerLog } from './container-log.ts';
+import { containerEnvironment, type EnvironmentContext, expand, translate } from './environment.ts';
+import { type Exit, type ImageSource, type RunningProcess, startProcess, startTimeOf } from './process-runtime.ts';
+import type { PodStore } from './pod-store.ts';
+import { watchProbe } from './probes.ts';
+
+/** A container's state as it stands in `status.containerStatuses`. */
+export interface ContainerState {
+  state: Record<string, unknown>;
+  lastState: Record<string, unknown>;
+  ready: boolean;
+  started: boolean;
+  restartCount: number;
+}
+
+export interface ContainerContext {
+  readonly pod: ApiObject;
+  readonly environment: (container: unknown) => Promise<EnvironmentContext>;
+  readonly images: readonly ImageSource[];
+  readonly logDir: string;
+  readonly store: PodStore;
+  readonly logger: Logger;
+  readonly onChange: () => void;
+  readonly onEvent: (type: 'Normal' | 'Warning', reason: string, message: string) => void;
+}
+
+export type Restart = 'Always' | 'OnFailure' | 'Never';
+
+const BACKOFF_BASE_MS = 1_000;
+const BACKOFF_CAP_MS = 300_000;
+/** A container that ran this long starts its back-off anew. */
+const STABLE_MS = 600_000;
+
+function imageName(container: unknown): string {
+  return (digString(container, 'image') ?? '').replace(/@.*$/, '').replace(/:[^/:]*$/, '');
+}
+
+/** Runs one container: starts it, restarts it by policy with back-off, probes it, keeps its log. */
+export class ContainerRunner {
+  readonly name: string;
+  readonly status: ContainerState;
+  readonly #container: unknown;
+  readonly #context: ContainerContext;
+  readonly #stopping = new AbortController();
+  #process: RunningProcess | undefined;
+  #log: ContainerLog | undefined;
+
+  constructor(container: unknown, context: ContainerContext, restartCount = 0) {
+    this.name = digString(container, 'name') ?? '';
+    this.#container = container;
+    this.#context = context;
+    this.status = { state: { waiting: { reason: 'PodInitializing' } }, lastState: {}, ready: false, started: false, restartCount };
+  }
+
+  logPath(previous: boolean): string | undefined {
+    const count = this.status.restartCount - (previous ? 1 : 0);
+    return count < 0 ? undefined : join(this.#context.logDir, `${this.name}.${count}.log`);
+  }
+
+  get running(): boolean {
+    return this.#process !== undefined;
+  }
+
+  /** Runs until the container has ended for good (by policy or by {@link stop}); returns its last exit. */
+  async run(restart: Restart): Promise<Exit> {
+    let wait = BACKOFF_BASE_MS;
+    for (;;) {
+      const startedAt = Date.now();
+      const exit = await this.#once();
+      const again = restart === 'Always' || (restart === 'OnFailure' && exit.code !== 0);
+      if (!again || this.#stopping.signal.aborted) return exit;
+      wait = Date.now() - startedAt > STABLE_MS ? BACKOFF_BASE_MS : wait;
+      await this.#backOff(wait);
+      if (this.#stopping.signal.aborted) return exit;
+      wait = Math.min(wait * 2, BACKOFF_CAP_MS);
+      this.status.restartCount++;
+    }
+  }
+
+  async #backOff(ms: number): Promise<void> {
+    if ('terminated' in this.status.state) this.status.lastState = this.status.state;
+    const imageFault = this.status.state['waiting'] && dig(this.status.state, 'waiting', 'reason') === 'ErrImagePull';
+    if (!imageFault) {
+      const message = `back-off ${Math.round(ms / 1000)}s restarting failed container=${this.name} pod=${this.#context.pod.metadata.name}`;
+      this.#set({ waiting: { reason: 'CrashLoopBackOff', message } });
+      this.#context.onEvent('Warning', 'BackOff', `Back-off restarting failed container ${this.name}`);
+    }
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#stopping.signal.addEventListener('abort', () => {
+        clearTimeout(timer);
+        resolve();
+      }, { once: true });
+    });
+  }
+
+  #set(state: Record<string, unknown>): void {
+    this.status.state = state;
+    this.#context.onChange();
+  }
+
+  async #once(): Promise<Exit> {
+    const startedAt = rfc3339(Date.now());
+    const path = this.logPath(false) ?? '';
+    this.#log = new ContainerLog(path);
+    const probes = new AbortController();
+    try {
+      const environment = await this.#launch();
+      this.status.started = dig(this.#container, 'startupProbe') === undefined;
+      this.status.ready = this.status.started && dig(this.#container, 'readinessProbe') === undefined;
+      this.#set({ running: { startedAt } });
+      this.#context.onEvent('Normal', 'Started', `Started container ${this.name}`);
+      this.#probe(environment, probes.signal);
+      const exit = (await this.#process?.exited) ?? { code: 0, signal: undefined };
+      this.#ended(exit, startedAt);
+      return exit;
+    } catch (error) {
+      return this.#failedToStart(error);
+    } finally {
+      probes.abort();
+      if (this.#process) this.#context.store.removeProcess(this.#process.pid);
+      this.#process = undefined;
+      this.#log.close();
+    }
+  }
+
+  async #launch(): Promise<Record<string, string>> {
+    const context = await this.#context.environment(this.#container);
+    const variables = await containerEnvironment(this.#context.pod, this.#container, context);
+    const image = this.#context.images.find((i) => i.image === imageName(this.#container));
+    const words = [...digList(this.#container, 'command'), ...digList(this.#container, 'args')].map(String);
+    if (digList(this.#container, 'command').length === 0) {
+      throw new ShoalError('unsupported', `image "${digString(this.#container, 'image')}" cannot be run: this node has no container runtime, it starts processes only. Add a command to the container, for example command: ["node", "examples/…/worker.ts"]`);
+    }
+    const workingDir = digString(this.#container, 'workingDir');
+    const command = words.map((w) => translate(expand(w, variables), context));
+    const { log } = { log: this.#log };
+    if (!log) throw new Error('no log');
+    this.#process = await startProcess({
+      command,
+      environment: { HOSTNAME: this.#context.pod.metadata.name, ...variables },
+      workingDir: workingDir ? translate(workingDir, context) : (image?.workingDir ?? context.rootfs),
+      path: image?.path ?? [],
+      log,
+    });
+    this.#context.store.addProcess({ pid: this.#process.pid, startTime: startTimeOf(this.#process.pid) });
+    return variables;
+  }
+
+  #failedToStart(error: unknown): Exit {
+    const image = error instanceof ShoalError && error.code === 'unsupported';
+    const reason = image ? 'ErrImagePull' : 'CreateContainerError';
+    this.#log?.note(messageOf(error));
+    this.status.ready = false;
+    this.#context.onEvent('Warning', 'Failed', messageOf(error));
+    this.#set({ waiting: { reason, message: messageOf(error) } });
+    return { code: 128, signal: undefined };
+  }
+
+  #ended(exit: Exit, startedAt: string): void {
+    const { code, signal } = exit;
+    const reason = code === 0 ? 'Completed' : signal === 'SIGKILL' ? 'Killed' : 'Error';
+    this.status.ready = false;
+    this.#set({ terminated: { exitCode: code, reason, startedAt, finishedAt: rfc3339(Date.now()) } });
+  }
+
+  #probe(environment: Record<string, string>, signal: AbortSignal): void {
+    void this.#environmentFor(environment).then(async (target) => {
+      await this.#startup(target, signal);
+      const readiness = dig(this.#container, 'readinessProbe');
+      const liveness = dig(this.#container, 'livenessProbe');
+      if (readiness) void watchProbe(readiness, target, { signal, onResult: (ok, why) => this.#readiness(ok, why) });
+      if (liveness) void watchProbe(liveness, target, { signal, onResult: (ok, why) => this.#liveness(ok, why) });
+    });
+  }
+
+  async #environmentFor(environment: Record<string, string>): Promise<{ container: unknown; host: string; environment: Record<string, string> }> {
+    const { podIp } = await this.#context.environment(this.#container);
+    return { container: this.#container, host: podIp, environment };
+  }
+
+  /** Readiness and liveness wait until the startup probe has passed once. */
+  #startup(target: { container: unknown; host: string; environment: Record<string, string> }, signal: AbortSignal): Promise<void> {
+    const probe = dig(this.#container, 'startupProbe');
+    if (!probe) return Promise.resolve();
+    return new Promise((resolve) => {
+      const inner = new AbortController();
+      signal.addEventListener('abort', () => inner.abort(), { once: true });
+      const onResult = (ok: boolean, why: string): void => {
+        inner.abort();
+        this.status.started = ok;
+        if (!ok) return this.#liveness(false, why);
+        this.status.ready = dig(this.#container, 'readinessProbe') === undefined;
+        this.#context.onChange();
+        resolve();
+      };
+      void watchProbe(probe, target, { signal: inner.signal, onResult });
+    });
+  }
+
+  #readiness(ok: boolean, why: string): void {
+    if (!ok) this.#context.onEvent('Warning', 'Unhealthy', `Readiness probe failed: ${why}`);
+    if (this.status.ready === ok) return;
+    this.status.ready = ok;
+    this.#context.onChange();
+  }
+
+  #liveness(ok: boolean, why: string): void {
+    if (ok || !this.#process) return;
+    this.#context.onEvent('Warning', 'Unhealthy', `Liveness probe failed: ${why}`);
+    this.#context.onEvent('Normal', 'Killing', `Container ${this.name} failed liveness probe, will be restarted`);
+    void this.#process.stop(5_000);
+  }
+
+  /** Ends the container for good. */
+  async stop(graceMs: number): Promise<void> {
+    this.#stopping.abort();
+    await this.#process?.stop(graceMs);
+  }
+}

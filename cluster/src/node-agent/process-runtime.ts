@@ -1,0 +1,110 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { delimiter, dirname } from 'node:path';
+import { ShoalError } from '@shoal/core';
+import type { ContainerLog } from './container-log.ts';
+
+/** How images map to this machine: the process runtime has no registry. */
+export interface ImageSource {
+  /** Image name without tag, e.g. `shoal/workers`. */
+  readonly image: string;
+  /** Folder that stands for the image's working directory. */
+  readonly workingDir: string;
+  /** Folders put in front of PATH. */
+  readonly path: readonly string[];
+}
+
+export interface ProcessSpec {
+  readonly command: readonly string[];
+  readonly environment: Readonly<Record<string, string>>;
+  readonly workingDir: string;
+  readonly path: readonly string[];
+  readonly log: ContainerLog;
+}
+
+export interface Exit {
+  readonly code: number;
+  readonly signal: string | undefined;
+}
+
+/** A container's process with everything it starts: one process group. */
+export interface RunningProcess {
+  readonly pid: number;
+  readonly exited: Promise<Exit>;
+  /** SIGTERM to the group, then SIGKILL when it is still there after the grace period. */
+  stop(graceMs: number): Promise<Exit>;
+}
+
+/** Where `setpriv` is, if anywhere: it makes the kernel end a worker whose agent was killed. */
+const SETPRIV = ['/usr/bin/setpriv', '/bin/setpriv'].find((p) => process.platform === 'linux' && existsSync(p));
+
+function killGroup(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(-pid, signal);
+  } catch {
+    // the group is gone
+  }
+}
+
+function groupAlive(pid: number): boolean {
+  try {
+    process.kill(-pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** The kernel's start time of a process; tells a pid from its later namesake. */
+export function startTimeOf(pid: number): string | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
+  } catch {
+    return undefined;
+  }
+}
+
+/** Ends what an earlier agent left running. */
+export function killLeftover(pid: number, startTime: string | undefined): void {
+  if (startTime !== undefined && startTimeOf(pid) === startTime) killGroup(pid, 'SIGKILL');
+}
+
+function waitForExit(child: ChildProcess): Promise<Exit> {
+  return new Promise((resolve) => {
+    child.once('error', () => resolve({ code: 127, signal: undefined }));
+    child.once('exit', (code, signal) => resolve({ code: code ?? 128 + 9, signal: signal ?? undefined }));
+  });
+}
+
+/** Starts a process; it begins its own session, so that the whole group can be ended together. */
+export async function startProcess(spec: ProcessSpec): Promise<RunningProcess> {
+  const path = [...spec.path, dirname(process.execPath), process.env['PATH'] ?? '/usr/bin:/bin'].join(delimiter);
+  const guard = SETPRIV ? [SETPRIV, '--pdeathsig', 'KILL', '--'] : [];
+  const [program = '', ...args] = [...guard, ...spec.command];
+  const child = spawn(program, args, {
+    cwd: spec.workingDir,
+    env: { PATH: path, HOME: spec.workingDir, LANG: 'C.UTF-8', TMPDIR: '/tmp', ...spec.environment },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
+  });
+  const exited = waitForExit(child);
+  if (child.stdout) spec.log.follow(child.stdout, 'stdout');
+  if (child.stderr) spec.log.follow(child.stderr, 'stderr');
+  await new Promise<void>((resolve, reject) => {
+    child.once('spawn', () => resolve());
+    child.once('error', (cause) => reject(new ShoalError('failed_precondition', `exec ${spec.command[0]}: ${cause.message}`, { cause })));
+  });
+  const pid = child.pid ?? 0;
+  return { pid, exited, stop: (graceMs) => stopProcess(pid, exited, graceMs) };
+}
+
+async function stopProcess(pid: number, exited: Promise<Exit>, graceMs: number): Promise<Exit> {
+  killGroup(pid, 'SIGTERM');
+  const timer = setTimeout(() => killGroup(pid, 'SIGKILL'), graceMs);
+  const exit = await exited;
+  // Children of the container may outlive its first process.
+  if (groupAlive(pid)) killGroup(pid, 'SIGKILL');
+  clearTimeout(timer);
+  return exit;
+}

@@ -1,0 +1,37 @@
+import { timingSafeEqual } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import { TLSSocket } from 'node:tls';
+
+export interface User {
+  readonly name: string;
+  readonly groups: readonly string[];
+}
+
+/** Bearer tokens and who they stand for. */
+export type TokenTable = readonly { readonly token: string; readonly user: User }[];
+
+function fromCertificate(request: IncomingMessage): User | undefined {
+  const { socket } = request;
+  if (!(socket instanceof TLSSocket) || !socket.authorized) return undefined;
+  const subject = socket.getPeerCertificate().subject as unknown as Record<string, unknown> | undefined;
+  const name = subject?.['CN'];
+  if (typeof name !== 'string') return undefined;
+  const organization = subject?.['O'];
+  const groups = Array.isArray(organization) ? organization.map(String) : organization ? [String(organization)] : [];
+  return { name, groups };
+}
+
+function sameText(a: string, b: string): boolean {
+  const left = Buffer.from(a);
+  const right = Buffer.from(b);
+  return left.length === right.length && timingSafeEqual(left, right);
+}
+
+/** Who sends this request: by client certificate, else by bearer token; undefined for nobody. */
+export function authenticate(request: IncomingMessage, tokens: TokenTable): User | undefined {
+  const user = fromCertificate(request);
+  if (user) return user;
+  const bearer = /^Bearer (.+)$/.exec(request.headers.authorization ?? '')?.[1];
+  if (bearer === undefined) return undefined;
+  return tokens.find((t) => sameText(t.token, bearer))?.user;
+}

@@ -1,0 +1,87 @@
+import { apiVersionOf, type Resource, type ResourceRegistry } from './resource-registry.ts';
+
+const VERBS = ['create', 'delete', 'deletecollection', 'get', 'list', 'patch', 'update', 'watch'];
+const SUB_VERBS = ['get', 'patch', 'update'];
+
+interface Subresource {
+  readonly name: string;
+  readonly verbs: readonly string[];
+}
+
+function subresources(r: Resource): Subresource[] {
+  return [
+    ...(r.status ? [{ name: 'status', verbs: SUB_VERBS }] : []),
+    ...(r.scale ? [{ name: 'scale', verbs: SUB_VERBS }] : []),
+    ...(r.plural === 'pods' && r.group === '' ? [{ name: 'log', verbs: ['get'] }, { name: 'binding', verbs: ['create'] }] : []),
+  ];
+}
+
+function aggregatedResource(r: Resource): unknown {
+  const responseKind = { group: r.group, version: r.version, kind: r.kind };
+  return {
+    resource: r.plural,
+    responseKind,
+    scope: r.namespaced ? 'Namespaced' : 'Cluster',
+    singularResource: r.singular,
+    verbs: VERBS,
+    shortNames: r.shortNames,
+    categories: r.categories,
+    subresources: subresources(r).map((s) => ({ subresource: s.name, responseKind, verbs: s.verbs })),
+  };
+}
+
+/** `APIGroupDiscoveryList` for `/api` (core) or `/apis` (all other groups). */
+export function aggregatedDiscovery(registry: ResourceRegistry, core: boolean, version: string): unknown {
+  const groups = new Map<string, unknown[]>();
+  for (const gv of registry.groupVersions()) {
+    if ((gv.group === '') !== core) continue;
+    const versions = groups.get(gv.group) ?? [];
+    versions.push({ version: gv.version, freshness: 'Current', resources: gv.resources.map(aggregatedResource) });
+    groups.set(gv.group, versions);
+  }
+  return {
+    kind: 'APIGroupDiscoveryList',
+    apiVersion: `apidiscovery.k8s.io/${version}`,
+    metadata: {},
+    items: [...groups].map(([name, versions]) => ({ metadata: { name: name === '' ? undefined : name }, versions })),
+  };
+}
+
+function groupOf(group: string, versions: readonly string[]): unknown {
+  const list = versions.map((version) => ({ groupVersion: `${group}/${version}`, version }));
+  return { kind: 'APIGroup', apiVersion: 'v1', name: group, versions: list, preferredVersion: list[0] };
+}
+
+function versionsByGroup(registry: ResourceRegistry): Map<string, string[]> {
+  const groups = new Map<string, string[]>();
+  for (const { group, version } of registry.groupVersions()) {
+    if (group !== '') groups.set(group, [...(groups.get(group) ?? []), version]);
+  }
+  return groups;
+}
+
+/** `APIGroupList`, for clients that do not ask for the aggregated form. */
+export function groupList(registry: ResourceRegistry): unknown {
+  const groups = [...versionsByGroup(registry)].map(([g, v]) => groupOf(g, v));
+  return { kind: 'APIGroupList', apiVersion: 'v1', groups };
+}
+
+/** One `APIGroup`; undefined for a group that is not served. */
+export function oneGroup(registry: ResourceRegistry, group: string): unknown {
+  const versions = versionsByGroup(registry).get(group);
+  return versions ? groupOf(group, versions) : undefined;
+}
+
+/** `APIResourceList` of one group version; undefined when it is not served. */
+export function resourceList(registry: ResourceRegistry, group: string, version: string): unknown {
+  const found = registry.groupVersions().find((gv) => gv.group === group && gv.version === version);
+  if (!found) return undefined;
+  const resources = found.resources.flatMap((r) => [
+    {
+      name: r.plural, singularName: r.singular, namespaced: r.namespaced, kind: r.kind,
+      verbs: VERBS, shortNames: r.shortNames, categories: r.categories,
+    },
+    ...subresources(r).map((s) => ({ name: `${r.plural}/${s.name}`, singularName: '', namespaced: r.namespaced, kind: r.kind, verbs: s.verbs })),
+  ]);
+  return { kind: 'APIResourceList', apiVersion: 'v1', groupVersion: apiVersionOf({ group, version }), resources };
+}

@@ -1,0 +1,114 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { isJsonObject } from '@shoal/core';
+import { StatusError, type StatusReason } from './status-error.ts';
+
+/** Largest request body, as etcd's limit makes it on a real cluster. */
+const MAX_BODY_BYTES = 1.5 * 1024 * 1024;
+/** CustomResourceDefinitions with several pod templates are larger than ordinary objects. */
+const MAX_DEFINITION_BYTES = 6 * 1024 * 1024;
+
+/** One HTTP request and its answer. */
+export interface Exchange {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  readonly method: string;
+  readonly path: string;
+  readonly query: URLSearchParams;
+}
+
+function contentLength(request: IncomingMessage): number {
+  return Number(request.headers['content-length'] ?? 0);
+}
+
+/** Reads a body, refusing it before it is in memory when it is too large. */
+export async function readBody(exchange: Exchange): Promise<Buffer> {
+  const { request, path } = exchange;
+  const limit = path.includes('/customresourcedefinitions') ? MAX_DEFINITION_BYTES : MAX_BODY_BYTES;
+  const tooLarge = (): StatusError =>
+    new StatusError('RequestEntityTooLarge', `Request entity too large: limit is ${limit}`);
+  if (contentLength(request) > limit) throw tooLarge();
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > limit) throw tooLarge();
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}
+
+/** Reads a JSON body; an empty one is undefined. */
+export async function readJson(exchange: Exchange): Promise<unknown> {
+  const body = await readBody(exchange);
+  if (body.length === 0) return undefined;
+  const type = exchange.request.headers['content-type'] ?? '';
+  if (type.includes('protobuf') || body.subarray(0, 4).equals(Buffer.from([0x6b, 0x38, 0x73, 0]))) {
+    throw new StatusError(
+      'UnsupportedMediaType',
+      'this server does not read protobuf bodies; use: kubectl create … --dry-run=client -o yaml | kubectl apply -f -',
+    );
+  }
+  try {
+    return JSON.parse(body.toString('utf8')) as unknown;
+  } catch (error) {
+    throw new StatusError('BadRequest', `the body is not valid JSON: ${error instanceof Error ? error.message : error}`);
+  }
+}
+
+export interface Reply {
+  readonly code?: number;
+  readonly contentType?: string;
+  readonly warnings?: readonly string[];
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
+/** Sends a JSON value (or ready JSON text). */
+export function sendJson(exchange: Exchange, body: unknown, reply: Reply = {}): void {
+  const { response } = exchange;
+  if (response.headersSent) return;
+  const text = typeof body === 'string' ? body : JSON.stringify(body);
+  const warnings = (reply.warnings ?? []).map((w) => `299 - "${w.replace(/[\\"]/g, '\\$&')}"`);
+  response.writeHead(reply.code ?? 200, {
+    'Content-Type': reply.contentType ?? 'application/json',
+    'Cache-Control': 'no-cache, private',
+    'Content-Length': Buffer.byteLength(text),
+    ...reply.headers,
+    ...(warnings.length > 0 ? { Warning: warnings } : {}),
+  });
+  response.end(text);
+}
+
+/** Sends any failure as a Kubernetes Status. */
+export function sendFailure(exchange: Exchange, error: unknown): void {
+  const failure =
+    error instanceof StatusError
+      ? error
+      : new StatusError('InternalError', error instanceof Error ? error.message : String(error));
+  sendJson(exchange, failure.status, { code: failure.code });
+}
+
+export function refuse(reason: StatusReason, message: string): never {
+  throw new StatusError(reason, message);
+}
+
+/** Options that DELETE carries in its body or its query. */
+export function readDeleteOptions(body: unknown, query: URLSearchParams): {
+  dryRun: boolean;
+  gracePeriodSeconds?: number;
+  propagationPolicy?: 'Background' | 'Foreground' | 'Orphan';
+  preconditions?: { uid?: string; resourceVersion?: string };
+} {
+  const given = isJsonObject(body) ? body : {};
+  const grace = given['gracePeriodSeconds'] ?? query.get('gracePeriodSeconds') ?? undefined;
+  const policy = given['propagationPolicy'] ?? query.get('propagationPolicy') ?? undefined;
+  const dry = given['dryRun'] ?? query.getAll('dryRun');
+  if (policy !== undefined && policy !== 'Background' && policy !== 'Foreground' && policy !== 'Orphan') {
+    refuse('Invalid', `propagationPolicy: Unsupported value: ${JSON.stringify(policy)}`);
+  }
+  return {
+    dryRun: Array.isArray(dry) && dry.includes('All'),
+    ...(grace === undefined || grace === null ? {} : { gracePeriodSeconds: Number(grace) }),
+    ...(policy === undefined ? {} : { propagationPolicy: policy }),
+    ...(isJsonObject(given['preconditions']) ? { preconditions: given['preconditions'] } : {}),
+  };
+}

@@ -1,0 +1,228 @@
+import { isJsonObject } from '@shoal/core';
+import { type ApiObject, digString } from '../object.ts';
+import type { FieldValidation } from './admission.ts';
+import { type Exchange, readDeleteOptions, readJson, refuse, sendJson } from './exchange.ts';
+import { jsonPatch, mergePatch } from './patch.ts';
+import { apiVersionOf, type Resource } from './resource-registry.ts';
+import { readScale, scaleOf } from './scale.ts';
+import { type Predicate, parseFieldSelector, parseLabelSelector } from './selectors.ts';
+import { success } from './status-error.ts';
+import { strategicMergePatch } from './strategic-merge.ts';
+import { toTable } from './table.ts';
+import type { Target, Verbs, WriteOptions } from './verbs.ts';
+import { serveWatch, textOf } from './watch.ts';
+
+/** A parsed resource URL. */
+export interface ResourceRequest {
+  readonly resource: Resource;
+  readonly namespace: string | undefined;
+  readonly name: string | undefined;
+  readonly subresource: string | undefined;
+}
+
+function wantsTable(exchange: Exchange): boolean {
+  return (exchange.request.headers.accept ?? '').includes('as=Table');
+}
+
+function writeOptions(exchange: Exchange): WriteOptions {
+  const mode = exchange.query.get('fieldValidation') ?? 'Warn';
+  if (mode !== 'Strict' && mode !== 'Warn' && mode !== 'Ignore') {
+    refuse('Invalid', `fieldValidation: Unsupported value: ${JSON.stringify(mode)}: supported values: "Ignore", "Strict", "Warn"`);
+  }
+  return { dryRun: exchange.query.getAll('dryRun').includes('All'), fieldValidation: mode as FieldValidation };
+}
+
+function selection(exchange: Exchange, request: ResourceRequest): Predicate {
+  const labels = exchange.query.get('labelSelector');
+  const fields = exchange.query.get('fieldSelector');
+  const tests: Predicate[] = [];
+  if (labels) tests.push(parseLabelSelector(labels));
+  if (fields) tests.push(parseFieldSelector(fields));
+  if (request.name !== undefined) tests.push((o) => o.metadata.name === request.name);
+  return (object) => tests.every((t) => t(object));
+}
+
+/** Serves the verbs of every stored kind. */
+export class ResourceHandler {
+  readonly #verbs: Verbs;
+
+  constructor(verbs: Verbs) {
+    this.#verbs = verbs;
+  }
+
+  async handle(exchange: Exchange, request: ResourceRequest): Promise<void> {
+    if (request.name === undefined) await this.#collection(exchange, request);
+    else if (request.subresource === 'scale') await this.#scale(exchange, request, request.name);
+    else if (request.subresource === 'binding') await this.#bind(exchange, request, request.name);
+    else await this.#object(exchange, request, request.name);
+  }
+
+  async #collection(exchange: Exchange, request: ResourceRequest): Promise<void> {
+    switch (exchange.method) {
+      case 'GET': return this.#list(exchange, request);
+      case 'POST': return await this.#create(exchange, request);
+      case 'DELETE': return await this.#deleteCollection(exchange, request);
+      default: return refuse('MethodNotAllowed', `${exchange.method} is not supported on ${exchange.path}`);
+    }
+  }
+
+  async #object(exchange: Exchange, request: ResourceRequest, name: string): Promise<void> {
+    const { resource, namespace = '', subresource } = request;
+    if (subresource !== undefined && !(subresource === 'status' && resource.status)) {
+      refuse('NotFound', 'the server could not find the requested resource');
+    }
+    const target: Target = { resource, namespace, name, subresource: subresource === 'status' ? 'status' : undefined };
+    switch (exchange.method) {
+      case 'GET':
+        if (isWatch(exchange)) return this.#watch(exchange, request);
+        return this.#sendObject(exchange, resource, this.#verbs.get(target));
+      case 'PUT': return await this.#update(exchange, target);
+      case 'PATCH': return await this.#patch(exchange, target);
+      case 'DELETE': return await this.#delete(exchange, target);
+      default: return refuse('MethodNotAllowed', `${exchange.method} is not supported on ${exchange.path}`);
+    }
+  }
+
+  #sendObject(exchange: Exchange, resource: Resource, object: ApiObject, reply: { code?: number; warnings?: readonly string[] } = {}): void {
+    const warnings = [...(reply.warnings ?? []), ...(resource.warning && exchange.method !== 'GET' ? [resource.warning] : [])];
+    const body = wantsTable(exchange)
+      ? toTable(resource, [object], { nowMs: Date.now(), includeObject: includeObject(exchange), metadata: { resourceVersion: object.metadata.resourceVersion } })
+      : textOf(object);
+    sendJson(exchange, body, { ...reply, warnings });
+  }
+
+  #watch(exchange: Exchange, request: ResourceRequest): void {
+    serveWatch(exchange, this.#verbs.store, {
+      resource: request.resource,
+      namespace: request.namespace,
+      filter: selection(exchange, request),
+      asTable: wantsTable(exchange),
+      includeObject: includeObject(exchange),
+    });
+  }
+
+  #list(exchange: Exchange, request: ResourceRequest): void {
+    if (isWatch(exchange)) return this.#watch(exchange, request);
+    const { resource, namespace } = request;
+    const { items, revision } = this.#verbs.list(resource, namespace, selection(exchange, request));
+    const page = paginate(items, exchange.query);
+    const metadata = { resourceVersion: String(revision), ...page.metadata };
+    if (wantsTable(exchange)) {
+      sendJson(exchange, toTable(resource, page.items, { nowMs: Date.now(), includeObject: includeObject(exchange), metadata }));
+      return;
+    }
+    const head = JSON.stringify({ kind: `${resource.kind}List`, apiVersion: apiVersionOf(resource), metadata });
+    sendJson(exchange, `${head.slice(0, -1)},"items":[${page.items.map(textOf).join(',')}]}`);
+  }
+
+  async #create(exchange: Exchange, request: ResourceRequest): Promise<void> {
+    const { resource } = request;
+    const body = await readJson(exchange);
+    const inBody = isJsonObject(body) ? digString(body, 'metadata', 'namespace') : undefined;
+    const namespace = request.namespace ?? (resource.namespaced ? inBody : '') ?? 'default';
+    const { object, warnings } = await this.#verbs.create({ resource, namespace }, body, writeOptions(exchange));
+    this.#sendObject(exchange, resource, object, { code: 201, warnings });
+  }
+
+  async #update(exchange: Exchange, target: Target): Promise<void> {
+    const body = await readJson(exchange);
+    const { object, warnings } = await this.#verbs.update(target, body, writeOptions(exchange));
+    this.#sendObject(exchange, target.resource, object, { warnings });
+  }
+
+  async #patch(exchange: Exchange, target: Target): Promise<void> {
+    const type = (exchange.request.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '';
+    const patch = await readJson(exchange);
+    const change = patcher(type, patch, target.resource);
+    const options = writeOptions(exchange);
+    if (type === 'application/apply-patch+yaml') {
+      const created = await this.#createByApply(exchange, target, { patch, options });
+      if (created) return;
+    }
+    const { object, warnings } = await this.#verbs.modify(target, change, options);
+    this.#sendObject(exchange, target.resource, object, { warnings });
+  }
+
+  /** Server-side apply of an object that is not there yet creates it. */
+  async #createByApply(exchange: Exchange, target: Target, apply: { patch: unknown; options: WriteOptions }): Promise<boolean> {
+    const { resource, namespace, name } = target;
+    if (this.#verbs.list(resource, resource.namespaced ? namespace : undefined, (o) => o.metadata.name === name).items.length > 0) return false;
+    const { object, warnings } = await this.#verbs.create({ resource, namespace }, apply.patch, apply.options);
+    this.#sendObject(exchange, resource, object, { code: 201, warnings });
+    return true;
+  }
+
+  async #delete(exchange: Exchange, target: Target): Promise<void> {
+    const options = readDeleteOptions(await readJson(exchange), exchange.query);
+    const { object, gone } = await this.#verbs.delete(target, options);
+    const { resource, name } = target;
+    const details = { name, kind: resource.plural, uid: object.metadata.uid ?? '', ...(resource.group ? { group: resource.group } : {}) };
+    if (gone) sendJson(exchange, success(details));
+    else this.#sendObject(exchange, resource, object);
+  }
+
+  async #deleteCollection(exchange: Exchange, request: ResourceRequest): Promise<void> {
+    const { resource, namespace } = request;
+    const options = readDeleteOptions(await readJson(exchange), exchange.query);
+    const { items } = this.#verbs.list(resource, namespace, selection(exchange, request));
+    for (const item of items) {
+      await this.#verbs.delete({ resource, namespace: item.metadata.namespace ?? '', name: item.metadata.name }, options);
+    }
+    sendJson(exchange, success({ kind: resource.plural }));
+  }
+
+  async #scale(exchange: Exchange, request: ResourceRequest, name: string): Promise<void> {
+    const { resource, namespace = '' } = request;
+    if (!resource.scale) refuse('NotFound', 'the server could not find the requested resource');
+    const target: Target = { resource, namespace, name };
+    const current = this.#verbs.get(target);
+    if (exchange.method === 'GET') return sendJson(exchange, scaleOf(current));
+    const body = await readJson(exchange);
+    const wanted = readScale(exchange.method === 'PATCH' ? mergePatch(scaleOf(current), body) : body);
+    const change = (o: ApiObject): unknown => ({ ...o, spec: { ...o.spec, replicas: wanted } });
+    const { object } = await this.#verbs.modify(target, change, writeOptions(exchange));
+    sendJson(exchange, scaleOf(object));
+  }
+
+  async #bind(exchange: Exchange, request: ResourceRequest, name: string): Promise<void> {
+    const node = digString(await readJson(exchange), 'target', 'name');
+    if (!node) refuse('BadRequest', 'target.name is required');
+    const target: Target = { resource: request.resource, namespace: request.namespace ?? '', name };
+    await this.#verbs.modify(target, (o) => ({ ...o, spec: { ...o.spec, nodeName: node } }));
+    sendJson(exchange, success({ name, kind: 'pods' }), { code: 201 });
+  }
+}
+
+function isWatch(exchange: Exchange): boolean {
+  const value = exchange.query.get('watch');
+  return value === 'true' || value === '1';
+}
+
+function includeObject(exchange: Exchange): string {
+  return exchange.query.get('includeObject') ?? 'Metadata';
+}
+
+/** `limit` and `continue`: the token is the offset; pages are cut from the current state. */
+function paginate(items: ApiObject[], query: URLSearchParams): { items: ApiObject[]; metadata: object } {
+  const limit = Number(query.get('limit') ?? 0);
+  const start = Number(query.get('continue') ?? 0) || 0;
+  if (!(limit > 0) || start + limit >= items.length) return { items: items.slice(start), metadata: {} };
+  const rest = items.length - start - limit;
+  return { items: items.slice(start, start + limit), metadata: { continue: String(start + limit), remainingItemCount: rest } };
+}
+
+function patcher(type: string, patch: unknown, resource: Resource): (current: ApiObject) => unknown {
+  switch (type) {
+    case 'application/json-patch+json': return (current) => jsonPatch(current, patch);
+    case 'application/merge-patch+json': return (current) => mergePatch(current, patch);
+    case 'application/strategic-merge-patch+json':
+      if (!resource.builtin) {
+        refuse('UnsupportedMediaType', 'the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml');
+      }
+      return (current) => strategicMergePatch(current, patch);
+    case 'application/apply-patch+yaml':
+      return (current) => (resource.builtin ? strategicMergePatch(current, patch) : mergePatch(current, patch));
+    default:
+      return refuse('UnsupportedMediaType', `unsupported patch type ${JSON.stringify(type)}`);
+  }
+}

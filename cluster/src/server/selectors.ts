@@ -1,0 +1,85 @@
+import type { ApiObject } from '../object.ts';
+import { dig } from '../object.ts';
+import { StatusError } from './status-error.ts';
+
+export type Predicate = (object: ApiObject) => boolean;
+
+/** Splits on commas that are not inside parentheses. */
+function clauses(text: string): string[] {
+  return text
+    .split(/,(?![^(]*\))/)
+    .map((c) => c.trim())
+    .filter((c) => c !== '');
+}
+
+function labelClause(clause: string): (labels: Record<string, string>) => boolean {
+  const set = /^(\S+)\s+(in|notin)\s*\(([^)]*)\)$/.exec(clause);
+  if (set) {
+    const [, key = '', operator, list = ''] = set;
+    const values = list.split(',').map((v) => v.trim());
+    return operator === 'in'
+      ? (labels) => values.includes(labels[key] ?? '') && key in labels
+      : (labels) => !(key in labels) || !values.includes(labels[key] ?? '');
+  }
+  const equality = /^([^=!\s]+)\s*(==|=|!=)\s*(.*)$/.exec(clause);
+  if (equality) {
+    const [, key = '', operator, value = ''] = equality;
+    return operator === '!='
+      ? (labels) => labels[key] !== value.trim()
+      : (labels) => labels[key] === value.trim();
+  }
+  if (/^!\s*[^\s=!]+$/.test(clause)) {
+    const key = clause.slice(1).trim();
+    return (labels) => !(key in labels);
+  }
+  if (/^[^\s=!()]+$/.test(clause)) return (labels) => clause in labels;
+  throw new StatusError('BadRequest', `unable to parse requirement: ${clause}`);
+}
+
+/** Parses a label selector (`a=b,c in (d,e),!f`). */
+export function parseLabelSelector(text: string): Predicate {
+  const tests = clauses(text).map(labelClause);
+  return (object) => tests.every((t) => t(object.metadata.labels ?? {}));
+}
+
+/** A label selector object (`matchLabels`, `matchExpressions`) as a predicate on labels. */
+export function matchesSelector(
+  selector: unknown,
+  labels: Readonly<Record<string, string>>,
+): boolean {
+  const wanted = Object.entries((dig(selector, 'matchLabels') ?? {}) as Record<string, string>);
+  if (!wanted.every(([k, v]) => labels[k] === v)) return false;
+  const expressions = (dig(selector, 'matchExpressions') ?? []) as {
+    key: string;
+    operator: string;
+    values?: string[];
+  }[];
+  return expressions.every(({ key, operator, values = [] }) => {
+    const value = labels[key];
+    switch (operator) {
+      case 'In': return value !== undefined && values.includes(value);
+      case 'NotIn': return value === undefined || !values.includes(value);
+      case 'Exists': return value !== undefined;
+      case 'DoesNotExist': return value === undefined;
+      default: return false;
+    }
+  });
+}
+
+function fieldValue(object: ApiObject, path: string): string {
+  const value = dig(object, ...path.split('.'));
+  return value === undefined || value === null ? '' : String(value);
+}
+
+/** Parses a field selector (`metadata.name=x,status.phase!=Running`). */
+export function parseFieldSelector(text: string): Predicate {
+  const tests = clauses(text).map((clause): Predicate => {
+    const match = /^([\w.]+)\s*(==|=|!=)\s*(.*)$/.exec(clause);
+    if (!match) throw new StatusError('BadRequest', `invalid field selector: ${clause}`);
+    const [, path = '', operator, value = ''] = match;
+    return operator === '!='
+      ? (object) => fieldValue(object, path) !== value
+      : (object) => fieldValue(object, path) === value;
+  });
+  return (object) => tests.every((t) => t(object));
+}
