@@ -1,4 +1,6 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { inline, readSchemas, type Schema, SERVED_MODELS } from './generate-kubernetes-schemas.ts';
 
@@ -40,6 +42,19 @@ function kubernetesTypes(): Record<string, Schema> {
   };
 }
 
+/** TypeScript for the messages of one folder of .proto files. */
+function emitProto(module: string, to: string): void {
+  const out = mkdtempSync(join(tmpdir(), 'shoal-proto-'));
+  const bin = join(root, 'node_modules/.bin');
+  const plugin = { local: [join(bin, 'protoc-gen-es')], out, opt: ['target=ts', 'import_extension=ts'] };
+  const template = JSON.stringify({ version: 'v2', plugins: [plugin] });
+  execFileSync(join(bin, 'buf'), ['generate', module, '--template', template], { cwd: root, stdio: 'inherit' });
+  for (const file of readdirSync(out)) emit(`${to}/${file}`, readFileSync(join(out, file), 'utf8'));
+  rmSync(out, { recursive: true });
+}
+
+emitProto('api/proto', 'api/src/wire');
+emitProto('training/proto', 'training/src/onnx');
 emit('cluster/src/server/builtin-schemas-generated.json', `${JSON.stringify(readSchemas(SERVED_MODELS))}\n`);
 emit('api/src/schema/kubernetes-generated.json', `${JSON.stringify(kubernetesTypes())}\n`);
 
