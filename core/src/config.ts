@@ -8,11 +8,8 @@ export interface Setting<T> {
   readonly help: string;
 }
 
-export type SettingTable = Readonly<Record<string, Setting<unknown>>>;
-
-export type ConfigOf<T extends SettingTable> = {
-  readonly [K in keyof T]: T[K] extends Setting<infer V> ? V : never;
-};
+/** The settings of a configuration type: one per field, under the variable's own name. */
+export type SettingTable<C> = { readonly [K in keyof C]: Setting<C[K]> };
 
 /** Throws inside a parser to say what was expected. */
 function expected(what: string): never {
@@ -80,14 +77,14 @@ export function choice<const W extends string>(
  *   (a misspelt setting must not be silent).
  * @throws ShoalError `invalid_argument` naming every missing, malformed and unknown variable.
  */
-export function readConfig<const T extends SettingTable>(
-  table: T,
+export function readConfig<C extends object>(
+  table: SettingTable<C>,
   source: Readonly<Record<string, string | undefined>>,
   options: { prefix?: string } = {},
-): ConfigOf<T> {
+): Readonly<C> {
   const faults: string[] = [];
   const entries: [string, unknown][] = [];
-  for (const [name, setting] of Object.entries(table)) {
+  for (const [name, setting] of Object.entries<Setting<unknown>>(table)) {
     const raw = source[name];
     try {
       if (raw !== undefined && raw !== '') entries.push([name, setting.parse(raw)]);
@@ -106,5 +103,5 @@ export function readConfig<const T extends SettingTable>(
   if (faults.length > 0) {
     throw new ShoalError('invalid_argument', `bad configuration:\n  ${faults.join('\n  ')}`);
   }
-  return Object.freeze(Object.fromEntries(entries)) as ConfigOf<T>;
+  return Object.freeze(Object.fromEntries(entries)) as Readonly<C>;
 }

@@ -8,7 +8,6 @@ export {
 } from './certificates.ts';
 export { type Clock, FakeClock, rfc3339, systemClock } from './clock.ts';
 export {
-  type ConfigOf,
   choice,
   flag,
   integer,

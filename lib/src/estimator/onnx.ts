@@ -1,0 +1,181 @@
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { fromNode, type Random, seededRandom, ShoalError } from '@shoal/core';
+import { type LossName, type OptimizerOptions, Trainer } from '@shoal/training';
+import * as ort from 'onnxruntime-node';
+import { batches, type Samples, slice } from '../data/samples.ts';
+import { argMax, classificationMetrics } from './classification-metrics.ts';
+import type { Estimator, Metrics, Predictions, TrainOptions } from './estimator.ts';
+
+export interface OnnxEstimatorOptions {
+  /** The ONNX file; or load one later. */
+  readonly model?: Uint8Array;
+  /** Default Adam with learning rate 1e-3. */
+  readonly optimizer?: OptimizerOptions;
+  /** Default softmax cross-entropy on the model's first output, taken as logits. */
+  readonly loss?: LossName;
+  /** Passes over the data, ≥ 1. Default 3. */
+  readonly epochs?: number;
+  /** Samples per step, ≥ 1. Default 32. */
+  readonly batchSize?: number;
+  /** Threads of the runtime. Default 2. */
+  readonly threads?: number;
+  /** Which parameters are trained. Default all. */
+  readonly trainable?: (name: string) => boolean;
+  /** Seed of the order of samples. Default 1. */
+  readonly seed?: number;
+}
+
+const PREDICT_BATCH = 256;
+
+/** Numerically stable softmax of each row, in place. */
+export function softmaxRows(values: Float32Array, classes: number): Float32Array {
+  for (let from = 0; from < values.length; from += classes) {
+    const row = values.subarray(from, from + classes);
+    const top = row.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+    let sum = 0;
+    for (let i = 0; i < classes; i++) sum += row[i] = Math.exp((row[i] ?? 0) - top);
+    for (let i = 0; i < classes; i++) row[i] = (row[i] ?? 0) / sum;
+  }
+  return values;
+}
+
+/** A classifier in an ONNX file: runs, trains and evaluates on ONNX Runtime. */
+export class OnnxEstimator implements Estimator {
+  readonly #options: OnnxEstimatorOptions;
+  #model: Uint8Array | undefined;
+  #session: ort.InferenceSession | undefined;
+
+  constructor(options: OnnxEstimatorOptions = {}) {
+    this.#options = options;
+    this.#model = options.model;
+  }
+
+  get #bytes(): Uint8Array {
+    if (!this.#model) throw new ShoalError('failed_precondition', 'no model: pass one to the constructor or call load(path) first');
+    return this.#model;
+  }
+
+  get #sessionOptions(): ort.InferenceSession.SessionOptions {
+    return { intraOpNumThreads: this.#options.threads ?? 2, interOpNumThreads: 1, graphOptimizationLevel: 'all', logSeverityLevel: 3 };
+  }
+
+  /**
+   * Loads a model file. The old model stays in place until the new one runs.
+   *
+   * @throws ShoalError `not_found`, or `data_corrupt` when the runtime refuses the file.
+   */
+  async load(path: string): Promise<void> {
+    let bytes: Buffer;
+    try {
+      bytes = readFileSync(path);
+    } catch (error) {
+      throw fromNode(error, `reading model ${path}`);
+    }
+    const session = await this.#open(bytes, path);
+    const old = this.#session;
+    this.#model = bytes;
+    this.#session = session;
+    await old?.release();
+  }
+
+  async #open(bytes: Uint8Array, what: string): Promise<ort.InferenceSession> {
+    try {
+      return await ort.InferenceSession.create(bytes, this.#sessionOptions);
+    } catch (error) {
+      const why = error instanceof Error ? error.message : String(error);
+      throw new ShoalError('data_corrupt', `${what} is not a model that ONNX Runtime can run: ${why}`, { cause: error });
+    }
+  }
+
+  /** Writes the model under a temporary name, then renames: a reader never sees half a file. */
+  save(path: string): Promise<void> {
+    try {
+      mkdirSync(dirname(path), { recursive: true });
+      writeFileSync(`${path}.tmp`, this.#bytes);
+      renameSync(`${path}.tmp`, path);
+      return Promise.resolve();
+    } catch (error) {
+      return Promise.reject(fromNode(error, `writing model ${path}`));
+    }
+  }
+
+  /** Trains for the configured epochs and keeps the result; aborting keeps the model as it was. */
+  async train(samples: Samples, options: TrainOptions = {}): Promise<Metrics> {
+    const { epochs = 3, seed = 1, threads = 2, trainable } = this.#options;
+    if (samples.size === 0) throw new ShoalError('invalid_argument', 'there are no samples to train on');
+    const trainer = await Trainer.create({
+      model: this.#bytes,
+      loss: this.#options.loss ?? 'softmax-cross-entropy',
+      optimizer: this.#options.optimizer ?? { name: 'adam', learningRate: 1e-3 },
+      threads,
+      ...(trainable ? { trainable } : {}),
+    });
+    try {
+      const random = seededRandom(seed);
+      let last: Metrics = {};
+      for (let epoch = 1; epoch <= epochs; epoch++) last = await this.#epoch(trainer, samples, { epoch, random, options });
+      await this.#replace(trainer.deploy());
+      return last;
+    } finally {
+      await trainer.release();
+    }
+  }
+
+  async #epoch(trainer: Trainer, samples: Samples, at: { epoch: number; random: Random; options: TrainOptions }): Promise<Metrics> {
+    const { epochs = 3, batchSize = 32 } = this.#options;
+    const steps = Math.ceil(samples.size / batchSize);
+    let step = 0;
+    let loss = 0;
+    let hits = 0;
+    for (const batch of batches(samples, batchSize, at.random)) {
+      at.options.signal?.throwIfAborted();
+      const result = await trainer.step({ inputs: batch.inputs, targets: batch.labels, size: batch.size });
+      step++;
+      loss += result.loss * batch.size;
+      hits += (result.metrics['accuracy'] ?? 0) * batch.size;
+      at.options.onProgress?.({ epoch: at.epoch, epochs, step, steps, loss: result.loss });
+    }
+    return { loss: loss / samples.size, accuracy: hits / samples.size };
+  }
+
+  async #replace(model: Uint8Array): Promise<void> {
+    await this.#session?.release();
+    this.#session = undefined;
+    this.#model = model;
+  }
+
+  async evaluate(samples: Samples): Promise<Metrics> {
+    const predicted = new Uint32Array(samples.size);
+    let classes = 1;
+    for (let at = 0; at < samples.size; at += PREDICT_BATCH) {
+      const part = slice(samples, at, at + PREDICT_BATCH);
+      const predictions = await this.predict(part.inputs, part.size);
+      classes = predictions.classes;
+      for (let i = 0; i < part.size; i++) predicted[at + i] = argMax(predictions.probabilities, i * classes, classes);
+    }
+    return classificationMetrics(predicted, samples.labels, classes);
+  }
+
+  async predict(inputs: Float32Array, size: number): Promise<Predictions> {
+    this.#session ??= await this.#open(this.#bytes, 'the model');
+    const { inputNames, outputNames, inputMetadata } = this.#session;
+    const [input = ''] = inputNames;
+    const declared = inputMetadata[0];
+    const rest = declared?.isTensor ? declared.shape.slice(1).map(Number) : [];
+    const wanted = size * rest.reduce((n, d) => n * d, 1);
+    if (inputs.length !== wanted) {
+      throw new ShoalError('invalid_argument', `${inputs.length} input values given; ${size} samples of shape [${rest.join(', ')}] need ${wanted}`);
+    }
+    const results = await this.#session.run({ [input]: new ort.Tensor('float32', inputs, [size, ...rest]) });
+    const output = results[outputNames[0] ?? ''];
+    const logits = output?.data as Float32Array;
+    const classes = logits.length / size;
+    return { probabilities: softmaxRows(logits.slice(), classes), classes, size };
+  }
+
+  async close(): Promise<void> {
+    await this.#session?.release();
+    this.#session = undefined;
+  }
+}
