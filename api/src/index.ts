@@ -5,3 +5,32 @@ export type { Field, KindDefinition, PrinterColumn } from './schema/fields.ts';
 export type { KubernetesObject, ObjectMeta, OwnerReference } from './schema/metadata.ts';
 export type { Container, EnvVar, PodSpec, PodTemplate, Volume, VolumeMount } from './schema/pod-template.ts';
 export { MAX_CONDITIONS, OPERATORS, STAGE_CONDITIONS, STAGES } from './schema/shared.ts';
+export type {
+  Condition,
+  Dataset,
+  HardExampleMining,
+  IncrementalLearningJob,
+  JointInferenceService,
+  KindMap,
+  Model,
+  Parameter,
+  StageCondition,
+  Trigger,
+} from './kinds/types-generated.ts';
+export { type BlobChunk, type CloudFrame, type EdgeFrame, BlobChunkSchema, CloudFrameSchema, EdgeFrameSchema, GetBlobRequestSchema, PutBlobResultSchema, StatBlobRequestSchema, StatBlobResultSchema } from './wire/edge-link_pb.ts';
+export { EDGE_LINK_METHODS, type EdgeLinkMethod } from './wire/edge-link-service.ts';
+export {
+  type DatasetAssignment,
+  type DatasetReport,
+  hotUpdateFolder,
+  type Identity,
+  type IncrementalAssignment,
+  recordKey,
+  type ServiceReport,
+  type Stage,
+  type StageData,
+  type StageModel,
+  type StageReport,
+  type StageState,
+  stageName,
+} from './wire/messages.ts';

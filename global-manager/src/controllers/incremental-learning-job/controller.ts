@@ -1,0 +1,217 @@
+import { type Dataset, type IncrementalLearningJob, type Model, recordKey, type StageReport } from '@shoal/api';
+import { type Clock, isShoalError, messageOf } from '@shoal/core';
+import type { Feed } from '../../edge-link/feed.ts';
+import { type KubeObject, POD } from '../../kube/kube-api.ts';
+import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
+import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
+import { nextMove, type PodPhase, type StageFacts, type StageMove, type StagePosition } from '../../stages/machine.ts';
+import { endedAt, phaseOf, troubleOf } from '../pod-trouble.ts';
+import { requireDataset, requireModel } from '../references.ts';
+import { writeStatus } from '../status-writer.ts';
+import { assignments } from './assignment.ts';
+import { advanced, begun, currentInput, failuresInRow, heldMs, positionOf } from './status.ts';
+import { createInferencePod, createStagePod, ROUND_LABEL, type WorkerPorts, workerTypeOf } from './workers.ts';
+
+export interface IncrementalLearningPorts extends WorkerPorts {
+  readonly jobs: ObjectCache;
+  readonly models: ObjectCache;
+  readonly datasets: ObjectCache;
+  readonly pods: ObjectCache;
+  readonly feed: Feed;
+  readonly clock: Clock;
+}
+
+interface Resolved {
+  readonly job: IncrementalLearningJob;
+  readonly dataset: Dataset;
+  readonly initialModel: Model;
+  readonly deployModel: Model;
+  readonly evalModel: Model | undefined;
+  readonly pods: readonly KubeObject[];
+}
+
+const KIND = 'IncrementalLearningJob';
+const PREFIX = 'incrementallearningjob.sedna.io';
+/** Pods of rounds older than this are removed; their logs go with them. */
+const KEPT_ROUNDS = 2;
+
+function nodeOf(pod: KubeObject): string | undefined {
+  return (pod as unknown as { spec?: { nodeName?: string } }).spec?.nodeName;
+}
+
+/** Moves an incremental learning job through its stages: the one writer of its status. */
+export class IncrementalLearningReconciler implements Reconciler {
+  readonly name = 'incremental-learning-job';
+  readonly #ports: IncrementalLearningPorts;
+
+  constructor(ports: IncrementalLearningPorts) {
+    this.#ports = ports;
+  }
+
+  watch(enqueue: (key: string) => void): void {
+    const { jobs, models, datasets, pods, feed } = this.#ports;
+    const all = (o: KubeObject): void => {
+      for (const j of jobs.list(o.metadata.namespace)) enqueue(keyOf(j));
+    };
+    jobs.onChange((o) => enqueue(keyOf(o)));
+    models.onChange(all);
+    datasets.onChange(all);
+    pods.onChange((p) => {
+      const name = p.metadata.labels?.[`${PREFIX}/name`];
+      if (name) enqueue(`${p.metadata.namespace}/${name}`);
+    });
+    feed.onRecord((_node, key) => {
+      const [kind, namespace, name] = key.split('/');
+      if (kind === KIND) enqueue(`${namespace}/${name}`);
+    });
+  }
+
+  async reconcile(namespace: string, name: string): Promise<ReconcileResult> {
+    const { jobs, feed } = this.#ports;
+    const found = jobs.get(namespace, name);
+    if (!found || found.metadata.deletionTimestamp) {
+      feed.assign({ kind: KIND, namespace, name, uid: found?.metadata.uid ?? '' }, new Map());
+      if (!found) feed.forgetRecords(`${recordKey(KIND, { namespace, name })}/`);
+      return DONE;
+    }
+    const job = found as unknown as IncrementalLearningJob;
+    try {
+      return await this.#advance(this.#resolve(job));
+    } catch (error) {
+      if (!isShoalError(error) || (error.code !== 'not_found' && error.code !== 'invalid_argument')) throw error;
+      await this.#say(job, messageOf(error));
+      return DONE;
+    }
+  }
+
+  #resolve(job: IncrementalLearningJob): Resolved {
+    const { models, datasets, pods } = this.#ports;
+    const { namespace = '', uid } = job.metadata;
+    const { dataset, initialModel, deploySpec, evalSpec } = job.spec;
+    const model = (name: string, field: string): Model => requireModel(models, namespace, { name, field });
+    return {
+      job,
+      dataset: requireDataset(datasets, namespace, { name: dataset.name, field: 'spec.dataset.name' }),
+      initialModel: model(initialModel.name, 'spec.initialModel.name'),
+      deployModel: model(deploySpec.model.name, 'spec.deploySpec.model.name'),
+      evalModel: evalSpec.initialEvalModel ? model(evalSpec.initialEvalModel.name, 'spec.evalSpec.initialEvalModel.name') : undefined,
+      pods: pods.list(namespace).filter((p) => p.metadata.labels?.[`${PREFIX}/uid`] === uid && !p.metadata.deletionTimestamp),
+    };
+  }
+
+  /** Says in the status what is in the way, without touching the stages. */
+  async #say(job: IncrementalLearningJob, message: string): Promise<void> {
+    const { api, jobs } = this.#ports;
+    await writeStatus(api, jobs, job, { ...job.status, message, observedGeneration: job.metadata.generation });
+  }
+
+  async #advance(known: Resolved): Promise<ReconcileResult> {
+    const { api, jobs, clock } = this.#ports;
+    const { job } = known;
+    await this.#ensureInference(known);
+    const position = positionOf(job);
+    if (!position) {
+      await writeStatus(api, jobs, job, begun(job, clock.now()));
+      return DONE;
+    }
+    this.#assign(known, position);
+    const move = nextMove(position, this.#facts(known, position));
+    await this.#perform(known, position, move);
+    if (job.status?.message && position.state !== 'Failed' && move.kind === 'stay') {
+      const { message: _gone, ...rest } = job.status;
+      await writeStatus(api, jobs, job, rest);
+    }
+    await this.#removeOldPods(known, position.round);
+    return move.kind === 'stay' && move.lookAgainMs !== undefined ? { kind: 'requeueAfter', ms: move.lookAgainMs } : DONE;
+  }
+
+  #podsOf(known: Resolved, type: string, round?: number): KubeObject[] {
+    return known.pods.filter(
+      (p) => p.metadata.labels?.[`${PREFIX}/worker-type`] === type && (round === undefined || p.metadata.labels?.[ROUND_LABEL] === String(round)),
+    );
+  }
+
+  /** The model is served from the start, and again when its pod is gone. */
+  async #ensureInference(known: Resolved): Promise<void> {
+    const serving = this.#podsOf(known, 'inference').filter((p) => !['Succeeded', 'Failed'].includes(phaseOf(p)));
+    if (serving.length > 0) return;
+    const created = await createInferencePod(known.job, known.deployModel, this.#ports);
+    this.#ports.pods.observe(created);
+  }
+
+  #assign(known: Resolved, position: StagePosition): void {
+    const { name, namespace = '', uid = '' } = known.job.metadata;
+    const deployNodes = this.#podsOf(known, 'inference').map(nodeOf).filter((n) => n !== undefined);
+    this.#ports.feed.assign({ kind: KIND, namespace, name, uid }, assignments({ ...known, position, deployNodes }));
+  }
+
+  #facts(known: Resolved, position: StagePosition): StageFacts {
+    const { job, dataset } = known;
+    const pod = this.#stagePod(known, position);
+    const ended = pod ? endedAt(pod) : undefined;
+    const trouble = pod ? troubleOf(pod) : undefined;
+    const now = this.#ports.clock.now();
+    return {
+      report: this.#report(job, { node: dataset.spec.nodeName, part: position.stage, position }),
+      deployment: this.#deployment(known, position),
+      pod: { phase: (pod ? phaseOf(pod) : 'None') as PodPhase, endedForMs: ended === undefined ? 0 : now - ended, ...(trouble ? { message: trouble } : {}) },
+      hotUpdate: job.spec.deploySpec.model.hotUpdateEnabled === true,
+      heldMs: heldMs(job, now),
+      failures: failuresInRow(job) - (position.state === 'Failed' ? 1 : 0),
+    };
+  }
+
+  #stagePod(known: Resolved, position: StagePosition): KubeObject | undefined {
+    const type = workerTypeOf(position.stage);
+    return this.#podsOf(known, type, position.stage === 'Deploy' ? undefined : position.round).at(-1);
+  }
+
+  #report(job: IncrementalLearningJob, of: { node: string | undefined; part: string; position: StagePosition }): StageReport | undefined {
+    const report = of.node === undefined ? undefined : this.#ports.feed.record<StageReport>(of.node, recordKey(KIND, job.metadata, of.part));
+    const fits = report?.uid === job.metadata.uid && report?.round === of.position.round && report.stage === of.position.stage;
+    return fits ? report : undefined;
+  }
+
+  /** What the serving nodes say: a failure of any, else completed once all are. */
+  #deployment(known: Resolved, position: StagePosition): StageReport | undefined {
+    if (position.stage !== 'Deploy') return undefined;
+    const nodes = new Set(this.#podsOf(known, 'inference').map(nodeOf));
+    const reports = [...nodes].map((node) => this.#report(known.job, { node, part: 'Serving', position }));
+    if (reports.length === 0 || reports.some((r) => r === undefined)) return reports.find((r) => r?.status === 'failed');
+    return reports.find((r) => r?.status === 'failed') ?? reports[0];
+  }
+
+  async #perform(known: Resolved, position: StagePosition, move: StageMove): Promise<void> {
+    const { api, jobs, clock, pods } = this.#ports;
+    const { job, dataset } = known;
+    if (move.kind === 'stay') return;
+    if (move.kind === 'createPod') {
+      const stage = position.stage === 'Train' ? 'Train' : 'Eval';
+      const input = currentInput(job, stage) ?? {};
+      const at = { stage, round: position.round, input, datasetUrl: dataset.spec.url, datasetNode: dataset.spec.nodeName } as const;
+      pods.observe(await createStagePod(job, at, this.#ports));
+      await writeStatus(api, jobs, job, advanced(job, { kind: 'go', to: { ...position, state: 'Starting' } }, clock.now()));
+      return;
+    }
+    if (move.kind === 'restartInference') {
+      for (const pod of this.#podsOf(known, 'inference')) await api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
+      await writeStatus(api, jobs, job, advanced(job, { kind: 'go', to: { ...position, state: 'Completed' } }, clock.now()));
+      return;
+    }
+    await writeStatus(api, jobs, job, this.#withAccepted(job, move));
+  }
+
+  /** A Deploy stage that becomes ready names the model to serve; from here every node can pull it. */
+  #withAccepted(job: IncrementalLearningJob, move: Extract<StageMove, { kind: 'go' }>): object {
+    const status = advanced(job, move, this.#ports.clock.now());
+    const digest = move.to.stage === 'Deploy' && move.to.state === 'Ready' ? move.data?.input?.models?.[0]?.digest : undefined;
+    return digest === undefined ? status : { ...status, deployedModel: digest };
+  }
+
+  async #removeOldPods(known: Resolved, round: number): Promise<void> {
+    for (const pod of known.pods) {
+      const of = Number(pod.metadata.labels?.[ROUND_LABEL] ?? Number.NaN);
+      if (of <= round - KEPT_ROUNDS) await this.#ports.api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
+    }
+  }
+}

@@ -1,0 +1,68 @@
+import { bounded, type IncrementalLearningJob, type StageCondition, type StageData } from '@shoal/api';
+import { rfc3339 } from '@shoal/core';
+import { START, type StageMove, type StagePosition } from '../../stages/machine.ts';
+
+/** Where a job stands: its newest condition, and the round in its status. */
+export function positionOf(job: IncrementalLearningJob): StagePosition | undefined {
+  const last = job.status?.conditions?.at(-1);
+  return last ? { round: job.status?.round ?? 1, stage: last.stage, state: last.type } : undefined;
+}
+
+function parseData(condition: StageCondition | undefined): { input?: StageData; output?: StageData } {
+  if (!condition?.data) return {};
+  return JSON.parse(condition.data) as { input?: StageData; output?: StageData };
+}
+
+/** Inputs of the current stage: the newest condition of this stage that carries some. */
+export function currentInput(job: IncrementalLearningJob, stage: string): StageData | undefined {
+  const own = (job.status?.conditions ?? []).filter((c) => c.stage === stage);
+  return own.map(parseData).findLast((d) => d.input)?.input;
+}
+
+/** Output of the newest completed stage of this name. */
+export function newestOutput(job: IncrementalLearningJob, stage: string): StageData | undefined {
+  const done = (job.status?.conditions ?? []).filter((c) => c.stage === stage && c.type === 'Completed');
+  return done.map(parseData).findLast((d) => d.output)?.output;
+}
+
+/** How long the job has been where it is. */
+export function heldMs(job: IncrementalLearningJob, nowMs: number): number {
+  const since = job.status?.conditions?.at(-1)?.lastTransitionTime;
+  return since ? nowMs - Date.parse(since) : 0;
+}
+
+/** Rounds that failed in a row, up to now. */
+export function failuresInRow(job: IncrementalLearningJob): number {
+  const ends = (job.status?.conditions ?? []).filter((c) => c.type === 'Failed' || (c.type === 'Completed' && c.stage === 'Eval'));
+  const lastGood = ends.findLastIndex((c) => c.type === 'Completed');
+  return ends.length - 1 - lastGood;
+}
+
+/** The status after a move. */
+export function advanced(job: IncrementalLearningJob, move: Extract<StageMove, { kind: 'go' }>, nowMs: number): NonNullable<IncrementalLearningJob['status']> {
+  const { to, data, message } = move;
+  const stamp = rfc3339(nowMs);
+  const condition: StageCondition = {
+    type: to.state,
+    status: 'True',
+    stage: to.stage,
+    lastHeartbeatTime: stamp,
+    lastTransitionTime: stamp,
+    ...(message ? { message } : {}),
+    ...(data ? { data: JSON.stringify(data) } : {}),
+  };
+  const { message: _old, ...rest } = job.status ?? {};
+  return {
+    ...rest,
+    conditions: bounded([...(job.status?.conditions ?? []), condition]),
+    startTime: job.status?.startTime ?? stamp,
+    round: to.round,
+    ...(job.metadata.generation === undefined ? {} : { observedGeneration: job.metadata.generation }),
+    ...(to.state === 'Failed' && message ? { message } : {}),
+  };
+}
+
+/** The status of a job that is seen for the first time. */
+export function begun(job: IncrementalLearningJob, nowMs: number): NonNullable<IncrementalLearningJob['status']> {
+  return advanced(job, { kind: 'go', to: START }, nowMs);
+}

@@ -1,0 +1,102 @@
+import { hotUpdateFolder, type IncrementalLearningJob, type Model, type PodTemplate, type Stage, type StageData, stageName } from '@shoal/api';
+import { type KubeApi, type KubeObject, POD } from '../../kube/kube-api.ts';
+import { buildPodTemplate, ownerReference, randomSuffix } from '../../worker-pod/build.ts';
+import { secretEnvironment } from '../../worker-pod/secrets.ts';
+import { injectStorage, type StorageRequest } from '../../worker-pod/storage.ts';
+import { minerEnvironment } from '../joint-inference-service/workers.ts';
+
+export interface WorkerPorts {
+  readonly api: KubeApi;
+  readonly localControllerServer: string;
+  readonly initializerImage: string;
+}
+
+export const ROUND_LABEL = 'shoal.dev/round';
+const HOT_UPDATE_DIR = '/model-hot-update';
+const HOT_UPDATE_VOLUME = 'sedna-model-hot-update-volume';
+
+type Env = { name: string; value: string }[];
+
+function common(job: IncrementalLearningJob, worker: string, ports: WorkerPorts): Env {
+  return [
+    { name: 'NAMESPACE', value: job.metadata.namespace ?? '' },
+    { name: 'JOB_NAME', value: job.metadata.name },
+    { name: 'WORKER_NAME', value: `${worker}-${randomSuffix()}` },
+    { name: 'LC_SERVER', value: ports.localControllerServer },
+  ];
+}
+
+function stageStorage(stage: 'Train' | 'Eval', input: StageData, datasetUrl: string): StorageRequest[] {
+  const models = (input.models ?? []).map((m) => m.url);
+  const data = input.dataURL ?? '';
+  const original: StorageRequest = { env: 'ORIGINAL_DATASET_URL', urls: [datasetUrl], download: true };
+  if (stage === 'Eval') {
+    return [{ env: 'MODEL_URLS', urls: models, download: true }, { env: 'TEST_DATASET_URL', urls: [data], download: true }, original];
+  }
+  return [
+    { env: 'BASE_MODEL_URL', urls: models.slice(0, 1), download: true },
+    { env: 'MODEL_URL', urls: [input.outputDir ?? ''], download: false },
+    { env: 'TRAIN_DATASET_URL', urls: [data], download: true },
+    original,
+  ];
+}
+
+async function createPod(job: IncrementalLearningJob, pod: { type: string; template: PodTemplate }, api: KubeApi): Promise<KubeObject> {
+  const { name, namespace = '' } = job.metadata;
+  const { metadata, spec } = pod.template;
+  return await api.create(POD, {
+    metadata: { ...metadata, generateName: `${name}-${pod.type}-`, namespace, ownerReferences: [ownerReference(job)] },
+    spec,
+  });
+}
+
+/** Creates the pod of a training or evaluation stage. */
+export async function createStagePod(job: IncrementalLearningJob, at: { stage: 'Train' | 'Eval'; round: number; input: StageData; datasetUrl: string; datasetNode: string | undefined }, ports: WorkerPorts): Promise<KubeObject> {
+  const { stage, round, input } = at;
+  const storage = injectStorage(stageStorage(stage, input, at.datasetUrl));
+  const type = stageName(stage);
+  const user = stage === 'Train' ? job.spec.trainSpec.template : job.spec.evalSpec.template;
+  const template = buildPodTemplate({
+    owner: job, type, template: user, storage,
+    env: [...common(job, `${type}-worker`, ports), ...storage.env],
+    secretEnv: await secretEnvironment(ports.api, job.metadata.namespace ?? '', job.spec.credentialName),
+    hostNetwork: true, restartPolicy: 'OnFailure', defaultNode: at.datasetNode,
+    labels: { [ROUND_LABEL]: String(round) },
+    initializerImage: ports.initializerImage,
+  });
+  return await createPod(job, { type, template }, ports.api);
+}
+
+/** Creates the pod that serves the deployed model. */
+export async function createInferencePod(job: IncrementalLearningJob, model: Model, ports: WorkerPorts): Promise<KubeObject> {
+  const { deploySpec } = job.spec;
+  const storage = injectStorage([{ env: 'MODEL_URL', urls: [model.spec.url], download: true }]);
+  const hot = deploySpec.model.hotUpdateEnabled === true;
+  const hotEnv: Env = hot
+    ? [
+        { name: 'MODEL_HOT_UPDATE', value: 'true' },
+        { name: 'MODEL_POLL_PERIOD_SECONDS', value: String(deploySpec.model.pollPeriodSeconds ?? 60) },
+        { name: 'MODEL_HOT_UPDATE_CONFIG', value: `${HOT_UPDATE_DIR}/model_config.json` },
+      ]
+    : [];
+  const withHotUpdate = hot
+    ? {
+        ...storage,
+        volumes: [...storage.volumes, { name: HOT_UPDATE_VOLUME, hostPath: { path: hotUpdateFolder(job), type: 'DirectoryOrCreate' } }],
+        mounts: [...storage.mounts, { name: HOT_UPDATE_VOLUME, mountPath: HOT_UPDATE_DIR }],
+      }
+    : storage;
+  const template = buildPodTemplate({
+    owner: job, type: 'inference', template: deploySpec.template, storage: withHotUpdate,
+    env: [...common(job, 'inferworker', ports), ...minerEnvironment(deploySpec.hardExampleMining), ...storage.env, ...hotEnv],
+    secretEnv: await secretEnvironment(ports.api, job.metadata.namespace ?? '', model.spec.credentialName),
+    hostNetwork: true,
+    initializerImage: ports.initializerImage,
+  });
+  return await createPod(job, { type: 'inference', template }, ports.api);
+}
+
+/** Worker type of the pod that a stage watches. */
+export function workerTypeOf(stage: Stage): string {
+  return stage === 'Deploy' ? 'inference' : stageName(stage);
+}

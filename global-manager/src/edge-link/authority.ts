@@ -1,0 +1,36 @@
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { createAuthority, errnoOf, fromNode, issueCertificate, type KeyPair } from '@shoal/core';
+
+const YEAR_MS = 365 * 24 * 3600 * 1000;
+
+/** EdgeLink's certificate authority: created once, never replaced (two managers must agree on one). */
+export async function edgeAuthority(dataDir: string, nowMs: number): Promise<KeyPair> {
+  const file = join(dataDir, 'edge-link-ca.json');
+  const read = (): KeyPair => JSON.parse(readFileSync(file, 'utf8')) as KeyPair;
+  try {
+    return read();
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw fromNode(error, `reading ${file}`);
+  }
+  const authority = await createAuthority('shoal edge link', { nowMs, validForMs: 10 * YEAR_MS });
+  mkdirSync(dataDir, { recursive: true });
+  try {
+    writeFileSync(file, JSON.stringify(authority), { mode: 0o600, flag: 'wx' });
+    return authority;
+  } catch (error) {
+    if (errnoOf(error) === 'EEXIST') return read();
+    throw fromNode(error, `writing ${file}`);
+  }
+}
+
+/** A node's certificate; its common name is the identity EdgeLink goes by. */
+export async function issueNodeCertificate(authority: KeyPair, node: string, nowMs: number): Promise<KeyPair> {
+  return await issueCertificate(authority, { commonName: `system:node:${node}`, organization: 'system:nodes', usages: ['client'], nowMs, validForMs: YEAR_MS });
+}
+
+/** The certificate the manager itself shows. */
+export async function issueManagerCertificate(authority: KeyPair, host: string, nowMs: number): Promise<KeyPair> {
+  const ip = /^[\d.]+$/.test(host) ? { ipAddresses: [host] } : { dnsNames: [host] };
+  return await issueCertificate(authority, { commonName: 'shoal-global-manager', ...ip, usages: ['server'], nowMs, validForMs: YEAR_MS });
+}

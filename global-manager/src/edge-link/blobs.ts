@@ -1,0 +1,74 @@
+import { closeSync, createReadStream, existsSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, statSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { digester, fromNode, isDigest, ShoalError } from '@shoal/core';
+
+/** Largest artifact taken. */
+const MAX_BLOB_BYTES = 8 * 1024 ** 3;
+
+/** Content-addressed files: verified before they get their name, resumable while they arrive. */
+export class BlobStore {
+  readonly #dir: string;
+
+  constructor(dir: string) {
+    this.#dir = dir;
+    mkdirSync(dir, { recursive: true });
+  }
+
+  /** @throws ShoalError `invalid_argument` for a text that is no digest (and so no path either). */
+  #path(digest: string): string {
+    if (!isDigest(digest)) throw new ShoalError('invalid_argument', `"${digest}" is not a sha256 digest`);
+    return join(this.#dir, digest.replace(':', '-'));
+  }
+
+  /** Bytes held of a blob, and whether that is all of it. */
+  stat(digest: string): { receivedBytes: number; complete: boolean } {
+    const path = this.#path(digest);
+    if (existsSync(path)) return { receivedBytes: statSync(path).size, complete: true };
+    return { receivedBytes: existsSync(`${path}.part`) ? statSync(`${path}.part`).size : 0, complete: false };
+  }
+
+  /** Chunks of a complete blob from an offset. @throws ShoalError `not_found`. */
+  read(digest: string, offset: number, chunkBytes: number): AsyncIterable<Buffer> {
+    const path = this.#path(digest);
+    if (!existsSync(path)) throw new ShoalError('not_found', `no blob ${digest}`);
+    return createReadStream(path, { start: offset, highWaterMark: chunkBytes });
+  }
+
+  /**
+   * Adds a chunk. A chunk that does not continue what is there is refused; repeated bytes are skipped.
+   *
+   * @returns Bytes held now.
+   */
+  append(digest: string, chunk: { offset: number; sizeBytes: number; data: Uint8Array }): number {
+    const path = this.#path(digest);
+    const { receivedBytes, complete } = this.stat(digest);
+    if (complete) return receivedBytes;
+    if (chunk.sizeBytes > MAX_BLOB_BYTES) throw new ShoalError('out_of_range', `blob ${digest} has ${chunk.sizeBytes} bytes, the limit is ${MAX_BLOB_BYTES}`);
+    if (chunk.offset > receivedBytes) throw new ShoalError('out_of_range', `blob ${digest}: chunk at ${chunk.offset}, but only ${receivedBytes} bytes are here`);
+    const fresh = chunk.data.subarray(receivedBytes - chunk.offset);
+    if (receivedBytes + fresh.length > chunk.sizeBytes) throw new ShoalError('out_of_range', `blob ${digest} is longer than its ${chunk.sizeBytes} bytes`);
+    const file = openSync(`${path}.part`, 'a');
+    try {
+      writeSync(file, fresh);
+      fsyncSync(file);
+    } catch (error) {
+      throw fromNode(error, `writing blob ${digest}`);
+    } finally {
+      closeSync(file);
+    }
+    return receivedBytes + fresh.length;
+  }
+
+  /** Checks a blob that has arrived and gives it its name. @throws ShoalError `data_corrupt`. */
+  async finish(digest: string): Promise<void> {
+    const path = this.#path(digest);
+    if (existsSync(path)) return;
+    const hash = digester();
+    for await (const chunk of createReadStream(`${path}.part`) as AsyncIterable<Buffer>) hash.update(chunk);
+    if (hash.digest() !== digest) {
+      rmSync(`${path}.part`, { force: true });
+      throw new ShoalError('data_corrupt', `the content sent as ${digest} has another digest; send it again`, { retry: 'backoff' });
+    }
+    renameSync(`${path}.part`, path);
+  }
+}

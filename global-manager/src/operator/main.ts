@@ -1,0 +1,25 @@
+import { createLogger, messageOf, seededRandom, systemClock } from '@shoal/core';
+import { ClientNodeApi } from '../kube/client-node.ts';
+import { readSettings } from './config.ts';
+import { startOperator } from './operator.ts';
+
+/** The global manager as a process: settings from the environment, stops on SIGTERM. */
+async function main(): Promise<void> {
+  const config = readSettings(process.env);
+  const logger = createLogger({ name: 'global-manager', level: config.SHOAL_GM_LOG_LEVEL }, process.stderr);
+  const api = new ClientNodeApi(config.SHOAL_GM_KUBECONFIG || undefined);
+  const random = seededRandom(Date.now());
+  const operator = await startOperator(config, { api, clock: systemClock, random, logger });
+  const stop = (): void => {
+    void operator.close().then(() => process.exit(0));
+  };
+  process.once('SIGTERM', stop);
+  process.once('SIGINT', stop);
+}
+
+try {
+  await main();
+} catch (error) {
+  process.stderr.write(`global-manager: ${messageOf(error)}\n`);
+  process.exitCode = 64;
+}

@@ -1,0 +1,104 @@
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Clock, Logger, LoopPorts, Random } from '@shoal/core';
+import { DatasetReconciler } from '../controllers/dataset/controller.ts';
+import { IncrementalLearningReconciler } from '../controllers/incremental-learning-job/controller.ts';
+import { JointInferenceReconciler } from '../controllers/joint-inference-service/controller.ts';
+import { ModelReconciler } from '../controllers/model/controller.ts';
+import { edgeAuthority, issueManagerCertificate } from '../edge-link/authority.ts';
+import { BlobStore } from '../edge-link/blobs.ts';
+import { Feed } from '../edge-link/feed.ts';
+import { EdgeLinkServer } from '../edge-link/server.ts';
+import { DATASET, DEPLOYMENT, HPA, INCREMENTAL_LEARNING, JOINT_INFERENCE, type KindRef, type KubeApi, MODEL, NODE, POD, SERVICE } from '../kube/kube-api.ts';
+import { ControllerRunner, type Reconciler } from '../reconcile/controller.ts';
+import { ObjectCache } from '../reconcile/object-cache.ts';
+import type { Config } from './config.ts';
+import { serveHttp } from './http.ts';
+import { Metrics } from './metrics.ts';
+
+export interface OperatorPorts {
+  readonly api: KubeApi;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly logger: Logger;
+}
+
+export interface Operator {
+  /** Port of EdgeLink. */
+  readonly edgeLinkPort: number;
+  readonly isReady: () => boolean;
+  close(): Promise<void>;
+}
+
+interface Caches {
+  readonly datasets: ObjectCache;
+  readonly models: ObjectCache;
+  readonly services: ObjectCache;
+  readonly jointJobs: ObjectCache;
+  readonly incrementalJobs: ObjectCache;
+  readonly pods: ObjectCache;
+  readonly nodes: ObjectCache;
+  readonly deployments: ObjectCache;
+  readonly autoscalers: ObjectCache;
+}
+
+function openCaches(api: KubeApi): Caches {
+  const cache = (kind: KindRef): ObjectCache => new ObjectCache(kind, api);
+  return {
+    datasets: cache(DATASET), models: cache(MODEL), services: cache(SERVICE), jointJobs: cache(JOINT_INFERENCE),
+    incrementalJobs: cache(INCREMENTAL_LEARNING), pods: cache(POD), nodes: cache(NODE), deployments: cache(DEPLOYMENT), autoscalers: cache(HPA),
+  };
+}
+
+function reconcilers(config: Config, caches: Caches, ports: OperatorPorts & { feed: Feed }): Reconciler[] {
+  const shared = { ...ports, localControllerServer: config.SHOAL_GM_LC_SERVER, initializerImage: config.SHOAL_GM_INITIALIZER_IMAGE };
+  return [
+    new DatasetReconciler({ ...ports, ...caches }),
+    new ModelReconciler({ ...ports, ...caches }),
+    new JointInferenceReconciler({ ...shared, ...caches, jobs: caches.jointJobs }),
+    new IncrementalLearningReconciler({ ...shared, ...caches, jobs: caches.incrementalJobs }),
+  ];
+}
+
+/** Starts the global manager: the one place where its parts are put together. */
+export async function startOperator(config: Config, ports: OperatorPorts): Promise<Operator> {
+  const { api, clock, random, logger } = ports;
+  const dataDir = config.SHOAL_GM_DATA_DIR;
+  mkdirSync(dataDir, { recursive: true });
+  const metrics = new Metrics();
+  const feed = new Feed(join(dataDir, 'feed.db'));
+  const authority = await edgeAuthority(dataDir, clock.now());
+  const host = config.SHOAL_GM_EDGE_LINK_ADDRESS.replace(/:\d+$/, '');
+  const link = new EdgeLinkServer({
+    address: config.SHOAL_GM_EDGE_LINK_ADDRESS, tls: await issueManagerCertificate(authority, host, clock.now()),
+    authority: authority.certificate, feed, blobs: new BlobStore(join(dataDir, 'blobs')), metrics, logger,
+  });
+  const caches = openCaches(api);
+  const isReady = (): boolean => Object.values<ObjectCache>({ ...caches }).every((c) => c.synced);
+  const http = await serveHttp({ host: config.SHOAL_GM_HTTP_ADDRESS, port: config.SHOAL_GM_HTTP_PORT, metrics, isReady });
+  const edgeLinkPort = await link.listen();
+  const stopping = new AbortController();
+  const loopPorts: LoopPorts = { clock, random, logger };
+  const runners = reconcilers(config, caches, { ...ports, feed }).map((r) => new ControllerRunner(r, loopPorts, metrics));
+  const loops = Object.values<ObjectCache>({ ...caches }).map((c) => c.run(loopPorts, stopping.signal));
+  const started = startWhenSynced(runners, { isReady, clock, signal: stopping.signal });
+  logger.info('global manager started', { edgeLinkPort });
+  return {
+    edgeLinkPort,
+    isReady,
+    close: async () => {
+      stopping.abort();
+      link.close();
+      await Promise.all([started, ...loops]);
+      await http.close();
+      feed.close();
+    },
+  };
+}
+
+/** Reconcilers decide from the caches, so they wait until every cache is complete. */
+async function startWhenSynced(runners: readonly ControllerRunner[], options: { isReady: () => boolean; clock: Clock; signal: AbortSignal }): Promise<void> {
+  const { isReady, clock, signal } = options;
+  while (!isReady() && !signal.aborted) await clock.sleep(20, signal).catch(() => undefined);
+  await Promise.all(runners.map((r) => r.run(signal)));
+}
