@@ -19,6 +19,7 @@ import { HttpFront } from './server/http.ts';
 import { LogProxy } from './server/log-proxy.ts';
 import { OpenApi } from './server/openapi.ts';
 import { ResourceRegistry } from './server/resource-registry.ts';
+import type { ServiceSubnets } from './server/service-address.ts';
 import { Verbs } from './server/verbs.ts';
 import { RevisionedStore } from './store/revisioned-store.ts';
 
@@ -28,6 +29,8 @@ export interface ApiServerOptions {
   /** Loopback port; 0 picks a free one. */
   readonly port: number;
   readonly tokens: TokenTable;
+  /** Which addresses services get; default all of 127.96.0.0/16. */
+  readonly serviceSubnets?: ServiceSubnets;
   readonly clock: Clock;
   readonly random: Random;
   readonly logger: Logger;
@@ -92,7 +95,7 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
   });
   const store = new RevisionedStore(join(options.dataDir, 'cluster.db'));
   const registry = new ResourceRegistry(BUILTIN_RESOURCES, BUILTIN_SCHEMAS);
-  const verbs = new Verbs(store, registry, clock);
+  const verbs = new Verbs(store, registry, clock, options.serviceSubnets);
   const context: ControllerContext = { verbs, registry, clock, random, logger };
   const kinds = new Kinds(context);
   for (const crd of kinds.list('customresourcedefinitions')) serve(context, crd);

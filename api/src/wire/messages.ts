@@ -52,8 +52,10 @@ export interface IncrementalAssignment {
   readonly state: StageState;
   /** Output of the newest completed stage before this one. */
   readonly previous?: StageData;
-  /** The model to serve, once one was accepted: the deploying node pulls it by digest. */
-  readonly accepted?: { readonly digest: string; readonly round: number };
+  /** While a model is being deployed: its digest; the serving nodes pull it by that. */
+  readonly accepted?: string;
+  /** Digest of the model that is served now, once one was deployed. */
+  readonly served?: string;
 }
 
 /** State record `Dataset/<namespace>/<name>`. */

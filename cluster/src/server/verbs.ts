@@ -6,7 +6,7 @@ import type { Key, RevisionedStore, Transaction } from '../store/revisioned-stor
 import { type Admitted, admitCreate, admitUpdate, type FieldValidation, toApiObject } from './admission.ts';
 import { type Resource, type ResourceRegistry, storeName } from './resource-registry.ts';
 import type { Predicate } from './selectors.ts';
-import { allocateAddress } from './service-address.ts';
+import { ALL_SUBNETS, allocateAddress, type ServiceSubnets } from './service-address.ts';
 import { alreadyExists, conflict, invalid, notFound, StatusError } from './status-error.ts';
 
 export interface WriteOptions {
@@ -46,7 +46,10 @@ export class Verbs {
   readonly registry: ResourceRegistry;
   readonly clock: Clock;
 
-  constructor(store: RevisionedStore, registry: ResourceRegistry, clock: Clock) {
+  readonly #serviceSubnets: ServiceSubnets;
+
+  constructor(store: RevisionedStore, registry: ResourceRegistry, clock: Clock, serviceSubnets: ServiceSubnets = ALL_SUBNETS) {
+    this.#serviceSubnets = serviceSubnets;
     this.store = store;
     this.registry = registry;
     this.clock = clock;
@@ -94,7 +97,7 @@ export class Verbs {
     return this.#write(options.dryRun, (tx) => {
       if (resource.namespaced) this.#checkNamespace(tx, resource, namespace, key.name);
       if (tx.get(key)) throw alreadyExists(resource, key.name);
-      if (resource.plural === 'services') allocateAddress(admitted.object, this.store.list('/services'));
+      if (resource.plural === 'services') allocateAddress(admitted.object, this.store.list('/services'), this.#serviceSubnets);
       return { ...admitted, object: tx.put(key, admitted.object) };
     });
   }

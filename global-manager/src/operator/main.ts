@@ -15,6 +15,8 @@ async function main(): Promise<void> {
   };
   process.once('SIGTERM', stop);
   process.once('SIGINT', stop);
+  // Under a supervisor with an IPC channel: end when the supervisor does.
+  process.once('disconnect', stop);
 }
 
 try {

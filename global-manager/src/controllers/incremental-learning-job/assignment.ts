@@ -1,7 +1,7 @@
 import { type Dataset, type IncrementalAssignment, type IncrementalLearningJob, type Model, type StageModel } from '@shoal/api';
 import type { StagePosition } from '../../stages/machine.ts';
 import { datasetAssignment } from '../dataset/controller.ts';
-import { newestOutput } from './status.ts';
+import { currentInput, newestOutput } from './status.ts';
 
 export interface AssignmentInputs {
   readonly job: IncrementalLearningJob;
@@ -23,7 +23,9 @@ export function assignments(inputs: AssignmentInputs): Map<string, IncrementalAs
   const { job, dataset, position, deployNodes } = inputs;
   const { name, namespace = '', uid = '', generation = 1 } = job.metadata;
   const previous = position.stage === 'Train' ? newestOutput(job, 'Train') : newestOutput(job, position.stage === 'Eval' ? 'Train' : 'Eval');
-  const accepted = job.status?.deployedModel;
+  const deploying = position.stage === 'Deploy' && ['Ready', 'Starting', 'Running'].includes(position.state);
+  const accepted = deploying ? currentInput(job, 'Deploy')?.models?.[0]?.digest : undefined;
+  const served = job.status?.deployedModel;
   const base = {
     metadata: { name, namespace, uid, generation },
     dataset: datasetAssignment(dataset),
@@ -38,7 +40,8 @@ export function assignments(inputs: AssignmentInputs): Map<string, IncrementalAs
     outputDir: job.spec.outputDir,
     ...position,
     ...(previous ? { previous } : {}),
-    ...(accepted ? { accepted: { digest: accepted, round: position.round } } : {}),
+    ...(accepted ? { accepted } : {}),
+    ...(served ? { served } : {}),
   };
   const found = new Map<string, IncrementalAssignment>();
   const add = (node: string | undefined, role: 'dataset' | 'deploy'): void => {

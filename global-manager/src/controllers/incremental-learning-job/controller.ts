@@ -195,16 +195,17 @@ export class IncrementalLearningReconciler implements Reconciler {
     }
     if (move.kind === 'restartInference') {
       for (const pod of this.#podsOf(known, 'inference')) await api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
-      await writeStatus(api, jobs, job, advanced(job, { kind: 'go', to: { ...position, state: 'Completed' } }, clock.now()));
+      await writeStatus(api, jobs, job, this.#afterMove(job, position, { kind: 'go', to: { ...position, state: 'Completed' } }));
       return;
     }
-    await writeStatus(api, jobs, job, this.#withAccepted(job, move));
+    await writeStatus(api, jobs, job, this.#afterMove(job, position, move));
   }
 
-  /** A Deploy stage that becomes ready names the model to serve; from here every node can pull it. */
-  #withAccepted(job: IncrementalLearningJob, move: Extract<StageMove, { kind: 'go' }>): object {
+  /** A deployment that completes (rather than being declined while waiting) changes what is served. */
+  #afterMove(job: IncrementalLearningJob, from: StagePosition, move: Extract<StageMove, { kind: 'go' }>): object {
     const status = advanced(job, move, this.#ports.clock.now());
-    const digest = move.to.stage === 'Deploy' && move.to.state === 'Ready' ? move.data?.input?.models?.[0]?.digest : undefined;
+    const deployed = move.to.stage === 'Deploy' && move.to.state === 'Completed' && from.state !== 'Waiting';
+    const digest = deployed ? currentInput(job, 'Deploy')?.models?.[0]?.digest : undefined;
     return digest === undefined ? status : { ...status, deployedModel: digest };
   }
 

@@ -1,0 +1,104 @@
+import { mkdirSync } from 'node:fs';
+import { dirname, join, normalize } from 'node:path';
+import { ShoalError } from '@shoal/core';
+import { EXAMPLES, type Example, type ExampleContext, type ExampleResult, type ResultRow } from '@shoal/examples';
+import { EmbeddedCluster } from '../embedded/embedded-cluster.ts';
+import { type ClusterState, type Layout, layoutOf } from '../embedded/layout.ts';
+import { runningState } from '../embedded/lock.ts';
+import { ProgressView } from '../terminal/progress.ts';
+import { styled } from '../terminal/style.ts';
+import { renderTable } from '../terminal/table.ts';
+import { untilInterrupted } from './cluster.ts';
+import { connectTo } from './context.ts';
+import { Resources } from './resources.ts';
+
+export interface RunOptions {
+  readonly folder: string;
+  readonly data: string;
+  readonly json?: boolean;
+}
+
+/** Examples a name stands for; `all` is every one. @throws ShoalError `not_found` listing them. */
+function chosen(name: string): readonly Example[] {
+  if (name === 'all') return EXAMPLES;
+  const found = EXAMPLES.filter((e) => e.name === name);
+  if (found.length > 0) return found;
+  throw new ShoalError('not_found', `no example "${name}"; there are: all, ${EXAMPLES.map((e) => e.name).join(', ')}`);
+}
+
+function dataChoice(data: string): 'generated' | 'mnist' {
+  if (data === 'generated' || data === 'mnist') return data;
+  throw new ShoalError('invalid_argument', `--data must be generated or mnist, got "${data}"`);
+}
+
+function contextFor(parts: { layout: Layout; state: ClusterState; resources: Resources; view: ProgressView; signal: AbortSignal; data: 'generated' | 'mnist' }): ExampleContext {
+  const { layout, state, resources, view, signal, data } = parts;
+  return {
+    data, signal,
+    cloudNode: state.cloudNode,
+    edgeNodes: state.edgeNodes,
+    nodePath: (node, path) => {
+      const real = join(layout.rootfs(node), normalize(join('/', path)));
+      mkdirSync(dirname(real), { recursive: true });
+      return real;
+    },
+    apply: async (objects) => {
+      for (const object of objects) await resources.apply(object as Record<string, unknown>, 'default');
+    },
+    get: async (kind, name) => (await resources.get(kind, 'default', name)) as Awaited<ReturnType<ExampleContext['get']>>,
+    remove: async (kind, name) => {
+      await resources.remove(kind, 'default', name);
+    },
+    stage: (text) => view.stage(text),
+    progress: (share, text) => view.progress(share, text),
+  };
+}
+
+function printed({ value, unit }: ResultRow): string {
+  switch (unit) {
+    case 'percent': return `${(value * 100).toFixed(1)} %`;
+    case 'ms': return `${value.toFixed(2)} ms`;
+    case 'seconds': return `${value.toFixed(1)} s`;
+    case 'points': return `${value >= 0 ? '+' : ''}${value.toFixed(1)} points`;
+    case 'count': return String(value);
+  }
+}
+
+function printResults(results: readonly ExampleResult[]): void {
+  for (const result of results) {
+    const title = EXAMPLES.find((e) => e.name === result.example)?.title ?? result.example;
+    process.stdout.write(`\n${styled('bold', title)}  (${result.data} digits)\n`);
+    const rows = result.rows.map((r) => [r.measure, printed(r), r.note ?? '']);
+    process.stdout.write(`${renderTable([['MEASURE', 'VALUE', ''], ...rows])}\n`);
+  }
+}
+
+/** Runs examples on the folder's cluster, or on one of its own that ends with them. */
+export async function runCommand(name: string, options: RunOptions): Promise<void> {
+  const examples = chosen(name);
+  const data = dataChoice(options.data);
+  const layout = layoutOf(options.folder);
+  const { signal } = untilInterrupted();
+  const view = new ProgressView();
+  const running = runningState(layout);
+  const own = running ? undefined : await EmbeddedCluster.start({ layout, edges: 2, onStep: (t) => view.stage(t), signal }).finally(() => view.finish());
+  const state = running ?? own?.state;
+  if (!state) throw new Error('no cluster');
+  const client = connectTo(state);
+  const results: ExampleResult[] = [];
+  const startedAt = performance.now();
+  try {
+    for (const example of examples) {
+      process.stderr.write(`\n${styled('bold', example.title, process.stderr)}\n`);
+      results.push(await example.run(contextFor({ layout, state, resources: new Resources(client), view, signal, data })));
+      view.finish();
+    }
+  } finally {
+    view.finish();
+    client.close();
+    await own?.stop();
+  }
+  if (!options.json) printResults(results);
+  const seconds = Number(((performance.now() - startedAt) / 1000).toFixed(1));
+  process.stdout.write(`\n${JSON.stringify({ results, seconds })}\n`);
+}

@@ -1,0 +1,241 @@
+import { randomBytes } from 'node:crypto';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { allCrds } from '@shoal/api';
+import { ApiClient, clusterAuthority, renderKubeconfig } from '@shoal/cluster';
+import { isShoalError, issueCertificate, type KeyPair, ShoalError } from '@shoal/core';
+import { edgeAuthority, issueNodeCertificate } from '@shoal/global-manager';
+import { type Addresses, freePort, MAX_NODES, takeAddresses } from './addresses.ts';
+import type { ClusterState, Layout } from './layout.ts';
+import { takeLock } from './lock.ts';
+import { type ProcessSpec, SupervisedProcess } from './supervisor.ts';
+
+export interface EmbeddedOptions {
+  readonly layout: Layout;
+  /** Edge nodes besides the one cloud node. */
+  readonly edges: number;
+  readonly onStep?: (text: string) => void;
+  readonly signal?: AbortSignal;
+}
+
+const YEAR_MS = 365 * 24 * 3600 * 1000;
+const START_TIMEOUT_MS = 40_000;
+/** The project's root: what stands for the working directory of our images. */
+const PROJECT = join(import.meta.dirname, '../../..');
+const IMAGES = ['shoal/workers', 'shoal/examples'].map((image) => ({ image, workingDir: PROJECT, path: [join(PROJECT, 'node_modules/.bin')] }));
+
+function entryOf(specifier: string, file: string): string {
+  return join(dirname(fileURLToPath(import.meta.resolve(specifier))), file);
+}
+
+function processEntry(file: string): string {
+  return join(import.meta.dirname, '../process', file);
+}
+
+async function until(check: () => Promise<boolean>, what: string, signal?: AbortSignal): Promise<void> {
+  const deadline = Date.now() + START_TIMEOUT_MS;
+  for (;;) {
+    signal?.throwIfAborted();
+    if (await check().catch(() => false)) return;
+    if (Date.now() > deadline) throw new ShoalError('deadline_exceeded', `${what} did not come up within ${START_TIMEOUT_MS / 1000} s`);
+    await new Promise((resolve) => setTimeout(resolve, 40));
+  }
+}
+
+async function answers(url: string): Promise<boolean> {
+  const response = await fetch(url, { signal: AbortSignal.timeout(2_000) });
+  await response.body?.cancel();
+  return response.ok;
+}
+
+/** One cloud node and some edge nodes on this machine, with everything that runs on them. */
+export class EmbeddedCluster {
+  readonly state: ClusterState;
+  readonly #layout: Layout;
+  readonly #addresses: Addresses;
+  readonly #release: () => void;
+  readonly #processes: SupervisedProcess[] = [];
+  #failure: ShoalError | undefined;
+
+  private constructor(options: EmbeddedOptions, parts: { addresses: Addresses; release: () => void; state: ClusterState }) {
+    this.#layout = options.layout;
+    this.#addresses = parts.addresses;
+    this.#release = parts.release;
+    this.state = parts.state;
+  }
+
+  /**
+   * Starts a cluster and waits until every part of it answers.
+   *
+   * @throws ShoalError when one is already running in this folder, or a part does not come up;
+   *   whatever was started is ended again.
+   */
+  static async start(options: EmbeddedOptions): Promise<EmbeddedCluster> {
+    const { layout, edges } = options;
+    if (!Number.isInteger(edges) || edges < 1 || edges >= MAX_NODES) {
+      throw new ShoalError('invalid_argument', `--edges must be a whole number from 1 to ${MAX_NODES - 1}, got ${edges}`);
+    }
+    mkdirSync(layout.root, { recursive: true });
+    const release = takeLock(layout);
+    const addresses = await takeAddresses().catch((error: unknown) => {
+      release();
+      throw error;
+    });
+    const authority = await clusterAuthority(layout.serverDir, Date.now());
+    const state: ClusterState = {
+      pid: process.pid,
+      server: `https://127.0.0.1:${await freePort('127.0.0.1')}`,
+      authority: authority.certificate,
+      token: randomBytes(24).toString('base64url'),
+      managerUrl: `http://${addresses.manager}:9080`,
+      cloudNode: 'cloud-1',
+      edgeNodes: Array.from({ length: edges }, (_, i) => `edge-${i + 1}`),
+      startedAt: new Date().toISOString(),
+    };
+    const cluster = new EmbeddedCluster(options, { addresses, release, state });
+    try {
+      await cluster.#startAll(authority, options);
+      return cluster;
+    } catch (error) {
+      await cluster.stop();
+      throw error;
+    }
+  }
+
+  /** A part that cannot be kept running, if there is one. */
+  get failure(): ShoalError | undefined {
+    return this.#failure;
+  }
+
+  /** Process ids by name, for tests and `shoal status`. */
+  get processes(): { name: string; pid: number | undefined; restarts: number }[] {
+    return this.#processes.map((p) => ({ name: p.spec.name, pid: p.pid, restarts: p.restarts }));
+  }
+
+  client(): ApiClient {
+    return new ApiClient({ server: this.state.server, authority: this.state.authority, token: this.state.token });
+  }
+
+  #spawn(spec: ProcessSpec): void {
+    const child = new SupervisedProcess(spec, this.#layout.logDir, (error) => {
+      this.#failure = error;
+    });
+    this.#processes.push(child);
+    child.start();
+  }
+
+  async #startAll(authority: KeyPair, options: EmbeddedOptions): Promise<void> {
+    const step = options.onStep ?? ((): void => undefined);
+    const { state } = this;
+    step('starting the API server');
+    this.#spawnApiServer();
+    const client = this.client();
+    await this.#until(async () => await client.request('GET', '/version').then(() => true), 'the API server', options);
+    await this.#installDefinitions(client);
+    writeFileSync(this.#layout.kubeconfig, renderKubeconfig({ ...state, user: 'admin' }), { mode: 0o600 });
+    step('starting the global manager, nodes and local controllers');
+    await this.#spawnManager();
+    for (const [index, node] of [state.cloudNode, ...state.edgeNodes].entries()) await this.#spawnNode(authority, node, index);
+    await this.#until(async () => await answers(`${state.managerUrl}/readyz`), 'the global manager', options);
+    const nodes = [state.cloudNode, ...state.edgeNodes];
+    for (const [index, node] of nodes.entries()) {
+      await this.#until(async () => await this.#nodeIsUp(client, node, index), `node ${node}`, options);
+    }
+    client.close();
+    writeFileSync(this.#layout.stateFile, JSON.stringify(state, null, 2), { mode: 0o600 });
+  }
+
+  async #until(check: () => Promise<boolean>, what: string, options: EmbeddedOptions): Promise<void> {
+    await until(async () => {
+      if (this.#failure) return true;
+      return await check();
+    }, what, options.signal);
+    if (this.#failure) throw this.#failure;
+  }
+
+  async #nodeIsUp(client: ApiClient, node: string, index: number): Promise<boolean> {
+    await client.request('GET', `/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/${node}`);
+    const response = await fetch(`http://${this.#addresses.node(index)}:9100/healthz`, { signal: AbortSignal.timeout(2_000) });
+    return ((await response.json()) as { connected: boolean }).connected;
+  }
+
+  #spawnApiServer(): void {
+    const tokens = [{ token: this.state.token, user: { name: 'admin', groups: ['system:masters'] } }];
+    const options = { dataDir: this.#layout.serverDir, port: Number(new URL(this.state.server).port), tokens, serviceSubnets: this.#addresses.serviceSubnets };
+    this.#spawn({ name: 'api-server', entry: processEntry('api-server.ts'), environment: { SHOAL_PROCESS_OPTIONS: JSON.stringify(options) } });
+  }
+
+  async #installDefinitions(client: ApiClient): Promise<void> {
+    const base = '/apis/apiextensions.k8s.io/v1/customresourcedefinitions';
+    for (const crd of allCrds()) {
+      try {
+        await client.request('POST', base, crd);
+      } catch (error) {
+        if (!isShoalError(error) || error.code !== 'already_exists') throw error;
+        const path = `${base}/${crd.metadata.name}`;
+        await client.request('PATCH', path, { spec: crd.spec }, { contentType: 'application/merge-patch+json' });
+      }
+    }
+  }
+
+  async #spawnManager(): Promise<void> {
+    await edgeAuthority(this.#layout.managerDir, Date.now());
+    this.#spawn({
+      name: 'global-manager',
+      entry: entryOf('@shoal/global-manager', 'operator/main.ts'),
+      environment: {
+        SHOAL_GM_KUBECONFIG: this.#layout.kubeconfig,
+        SHOAL_GM_DATA_DIR: this.#layout.managerDir,
+        SHOAL_GM_EDGE_LINK_ADDRESS: `${this.#addresses.manager}:9000`,
+        SHOAL_GM_HTTP_ADDRESS: this.#addresses.manager,
+        SHOAL_GM_HTTP_PORT: '9080',
+      },
+    });
+  }
+
+  async #spawnNode(authority: KeyPair, node: string, index: number): Promise<void> {
+    const ip = this.#addresses.node(index);
+    const role = index === 0 ? 'cloud' : 'edge';
+    const tls = await issueCertificate(authority, {
+      commonName: `system:node:${node}`, organization: 'system:nodes', ipAddresses: [ip], usages: ['server', 'client'], nowMs: Date.now(), validForMs: YEAR_MS,
+    });
+    mkdirSync(this.#layout.rootfs(node), { recursive: true });
+    const agent = {
+      identity: { name: node, ip, labels: { [`node-role.kubernetes.io/${role}`]: '' } },
+      dataDir: this.#layout.nodeDir(node), podSubnet: this.#addresses.podSubnet(index), images: IMAGES,
+      authority: authority.certificate, server: this.state.server, tls,
+    };
+    this.#spawn({ name: `node-agent-${node}`, entry: processEntry('node-agent.ts'), environment: { SHOAL_PROCESS_OPTIONS: JSON.stringify(agent) } });
+    await this.#spawnController(node, ip);
+  }
+
+  async #spawnController(node: string, ip: string): Promise<void> {
+    const dataDir = this.#layout.controllerDir(node);
+    mkdirSync(dataDir, { recursive: true });
+    const edge = await edgeAuthority(this.#layout.managerDir, Date.now());
+    const tls = await issueNodeCertificate(edge, node, Date.now());
+    const tlsFile = join(dataDir, 'tls.json');
+    writeFileSync(tlsFile, JSON.stringify({ ...tls, authority: edge.certificate }), { mode: 0o600 });
+    this.#spawn({
+      name: `local-controller-${node}`,
+      entry: entryOf('@shoal/local-controller', 'operator/main.ts'),
+      environment: {
+        GM_ADDRESS: `${this.#addresses.manager}:9000`, NODENAME: node, ROOTFS_MOUNT_DIR: this.#layout.rootfs(node),
+        BIND_ADDRESS: ip, BIND_PORT: '9100', SHOAL_LC_DATA_DIR: dataDir, SHOAL_LC_TLS_FILE: tlsFile, SHOAL_LC_POLL_MS: '500',
+      },
+    });
+  }
+
+  /** Ends everything, workers first, and gives the folder back. */
+  async stop(): Promise<void> {
+    const agents = this.#processes.filter((p) => p.spec.name.startsWith('node-agent'));
+    await Promise.all(agents.map((p) => p.stop()));
+    const server = this.#processes.filter((p) => p.spec.name === 'api-server');
+    await Promise.all(this.#processes.filter((p) => !agents.includes(p) && !server.includes(p)).map((p) => p.stop()));
+    await Promise.all(server.map((p) => p.stop()));
+    rmSync(this.#layout.stateFile, { force: true });
+    this.#addresses.release();
+    this.#release();
+  }
+}

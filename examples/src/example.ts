@@ -1,0 +1,48 @@
+/** What an example can do with the cluster it runs on. */
+export interface ExampleContext {
+  /** Which data: the project's generator, or real MNIST. */
+  readonly data: 'generated' | 'mnist';
+  readonly signal: AbortSignal;
+  /** Names of the nodes. */
+  readonly cloudNode: string;
+  readonly edgeNodes: readonly string[];
+  /** A path of a node's file system as this process sees it (parents are made). */
+  readonly nodePath: (node: string, path: string) => string;
+  /** Applies objects: creates them, or brings existing ones up to date. */
+  readonly apply: (objects: readonly object[]) => Promise<void>;
+  /** Reads one object; undefined when there is none. */
+  readonly get: (kind: string, name: string) => Promise<ClusterObject | undefined>;
+  readonly remove: (kind: string, name: string) => Promise<void>;
+  /** Shows what is going on: a stage, or progress in [0, 1] of the current one. */
+  readonly stage: (text: string) => void;
+  readonly progress: (share: number, text?: string) => void;
+}
+
+/** An object as the API server returns it. */
+export interface ClusterObject {
+  readonly metadata: { readonly name: string; readonly uid?: string };
+  readonly spec?: unknown;
+  readonly status?: unknown;
+}
+
+export interface ResultRow {
+  readonly measure: string;
+  readonly value: number;
+  /** How the value is printed. */
+  readonly unit: 'percent' | 'ms' | 'seconds' | 'count' | 'points';
+  readonly note?: string;
+}
+
+export interface ExampleResult {
+  readonly example: string;
+  readonly data: string;
+  readonly rows: readonly ResultRow[];
+}
+
+/** A case that `shoal run` can run: prepares data and models, runs the job, measures. */
+export interface Example {
+  /** `<paradigm>/<case>`, also its folder. */
+  readonly name: string;
+  readonly title: string;
+  readonly run: (context: ExampleContext) => Promise<ExampleResult>;
+}

@@ -1,0 +1,55 @@
+import { type DatasetAssignment, type DatasetReport, recordKey } from '@shoal/api';
+import { type Logger, messageOf } from '@shoal/core';
+import type { Link } from '../link/link.ts';
+import type { EdgeDatabase } from '../store/database.ts';
+import { datasetFormat } from './formats.ts';
+import { countLines, type FileProgress, NOTHING_READ, samplesIn } from './growing-file.ts';
+
+export interface MonitorPorts {
+  readonly db: EdgeDatabase;
+  readonly link: Link;
+  readonly logger: Logger;
+  /** A host path as this process sees it. */
+  readonly hostPath: (path: string) => string;
+}
+
+/** Counts the samples of every dataset of this node and reports what changed. */
+export class DatasetMonitor {
+  readonly #ports: MonitorPorts;
+
+  constructor(ports: MonitorPorts) {
+    this.#ports = ports;
+  }
+
+  /** Samples counted last; undefined for a dataset that cannot be read. */
+  count(dataset: DatasetAssignment): number | undefined {
+    return this.#ports.db.progress<{ samples?: number }>(`dataset/${dataset.metadata.uid}`)?.samples;
+  }
+
+  /** Looks at every dataset once. */
+  poll(): void {
+    for (const object of this.#ports.db.objects('Dataset')) this.check(object.body as DatasetAssignment);
+  }
+
+  /** Looks at one dataset; returns its samples. */
+  check(dataset: DatasetAssignment): number | undefined {
+    const { db, link, logger, hostPath } = this.#ports;
+    const { uid = '' } = dataset.metadata;
+    const key = `dataset/${uid}`;
+    const known = db.progress<{ file: FileProgress; url: string }>(key);
+    const report = (body: DatasetReport): void => link.report(recordKey('Dataset', dataset.metadata), body);
+    try {
+      const format = datasetFormat(dataset.spec.format);
+      const before = known?.url === dataset.spec.url ? known.file : NOTHING_READ;
+      const { progress, rewritten } = countLines(hostPath(dataset.spec.url), before);
+      if (rewritten) logger.warn('dataset was rewritten or has shrunk, counting from its start', { dataset: dataset.metadata.name });
+      const samples = samplesIn(progress, format);
+      if (progress !== before) db.setProgress(key, { file: progress, url: dataset.spec.url, samples });
+      report({ uid, numberOfSamples: samples });
+      return samples;
+    } catch (error) {
+      report({ uid, fault: messageOf(error) });
+      return undefined;
+    }
+  }
+}

@@ -1,0 +1,44 @@
+import { createReadStream, mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { createInterface } from 'node:readline';
+import type { DatasetFormat } from './formats.ts';
+
+/** Samples `from` (inclusive) to `to` (exclusive), counted from 0 without headers and blank lines. */
+export interface SampleRange {
+  readonly from: number;
+  readonly to: number;
+}
+
+/**
+ * Reads the header and the samples of some ranges, in the order of the file.
+ *
+ * @returns Header lines, and for each range its lines.
+ */
+export async function readRanges(path: string, format: DatasetFormat, ranges: readonly SampleRange[]): Promise<{ header: string[]; parts: string[][] }> {
+  const header: string[] = [];
+  const parts = ranges.map((): string[] => []);
+  const last = Math.max(0, ...ranges.map((r) => r.to));
+  const stream = createReadStream(path);
+  let index = -format.headerLines;
+  for await (const line of createInterface({ input: stream, crlfDelay: Number.POSITIVE_INFINITY })) {
+    if (line.trim() === '') continue;
+    if (index < 0) header.push(line);
+    else for (const [i, range] of ranges.entries()) if (index >= range.from && index < range.to) parts[i]?.push(line);
+    if (++index >= last) break;
+  }
+  stream.destroy();
+  return { header, parts };
+}
+
+/** Writes lines under a temporary name, then renames. */
+export function writeLines(path: string, lines: readonly string[]): void {
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(`${path}.tmp`, lines.map((l) => `${l}\n`).join(''));
+  renameSync(`${path}.tmp`, path);
+}
+
+/** Oldest first: how new samples are divided. `floor(trainProb·new)` train, the rest evaluates. */
+export function divide(range: SampleRange, trainProb: number): { train: SampleRange; evaluation: SampleRange } {
+  const cut = range.from + Math.floor(trainProb * (range.to - range.from));
+  return { train: { from: range.from, to: cut }, evaluation: { from: cut, to: range.to } };
+}

@@ -1,0 +1,31 @@
+import { choice, integer, LOG_LEVELS, type LogLevel, readConfig, type SettingTable, text } from '@shoal/core';
+
+/** Settings of the local controller; names of the contract where it has one. */
+export interface Config {
+  readonly GM_ADDRESS: string;
+  readonly NODENAME: string;
+  readonly ROOTFS_MOUNT_DIR: string;
+  readonly BIND_ADDRESS: string;
+  readonly BIND_PORT: number;
+  readonly SHOAL_LC_DATA_DIR: string;
+  readonly SHOAL_LC_TLS_FILE: string;
+  readonly SHOAL_LC_POLL_MS: number;
+  readonly SHOAL_LC_LOG_LEVEL: LogLevel;
+}
+
+const SETTINGS: SettingTable<Config> = {
+  GM_ADDRESS: text('host:port of the global manager'),
+  NODENAME: text('name of this node'),
+  ROOTFS_MOUNT_DIR: text('where the node’s file system is mounted', '/rootfs'),
+  BIND_ADDRESS: text('address workers reach this process at', '0.0.0.0'),
+  BIND_PORT: integer('port of the worker API', { min: 0, max: 65_535 }, 9100),
+  SHOAL_LC_DATA_DIR: text('folder for the edge store and models', '/var/lib/shoal'),
+  SHOAL_LC_TLS_FILE: text('JSON file with certificate, privateKey and authority'),
+  SHOAL_LC_POLL_MS: integer('how often datasets and jobs are looked at', { min: 50, max: 600_000 }, 1_000),
+  SHOAL_LC_LOG_LEVEL: choice('least severe log level', LOG_LEVELS, 'info'),
+};
+
+/** @throws ShoalError `invalid_argument` listing every fault at once. */
+export function readSettings(source: Readonly<Record<string, string | undefined>>): Config {
+  return readConfig(SETTINGS, source, { prefix: 'SHOAL_LC_' });
+}

@@ -1,0 +1,24 @@
+import { createLogger, messageOf, seededRandom, systemClock } from '@shoal/core';
+import { readSettings } from './config.ts';
+import { startOperator } from './operator.ts';
+
+/** The local controller as a process: settings from the environment, stops on SIGTERM. */
+async function main(): Promise<void> {
+  const config = readSettings(process.env);
+  const logger = createLogger({ name: 'local-controller', level: config.SHOAL_LC_LOG_LEVEL }, process.stderr);
+  const operator = await startOperator(config, { clock: systemClock, random: seededRandom(Date.now()), logger: logger.child({ node: config.NODENAME }) });
+  const stop = (): void => {
+    void operator.close().then(() => process.exit(0));
+  };
+  process.once('SIGTERM', stop);
+  process.once('SIGINT', stop);
+  // Under a supervisor with an IPC channel: end when the supervisor does.
+  process.once('disconnect', stop);
+}
+
+try {
+  await main();
+} catch (error) {
+  process.stderr.write(`local-controller: ${messageOf(error)}\n`);
+  process.exitCode = 64;
+}

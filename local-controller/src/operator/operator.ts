@@ -1,0 +1,84 @@
+import { mkdirSync, readFileSync } from 'node:fs';
+import { join, normalize } from 'node:path';
+import { type Clock, fromNode, type KeyPair, type Logger, type Random, superviseLoop } from '@shoal/core';
+import { collectDefaultMetrics, Gauge, Registry } from 'prom-client';
+import { DatasetMonitor } from '../dataset/monitor.ts';
+import { IncrementalLearningJobs } from '../jobs/incremental-learning.ts';
+import { GrpcTransport } from '../link/grpc.ts';
+import { Link } from '../link/link.ts';
+import { ModelStore } from '../model/model-store.ts';
+import { EdgeDatabase } from '../store/database.ts';
+import { serveWorkerApi } from '../worker-api/server.ts';
+import type { Config } from './config.ts';
+
+export interface OperatorPorts {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly logger: Logger;
+}
+
+export interface Operator {
+  close(): Promise<void>;
+}
+
+function readTls(file: string): KeyPair & { authority: string } {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8')) as KeyPair & { authority: string };
+  } catch (error) {
+    throw fromNode(error, `reading ${file}`);
+  }
+}
+
+function metricsRegistry(link: Link): Registry {
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  new Gauge({
+    name: 'shoal_link_connected', help: '1 while connected to the global manager.', registers: [registry],
+    collect() {
+      this.set(link.connected ? 1 : 0);
+    },
+  });
+  return registry;
+}
+
+/** Starts the local controller: the one place where its parts are put together. */
+export async function startOperator(config: Config, ports: OperatorPorts): Promise<Operator> {
+  const { clock, logger } = ports;
+  mkdirSync(config.SHOAL_LC_DATA_DIR, { recursive: true });
+  const tls = readTls(config.SHOAL_LC_TLS_FILE);
+  const db = new EdgeDatabase(join(config.SHOAL_LC_DATA_DIR, 'edge.db'));
+  const transport = new GrpcTransport({ address: config.GM_ADDRESS, tls, authority: tls.authority });
+  const link = new Link(db, transport, ports);
+  const hostPath = (path: string): string => join(config.ROOTFS_MOUNT_DIR, normalize(join('/', path)));
+  const monitor = new DatasetMonitor({ db, link, logger, hostPath });
+  const models = new ModelStore(join(config.SHOAL_LC_DATA_DIR, 'models'), transport);
+  const incremental = new IncrementalLearningJobs({ db, link, monitor, models, clock, logger, hostPath });
+  const api = await serveWorkerApi({ host: config.BIND_ADDRESS, port: config.BIND_PORT, link, incremental, registry: metricsRegistry(link), logger });
+  const stopping = new AbortController();
+  const { signal } = stopping;
+  link.onChange(() => wake());
+  let wake: () => void = () => undefined;
+  const poll = async (): Promise<void> => {
+    monitor.poll();
+    await incremental.poll();
+    const woken = new Promise<void>((resolve) => {
+      wake = resolve;
+    });
+    const pause = new AbortController();
+    const sleeping = clock.sleep(config.SHOAL_LC_POLL_MS, AbortSignal.any([pause.signal, signal])).catch(() => undefined);
+    await Promise.race([sleeping, woken]);
+    pause.abort();
+  };
+  const loops = [link.run(signal), superviseLoop('poll', poll, ports, { baseMs: 200, capMs: 5_000, signal })];
+  logger.info('local controller started', { node: config.NODENAME });
+  return {
+    close: async () => {
+      stopping.abort();
+      wake();
+      await Promise.all(loops);
+      await api.close();
+      transport.close();
+      db.close();
+    },
+  };
+}

@@ -1,0 +1,71 @@
+import type { Trigger } from '@shoal/api';
+
+/** Figures a trigger is held against: scalars and lists by name. */
+export type TriggerFigures = Readonly<Record<string, number | readonly number[]>>;
+
+export interface TriggerVerdict {
+  readonly fires: boolean;
+  /** Why, in one sentence. */
+  readonly reason: string;
+}
+
+const EQUALITY_TOLERANCE = 1e-6;
+
+const COMPARE: Readonly<Record<string, (a: number, b: number) => boolean>> = {
+  gt: (a, b) => a > b, ge: (a, b) => a >= b, lt: (a, b) => a < b, le: (a, b) => a <= b,
+  eq: (a, b) => Math.abs(a - b) <= EQUALITY_TOLERANCE, ne: (a, b) => Math.abs(a - b) > EQUALITY_TOLERANCE,
+};
+const SYMBOLS: Readonly<Record<string, string>> = { '>': 'gt', '>=': 'ge', '<': 'lt', '<=': 'le', '=': 'eq', '==': 'eq', '!=': 'ne' };
+
+/** A figure by `name` or `name[index]`; a list without index means its first member. */
+function figure(figures: TriggerFigures, metric: string): number | undefined {
+  const match = /^([^[\]]+)(?:\[(\d+)\])?$/.exec(metric);
+  const value = figures[match?.[1] ?? ''];
+  if (value === undefined || typeof value === 'number') return match?.[2] === undefined || match[2] === '0' ? value : undefined;
+  return value[Number(match?.[2] ?? 0)];
+}
+
+/** Whether a time of day (`HH:MM`) is in a window; one that begins after it ends wraps midnight. */
+export function inWindow(now: string, window: { start: string; end: string }): boolean {
+  const { start, end } = window;
+  return start <= end ? now >= start && now <= end : now >= start || now <= end;
+}
+
+function localTime(nowMs: number): string {
+  const date = new Date(nowMs);
+  return `${String(date.getHours()).padStart(2, '0')}:${String(date.getMinutes()).padStart(2, '0')}`;
+}
+
+/** Decides a trigger: the condition must hold, inside the timer's window if there is one. */
+export function decide(trigger: Pick<Trigger, 'condition' | 'timer'>, figures: TriggerFigures, nowMs: number): TriggerVerdict {
+  const { metric, operator, threshold } = trigger.condition;
+  const value = figure(figures, metric);
+  if (value === undefined) {
+    const known = Object.keys(figures).join(', ') || 'none';
+    return { fires: false, reason: `there is no figure "${metric}"; there are: ${known}` };
+  }
+  const name = SYMBOLS[operator] ?? operator;
+  const holds = COMPARE[name]?.(value, threshold) ?? false;
+  const text = `${metric} = ${Number(value.toFixed(6))}, asked for ${operator} ${threshold}`;
+  if (!holds) return { fires: false, reason: text };
+  const { timer } = trigger;
+  if (timer && !inWindow(localTime(nowMs), timer)) return { fires: false, reason: `${text}, but outside ${timer.start}–${timer.end}` };
+  return { fires: true, reason: text };
+}
+
+/**
+ * Figures of a deployment trigger from two evaluations on the same samples: every metric of the
+ * new model, and `<metric>_delta` = new − old (lists member by member).
+ */
+export function deltaFigures(next: TriggerFigures, old: TriggerFigures): TriggerFigures {
+  const figures: Record<string, number | number[]> = {};
+  for (const [name, value] of Object.entries(next)) {
+    const before = old[name];
+    figures[name] = typeof value === 'number' ? value : [...value];
+    if (typeof value === 'number' && typeof before === 'number') figures[`${name}_delta`] = value - before;
+    if (typeof value !== 'number' && before !== undefined && typeof before !== 'number') {
+      figures[`${name}_delta`] = value.map((v, i) => v - (before[i] ?? Number.NaN));
+    }
+  }
+  return figures;
+}

@@ -1,0 +1,90 @@
+import type { StageModel } from '@shoal/api';
+import { recordKey } from '@shoal/api';
+import { fromNode, isJsonObject, type JsonObject, type Logger } from '@shoal/core';
+import fastify, { type FastifyInstance } from 'fastify';
+import type { Registry } from 'prom-client';
+import type { IncrementalLearningJobs } from '../jobs/incremental-learning.ts';
+import type { Link } from '../link/link.ts';
+
+export interface WorkerApiOptions {
+  readonly host: string;
+  readonly port: number;
+  readonly link: Link;
+  readonly incremental: IncrementalLearningJobs;
+  readonly registry: Registry;
+  readonly logger: Logger;
+}
+
+const MAX_BODY_BYTES = 1024 * 1024;
+
+interface Info {
+  readonly name: string;
+  readonly namespace: string;
+  readonly ownerName: string;
+  readonly ownerKind: string;
+  readonly kind: string;
+  readonly status: string | undefined;
+  readonly results: readonly StageModel[];
+  readonly ownerInfo: JsonObject;
+}
+
+function text(body: JsonObject, field: string): string {
+  const value = body[field];
+  return typeof value === 'string' ? value : '';
+}
+
+function toModel(value: JsonObject): StageModel {
+  const metrics = isJsonObject(value['metrics']) ? (value['metrics'] as Record<string, number>) : undefined;
+  return { format: text(value, 'format'), url: text(value, 'url'), ...(metrics ? { metrics } : {}) };
+}
+
+function parseInfo(body: JsonObject): Info {
+  const results: unknown[] = Array.isArray(body['results']) ? body['results'] : [];
+  return {
+    name: text(body, 'name'),
+    namespace: text(body, 'namespace') || 'default',
+    ownerName: text(body, 'ownerName'),
+    ownerKind: text(body, 'ownerKind').toLowerCase(),
+    kind: text(body, 'kind').toLowerCase(),
+    status: typeof body['status'] === 'string' ? body['status'].toLowerCase() : undefined,
+    results: results.filter(isJsonObject).map(toModel),
+    ownerInfo: isJsonObject(body['ownerInfo']) ? body['ownerInfo'] : {},
+  };
+}
+
+/** Hands a report on to what it is about; reports about jobs that are not here are logged. */
+function dispatch(info: Info, options: WorkerApiOptions): void {
+  const owner = { namespace: info.namespace, name: info.ownerName };
+  if (info.ownerKind === 'jointinferenceservice') {
+    options.link.report(recordKey('JointInferenceService', owner, info.name), { worker: info.name, ownerInfo: info.ownerInfo });
+    return;
+  }
+  const job = info.ownerKind === 'incrementallearningjob' ? options.incremental.find(info.namespace, info.ownerName) : undefined;
+  if (job) options.incremental.take(job, info);
+  else options.logger.warn('report about a job that is not on this node', { worker: info.name, kind: info.ownerKind, job: info.ownerName });
+}
+
+/** The endpoint workers talk to: `POST /sedna/workers/{name}/info` (contract §3.2). */
+export async function serveWorkerApi(options: WorkerApiOptions): Promise<FastifyInstance> {
+  const server = fastify({ bodyLimit: MAX_BODY_BYTES });
+  server.get('/healthz', () => ({ status: 'ok', connected: options.link.connected }));
+  server.get('/metrics', async (_request, reply) => {
+    void reply.type(options.registry.contentType);
+    return await options.registry.metrics();
+  });
+  server.post<{ Params: { name: string } }>('/sedna/workers/:name/info', (request, reply) => {
+    const { body } = request;
+    if (!isJsonObject(body)) return reply.code(400).send({ Status: 400, Message: 'the body must be a JSON object' });
+    if (body['name'] !== request.params.name) {
+      return reply.code(400).send({ Status: 400, Message: `name in the body (${JSON.stringify(body['name'])}) is not the one in the path (${request.params.name})` });
+    }
+    dispatch(parseInfo(body), options);
+    return { Status: 200, Message: 'OK' };
+  });
+  try {
+    await server.listen({ host: options.host, port: options.port });
+  } catch (error) {
+    throw fromNode(error, `the local controller cannot listen on ${options.host}:${options.port}`);
+  }
+  return server;
+}

@@ -1,0 +1,47 @@
+import { choice, integer, readConfig, real, type SettingTable, ShoalError, text } from '@shoal/core';
+import { OnnxEstimator, readImageLines } from '@shoal/lib';
+import { runWorker, type WorkerContext } from './process.ts';
+import { bigModelWorker, evaluateWorker, inferWorker, jointInferenceWorker, trainWorker } from './worker-kinds.ts';
+
+/**
+ * Ready-made workers for image classifiers in ONNX files: `node workers/src/main.ts KIND`.
+ * Hyper-parameters are environment variables of the pod template.
+ */
+interface ClassifierSettings {
+  readonly INPUT_SHAPE: string;
+  readonly EPOCHS: number;
+  readonly BATCH_SIZE: number;
+  readonly LEARNING_RATE: number;
+  readonly OPTIMIZER: 'adam' | 'sgd';
+  readonly THREADS: number;
+}
+
+const SETTINGS: SettingTable<ClassifierSettings> = {
+  INPUT_SHAPE: text('shape of one sample, e.g. 1,28,28', '1,28,28'),
+  EPOCHS: integer('passes over the data', { min: 1, max: 10_000 }, 3),
+  BATCH_SIZE: integer('samples a step', { min: 1, max: 65_536 }, 32),
+  LEARNING_RATE: real('step size', { min: 1e-9, max: 100 }, 1e-3),
+  OPTIMIZER: choice('adam or sgd', ['adam', 'sgd'], 'adam'),
+  THREADS: integer('threads of the runtime', { min: 1, max: 256 }, 1),
+};
+
+const KINDS = ['train', 'evaluate', 'infer', 'joint-inference', 'big-model'] as const;
+
+async function run(kind: string, context: WorkerContext): Promise<unknown> {
+  const env = readConfig(SETTINGS, process.env);
+  const shape = env.INPUT_SHAPE.split(',').map(Number);
+  const create = (): OnnxEstimator =>
+    new OnnxEstimator({ epochs: env.EPOCHS, batchSize: env.BATCH_SIZE, threads: env.THREADS, optimizer: { name: env.OPTIMIZER, learningRate: env.LEARNING_RATE } });
+  const parts = { create, read: (path: string) => readImageLines(path, shape) };
+  switch (kind) {
+    case 'train': return await trainWorker(parts, context);
+    case 'evaluate': return await evaluateWorker(parts, context);
+    case 'infer': return await inferWorker({ create, probe: new Float32Array(shape.reduce((n, d) => n * d, 1)) }, context);
+    case 'joint-inference': return await jointInferenceWorker(create(), context);
+    case 'big-model': return await bigModelWorker(create(), context);
+    default: throw new ShoalError('invalid_argument', `usage: node workers/src/main.ts ${KINDS.join('|')}; got "${kind}"`);
+  }
+}
+
+const kind = process.argv[2] ?? '';
+await runWorker(kind || 'worker', async (context) => await run(kind, context));
