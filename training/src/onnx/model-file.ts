@@ -64,7 +64,7 @@ export function floatsOf(tensor: TensorProto): Float32Array {
   let values: Float32Array;
   if (raw.length === 0) values = Float32Array.from(tensor.floatData);
   else if (raw.byteOffset % 4 === 0) values = new Float32Array(raw.buffer, raw.byteOffset, raw.length >> 2);
-  else values = new Float32Array(raw.slice().buffer);
+  else values = new Float32Array(new Uint8Array(raw).buffer); // a Buffer’s own slice() would share memory
   if (values.length !== wanted) {
     throw new ShoalError('data_corrupt', `initializer "${tensor.name}" has ${values.length} values, its shape [${tensor.dims.join(', ')}] needs ${wanted}`);
   }
@@ -75,7 +75,7 @@ export function floatsOf(tensor: TensorProto): Float32Array {
 export function integersOf(tensor: TensorProto): number[] {
   if (tensor.dataLocation === 1) external(tensor);
   if (tensor.rawData.length === 0) return tensor.int64Data.map(Number);
-  return Array.from(new BigInt64Array(tensor.rawData.slice().buffer), Number);
+  return Array.from(new BigInt64Array(new Uint8Array(tensor.rawData).buffer), Number);
 }
 
 /** A float32 tensor in raw form; the bytes are copied. */
