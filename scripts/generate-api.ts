@@ -1,5 +1,5 @@
-import { stringify } from 'yaml';
 import { type Field, KINDS, type KindDefinition, toCrd } from '@shoal/api';
+import { stringify } from 'yaml';
 
 /** Writes the three outputs of the kinds' one source: types, CRD YAML, reference page. */
 
@@ -35,7 +35,8 @@ class TypeWriter {
     const extra = field.template ? ' extends Readonly<Record<string, unknown>>' : '';
     const text = `/** ${field.description} */\nexport interface ${field.typeName}${extra} {\n${body}}\n`;
     const known = this.named.get(field.typeName);
-    if (known !== undefined && known !== text) throw new Error(`two shapes named ${field.typeName}`);
+    if (known !== undefined && known !== text)
+      throw new Error(`two shapes named ${field.typeName}`);
     this.named.set(field.typeName, text);
     return field.typeName;
   }

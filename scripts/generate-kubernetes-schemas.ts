@@ -34,10 +34,19 @@ const MODELS = join(
 
 /** Quantities are plain strings in the models; the API also takes numbers (`cpu: 1`). */
 const QUANTITY_FIELDS = new Set([
-  'limits', 'requests', 'capacity', 'allocatable', 'divisor', 'sizeLimit', 'overhead',
-  'value', 'averageValue', 'allocatedResources',
+  'limits',
+  'requests',
+  'capacity',
+  'allocatable',
+  'divisor',
+  'sizeLimit',
+  'overhead',
+  'value',
+  'averageValue',
+  'allocatedResources',
 ]);
-const QUANTITY_OWNERS = /^V1(ResourceRequirements|VolumeResourceRequirements|NodeStatus|ResourceFieldSelector|EmptyDirVolumeSource|PodSpec|ContainerStatus)$|^V2Metric/;
+const QUANTITY_OWNERS =
+  /^V1(ResourceRequirements|VolumeResourceRequirements|NodeStatus|ResourceFieldSelector|EmptyDirVolumeSource|PodSpec|ContainerStatus)$|^V2Metric/;
 
 const SCALARS: Record<string, Schema> = {
   string: { type: 'string' },
@@ -144,8 +153,26 @@ export function inline(schema: Schema, all: Record<string, Schema>): Schema {
 }
 
 export const SERVED_MODELS = [
-  'V1Namespace', 'V1Node', 'V1Pod', 'V1Service', 'V1Endpoints', 'V1EndpointSlice', 'V1ConfigMap',
-  'V1Secret', 'V1ServiceAccount', 'CoreV1Event', 'V1Deployment', 'V1ReplicaSet', 'V1Job', 'V1Lease',
-  'V2HorizontalPodAutoscaler', 'V1Role', 'V1RoleBinding', 'V1ClusterRole', 'V1ClusterRoleBinding',
-  'V1CustomResourceDefinition', 'V1Scale', 'V1Binding',
+  'V1Namespace',
+  'V1Node',
+  'V1Pod',
+  'V1Service',
+  'V1Endpoints',
+  'V1EndpointSlice',
+  'V1ConfigMap',
+  'V1Secret',
+  'V1ServiceAccount',
+  'CoreV1Event',
+  'V1Deployment',
+  'V1ReplicaSet',
+  'V1Job',
+  'V1Lease',
+  'V2HorizontalPodAutoscaler',
+  'V1Role',
+  'V1RoleBinding',
+  'V1ClusterRole',
+  'V1ClusterRoleBinding',
+  'V1CustomResourceDefinition',
+  'V1Scale',
+  'V1Binding',
 ] as const;

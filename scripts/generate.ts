@@ -29,7 +29,12 @@ function emit(path: string, content: string): void {
 
 /** Kubernetes types inlined into our kinds. */
 function kubernetesTypes(): Record<string, Schema> {
-  const roots = ['V1PodTemplateSpec', 'V1DeploymentSpec', 'V1JobSpec', 'V2HorizontalPodAutoscalerSpec'];
+  const roots = [
+    'V1PodTemplateSpec',
+    'V1DeploymentSpec',
+    'V1JobSpec',
+    'V2HorizontalPodAutoscalerSpec',
+  ];
   const all = readSchemas(roots);
   const at = (model: string): Schema => inline(all[model] ?? {}, all);
   const hpa = at('V2HorizontalPodAutoscalerSpec').properties ?? {};
@@ -46,16 +51,26 @@ function kubernetesTypes(): Record<string, Schema> {
 function emitProto(module: string, to: string): void {
   const out = mkdtempSync(join(tmpdir(), 'shoal-proto-'));
   const bin = join(root, 'node_modules/.bin');
-  const plugin = { local: [join(bin, 'protoc-gen-es')], out, opt: ['target=ts', 'import_extension=ts'] };
+  const plugin = {
+    local: [join(bin, 'protoc-gen-es')],
+    out,
+    opt: ['target=ts', 'import_extension=ts'],
+  };
   const template = JSON.stringify({ version: 'v2', plugins: [plugin] });
-  execFileSync(join(bin, 'buf'), ['generate', module, '--template', template], { cwd: root, stdio: 'inherit' });
+  execFileSync(join(bin, 'buf'), ['generate', module, '--template', template], {
+    cwd: root,
+    stdio: 'inherit',
+  });
   for (const file of readdirSync(out)) emit(`${to}/${file}`, readFileSync(join(out, file), 'utf8'));
   rmSync(out, { recursive: true });
 }
 
 emitProto('api/proto', 'api/src/wire');
 emitProto('training/proto', 'training/src/onnx');
-emit('cluster/src/server/builtin-schemas-generated.json', `${JSON.stringify(readSchemas(SERVED_MODELS))}\n`);
+emit(
+  'cluster/src/server/builtin-schemas-generated.json',
+  `${JSON.stringify(readSchemas(SERVED_MODELS))}\n`,
+);
 emit('api/src/schema/kubernetes-generated.json', `${JSON.stringify(kubernetesTypes())}\n`);
 
 // Imported only now: the API package reads the file written above.

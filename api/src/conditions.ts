@@ -16,7 +16,9 @@ export function bounded<T>(conditions: readonly T[]): T[] {
 }
 
 function sameClaim(a: AnyCondition, b: AnyCondition): boolean {
-  return a.type === b.type && a.status === b.status && a.reason === b.reason && a.message === b.message;
+  return (
+    a.type === b.type && a.status === b.status && a.reason === b.reason && a.message === b.message
+  );
 }
 
 /**

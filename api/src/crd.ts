@@ -8,7 +8,10 @@ const templates: Readonly<Record<KubernetesType, StructuralSchema>> = kubernetes
   StructuralSchema
 >;
 
-function mapValues<T, U>(record: Readonly<Record<string, T>>, f: (value: T) => U): Record<string, U> {
+function mapValues<T, U>(
+  record: Readonly<Record<string, T>>,
+  f: (value: T) => U,
+): Record<string, U> {
   return Object.fromEntries(Object.entries(record).map(([k, v]) => [k, f(v)]));
 }
 

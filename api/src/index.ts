@@ -1,10 +1,12 @@
 export { appendCondition, bounded } from './conditions.ts';
-export { allCrds, type CustomResourceDefinition, objectSchema, toCrd, toStructural } from './crd.ts';
+export {
+  allCrds,
+  type CustomResourceDefinition,
+  objectSchema,
+  toCrd,
+  toStructural,
+} from './crd.ts';
 export { API_VERSION, GROUP, KINDS, VERSION } from './kinds/catalogue.ts';
-export type { Field, KindDefinition, PrinterColumn } from './schema/fields.ts';
-export type { KubernetesObject, ObjectMeta, OwnerReference } from './schema/metadata.ts';
-export type { Container, EnvVar, PodSpec, PodTemplate, Volume, VolumeMount } from './schema/pod-template.ts';
-export { MAX_CONDITIONS, OPERATORS, STAGE_CONDITIONS, STAGES } from './schema/shared.ts';
 export type {
   Condition,
   Dataset,
@@ -17,7 +19,29 @@ export type {
   StageCondition,
   Trigger,
 } from './kinds/types-generated.ts';
-export { type BlobChunk, type CloudFrame, type EdgeFrame, BlobChunkSchema, CloudFrameSchema, EdgeFrameSchema, GetBlobRequestSchema, PutBlobResultSchema, StatBlobRequestSchema, StatBlobResultSchema } from './wire/edge-link_pb.ts';
+export type { Field, KindDefinition, PrinterColumn } from './schema/fields.ts';
+export type { KubernetesObject, ObjectMeta, OwnerReference } from './schema/metadata.ts';
+export type {
+  Container,
+  EnvVar,
+  PodSpec,
+  PodTemplate,
+  Volume,
+  VolumeMount,
+} from './schema/pod-template.ts';
+export { MAX_CONDITIONS, OPERATORS, STAGE_CONDITIONS, STAGES } from './schema/shared.ts';
+export {
+  type BlobChunk,
+  BlobChunkSchema,
+  type CloudFrame,
+  CloudFrameSchema,
+  type EdgeFrame,
+  EdgeFrameSchema,
+  GetBlobRequestSchema,
+  PutBlobResultSchema,
+  StatBlobRequestSchema,
+  StatBlobResultSchema,
+} from './wire/edge-link_pb.ts';
 export { EDGE_LINK_METHODS, type EdgeLinkMethod } from './wire/edge-link-service.ts';
 export {
   type DatasetAssignment,

@@ -1,9 +1,21 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
-  type Clock, createAuthority, fromNode, issueCertificate, type KeyPair, type Logger, type Random, ShoalError,
+  type Clock,
+  createAuthority,
+  fromNode,
+  issueCertificate,
+  type KeyPair,
+  type Logger,
+  type Random,
+  ShoalError,
 } from '@shoal/core';
-import { type Controller, ControlLoop, type ControllerContext, Kinds } from './controllers/control-loop.ts';
+import {
+  ControlLoop,
+  type Controller,
+  type ControllerContext,
+  Kinds,
+} from './controllers/control-loop.ts';
 import { CustomResourceController, serve } from './controllers/custom-resources.ts';
 import { DeploymentController } from './controllers/deployment.ts';
 import { EndpointsController } from './controllers/endpoints.ts';
@@ -52,16 +64,27 @@ export async function clusterAuthority(dataDir: string, nowMs: number): Promise<
     return JSON.parse(readFileSync(file, 'utf8')) as KeyPair;
   } catch (error) {
     if (fromNode(error, '').code !== 'not_found') {
-      throw new ShoalError('data_corrupt', `${file} cannot be read; remove ${dataDir} to start a new cluster`, { cause: error });
+      throw new ShoalError(
+        'data_corrupt',
+        `${file} cannot be read; remove ${dataDir} to start a new cluster`,
+        { cause: error },
+      );
     }
   }
-  const authority = await createAuthority('shoal embedded cluster', { nowMs, validForMs: 10 * YEAR_MS });
+  const authority = await createAuthority('shoal embedded cluster', {
+    nowMs,
+    validForMs: 10 * YEAR_MS,
+  });
   mkdirSync(dataDir, { recursive: true });
   writeFileSync(file, JSON.stringify(authority), { mode: 0o600, flag: 'wx' });
   return authority;
 }
 
-function controllersOf(context: ControllerContext, kinds: Kinds, proxy: ServiceProxy): Controller[] {
+function controllersOf(
+  context: ControllerContext,
+  kinds: Kinds,
+  proxy: ServiceProxy,
+): Controller[] {
   return [
     new CustomResourceController(context, kinds),
     new NamespaceController(context, kinds),
@@ -77,7 +100,9 @@ function controllersOf(context: ControllerContext, kinds: Kinds, proxy: ServiceP
 
 function listen(front: HttpFront, port: number): Promise<number> {
   return new Promise((resolve, reject) => {
-    front.server.once('error', (error) => reject(fromNode(error, `the API server cannot listen on 127.0.0.1:${port}`)));
+    front.server.once('error', (error) =>
+      reject(fromNode(error, `the API server cannot listen on 127.0.0.1:${port}`)),
+    );
     front.server.listen(port, '127.0.0.1', () => {
       const address = front.server.address();
       resolve(typeof address === 'object' && address ? address.port : port);
@@ -90,8 +115,12 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
   const { clock, random, logger, tokens } = options;
   const authority = await clusterAuthority(options.dataDir, clock.now());
   const tls = await issueCertificate(authority, {
-    commonName: 'kube-apiserver', dnsNames: ['localhost', 'kubernetes', 'kubernetes.default'], ipAddresses: ['127.0.0.1'],
-    usages: ['server', 'client'], nowMs: clock.now(), validForMs: YEAR_MS,
+    commonName: 'kube-apiserver',
+    dnsNames: ['localhost', 'kubernetes', 'kubernetes.default'],
+    ipAddresses: ['127.0.0.1'],
+    usages: ['server', 'client'],
+    nowMs: clock.now(),
+    validForMs: YEAR_MS,
   });
   const store = new RevisionedStore(join(options.dataDir, 'cluster.db'));
   const registry = new ResourceRegistry(BUILTIN_RESOURCES, BUILTIN_SCHEMAS);
@@ -101,8 +130,15 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
   for (const crd of kinds.list('customresourcedefinitions')) serve(context, crd);
   await new NamespaceController(context, kinds).ensureDefaults();
   const front = new HttpFront({
-    verbs, registry, tls, tokens, logger, authority: authority.certificate, isReady: () => true,
-    openApi: new OpenApi(registry), logs: new LogProxy(verbs, registry, tls, authority.certificate),
+    verbs,
+    registry,
+    tls,
+    tokens,
+    logger,
+    authority: authority.certificate,
+    isReady: () => true,
+    openApi: new OpenApi(registry),
+    logs: new LogProxy(verbs, registry, tls, authority.certificate),
   });
   const proxy = new ServiceProxy(context, kinds);
   const loops = controllersOf(context, kinds, proxy).map((c) => new ControlLoop(c, context));

@@ -13,12 +13,19 @@ export function renderKubeconfig(options: KubeconfigOptions): string {
   return stringify({
     apiVersion: 'v1',
     kind: 'Config',
-    clusters: [{
-      name: 'shoal',
-      cluster: { server: options.server, 'certificate-authority-data': Buffer.from(options.authority).toString('base64') },
-    }],
+    clusters: [
+      {
+        name: 'shoal',
+        cluster: {
+          server: options.server,
+          'certificate-authority-data': Buffer.from(options.authority).toString('base64'),
+        },
+      },
+    ],
     users: [{ name: options.user, user: { token: options.token } }],
-    contexts: [{ name: 'shoal', context: { cluster: 'shoal', user: options.user, namespace: 'default' } }],
+    contexts: [
+      { name: 'shoal', context: { cluster: 'shoal', user: options.user, namespace: 'default' } },
+    ],
     'current-context': 'shoal',
   });
 }

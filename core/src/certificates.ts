@@ -74,7 +74,10 @@ export async function createAuthority(
       ),
     ],
   });
-  return { certificate: `${certificate.toString('pem')}\n`, privateKey: await pemOf(keys.privateKey) };
+  return {
+    certificate: `${certificate.toString('pem')}\n`,
+    privateKey: await pemOf(keys.privateKey),
+  };
 }
 
 function leafExtensions(x509: typeof X509, options: IssueOptions): X509.Extension[] {
@@ -109,5 +112,8 @@ export async function issueCertificate(
     signingKey: await keyOf(authority.privateKey),
     extensions: leafExtensions(x509, options),
   });
-  return { certificate: `${certificate.toString('pem')}\n`, privateKey: await pemOf(keys.privateKey) };
+  return {
+    certificate: `${certificate.toString('pem')}\n`,
+    privateKey: await pemOf(keys.privateKey),
+  };
 }

@@ -38,7 +38,6 @@ export {
   silentLogger,
 } from './logger.ts';
 export { type Random, seededRandom } from './random.ts';
-export { type LoopPorts, superviseLoop } from './supervise.ts';
 export {
   applyDefaults,
   type FieldError,
@@ -50,3 +49,4 @@ export {
   type StructuralSchema,
   validate,
 } from './structural-schema.ts';
+export { type LoopPorts, superviseLoop } from './supervise.ts';

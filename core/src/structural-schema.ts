@@ -173,15 +173,26 @@ function numberFaults(value: number, shape: StructuralSchema, field: string): Fi
   if (minimum !== undefined) {
     const low = shape.exclusiveMinimum ? value <= minimum : value < minimum;
     const words = shape.exclusiveMinimum ? 'greater than' : 'greater than or equal to';
-    if (low) faults.push(invalid(field, `Invalid value: ${value}: ${field} in body should be ${words} ${minimum}`));
+    if (low)
+      faults.push(
+        invalid(field, `Invalid value: ${value}: ${field} in body should be ${words} ${minimum}`),
+      );
   }
   if (maximum !== undefined) {
     const high = shape.exclusiveMaximum ? value >= maximum : value > maximum;
     const words = shape.exclusiveMaximum ? 'less than' : 'less than or equal to';
-    if (high) faults.push(invalid(field, `Invalid value: ${value}: ${field} in body should be ${words} ${maximum}`));
+    if (high)
+      faults.push(
+        invalid(field, `Invalid value: ${value}: ${field} in body should be ${words} ${maximum}`),
+      );
   }
   if (multipleOf !== undefined && value % multipleOf !== 0) {
-    faults.push(invalid(field, `Invalid value: ${value}: ${field} in body should be a multiple of ${multipleOf}`));
+    faults.push(
+      invalid(
+        field,
+        `Invalid value: ${value}: ${field} in body should be a multiple of ${multipleOf}`,
+      ),
+    );
   }
   return faults;
 }
@@ -211,13 +222,21 @@ function arrayFaults(value: readonly unknown[], at: Position): FieldError[] {
   const { items } = shape;
   const faults: FieldError[] = [];
   if (shape.minItems !== undefined && value.length < shape.minItems) {
-    faults.push(invalid(field, `Invalid value: ${value.length}: ${field} in body should have at least ${shape.minItems} items`));
+    faults.push(
+      invalid(
+        field,
+        `Invalid value: ${value.length}: ${field} in body should have at least ${shape.minItems} items`,
+      ),
+    );
   }
   if (shape.maxItems !== undefined && value.length > shape.maxItems) {
-    faults.push(invalid(field, `Too many: ${value.length}: must have at most ${shape.maxItems} items`));
+    faults.push(
+      invalid(field, `Too many: ${value.length}: must have at most ${shape.maxItems} items`),
+    );
   }
   if (items) {
-    for (const [i, v] of value.entries()) faults.push(...validate(v, items, { path: `${field}[${i}]`, resolve }));
+    for (const [i, v] of value.entries())
+      faults.push(...validate(v, items, { path: `${field}[${i}]`, resolve }));
   }
   return faults;
 }
@@ -227,11 +246,20 @@ function objectFaults(value: JsonObject, at: Position): FieldError[] {
   const faults: FieldError[] = [];
   for (const key of shape.required ?? []) {
     if (value[key] === undefined) {
-      faults.push({ field: join(field, key), reason: 'FieldValueRequired', message: 'Required value' });
+      faults.push({
+        field: join(field, key),
+        reason: 'FieldValueRequired',
+        message: 'Required value',
+      });
     }
   }
   if (shape.minProperties !== undefined && Object.keys(value).length < shape.minProperties) {
-    faults.push(invalid(field, `Invalid value: ${field} in body should have at least ${shape.minProperties} properties`));
+    faults.push(
+      invalid(
+        field,
+        `Invalid value: ${field} in body should have at least ${shape.minProperties} properties`,
+      ),
+    );
   }
   for (const [key, inner] of Object.entries(value)) {
     const child = childSchema(shape, key);

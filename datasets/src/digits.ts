@@ -31,7 +31,8 @@ export const DIGIT_SHAPE: readonly number[] = [1, SIDE, SIDE];
 function squaredDistance(px: number, py: number, a: Point, b: Point): number {
   const [dx, dy] = [b[0] - a[0], b[1] - a[1]];
   const length = dx * dx + dy * dy;
-  const t = length === 0 ? 0 : Math.min(1, Math.max(0, ((px - a[0]) * dx + (py - a[1]) * dy) / length));
+  const t =
+    length === 0 ? 0 : Math.min(1, Math.max(0, ((px - a[0]) * dx + (py - a[1]) * dy) / length));
   const [ex, ey] = [px - a[0] - t * dx, py - a[1] - t * dy];
   return ex * ex + ey * ey;
 }
@@ -40,7 +41,10 @@ function squaredDistance(px: number, py: number, a: Point, b: Point): number {
 function distortion(random: Random, sloppiness: number, drift: Drift): (p: Point) => Point {
   const angle = ((random.normal() * 9 * sloppiness + (drift.rotation ?? 0)) * Math.PI) / 180;
   const shear = random.normal() * 0.16 * sloppiness;
-  const [sx, sy] = [0.92 + random.normal() * 0.1 * sloppiness, 0.92 + random.normal() * 0.08 * sloppiness];
+  const [sx, sy] = [
+    0.92 + random.normal() * 0.1 * sloppiness,
+    0.92 + random.normal() * 0.08 * sloppiness,
+  ];
   const [tx, ty] = [random.normal() * 0.05 * sloppiness, random.normal() * 0.04 * sloppiness];
   const [fx, fy] = [random.next() * 6.28, random.next() * 6.28];
   const wobble = 0.045 * sloppiness * (0.4 + random.next());
@@ -61,8 +65,14 @@ function draw(image: Float32Array, points: readonly Point[], radius: number): vo
     const a = points[i - 1];
     const b = points[i];
     if (!a || !b) continue;
-    const [x0, x1] = [Math.max(0, Math.floor(Math.min(a[0], b[0]) - reach)), Math.min(SIDE - 1, Math.ceil(Math.max(a[0], b[0]) + reach))];
-    const [y0, y1] = [Math.max(0, Math.floor(Math.min(a[1], b[1]) - reach)), Math.min(SIDE - 1, Math.ceil(Math.max(a[1], b[1]) + reach))];
+    const [x0, x1] = [
+      Math.max(0, Math.floor(Math.min(a[0], b[0]) - reach)),
+      Math.min(SIDE - 1, Math.ceil(Math.max(a[0], b[0]) + reach)),
+    ];
+    const [y0, y1] = [
+      Math.max(0, Math.floor(Math.min(a[1], b[1]) - reach)),
+      Math.min(SIDE - 1, Math.ceil(Math.max(a[1], b[1]) + reach)),
+    ];
     for (let y = y0; y <= y1; y++) {
       for (let x = x0; x <= x1; x++) {
         const ink = Math.min(1, Math.max(0, reach - Math.sqrt(squaredDistance(x, y, a, b))));
@@ -78,7 +88,8 @@ function blurOnce(image: Float32Array): void {
   for (let y = 1; y < SIDE - 1; y++) {
     for (let x = 1; x < SIDE - 1; x++) {
       let sum = 0;
-      for (const dy of [-SIDE, 0, SIDE]) for (const dx of [-1, 0, 1]) sum += source[y * SIDE + x + dy + dx] ?? 0;
+      for (const dy of [-SIDE, 0, SIDE])
+        for (const dx of [-1, 0, 1]) sum += source[y * SIDE + x + dy + dx] ?? 0;
       image[y * SIDE + x] = sum / 9;
     }
   }
@@ -94,7 +105,11 @@ function finish(image: Float32Array, random: Random, drift: Drift): void {
 }
 
 /** One handwritten-like digit as 784 pixels. */
-export function drawDigit(digit: number, random: Random, options: { drift?: Drift; sloppiness?: number } = {}): Float32Array {
+export function drawDigit(
+  digit: number,
+  random: Random,
+  options: { drift?: Drift; sloppiness?: number } = {},
+): Float32Array {
   const { drift = {}, sloppiness = 1 } = options;
   const styles = DIGIT_STYLES[digit] ?? [];
   const style = styles[random.int(styles.length)] ?? [];
@@ -102,8 +117,15 @@ export function drawDigit(digit: number, random: Random, options: { drift?: Drif
   const radius = Math.max(0.3, 0.9 + random.normal() * 0.3 + (drift.pen ?? 0));
   const image = new Float32Array(PIXELS);
   for (const stroke of style) {
-    const jitter = (p: Point): Point => [p[0] + random.normal() * 0.016 * sloppiness, p[1] + random.normal() * 0.016 * sloppiness];
-    draw(image, stroke.map((p) => place(jitter(p))), radius);
+    const jitter = (p: Point): Point => [
+      p[0] + random.normal() * 0.016 * sloppiness,
+      p[1] + random.normal() * 0.016 * sloppiness,
+    ];
+    draw(
+      image,
+      stroke.map((p) => place(jitter(p))),
+      radius,
+    );
   }
   finish(image, random, drift);
   return image;

@@ -1,4 +1,11 @@
 export { DIGIT_SHAPE, type DigitOptions, type Drift, drawDigit, generateDigits } from './digits.ts';
-export { cacheFolder, datasetEntry, type Located, locateDataset, pullDataset, searchFolders } from './locate.ts';
+export {
+  cacheFolder,
+  datasetEntry,
+  type Located,
+  locateDataset,
+  pullDataset,
+  searchFolders,
+} from './locate.ts';
 export { DATASETS, type DatasetEntry, type DatasetFile } from './manifest.ts';
 export { readMnist } from './mnist.ts';

@@ -15,28 +15,46 @@ export interface Located {
 export function datasetEntry(name: string): DatasetEntry {
   const entry = DATASETS.find((d) => d.name === name);
   if (entry) return entry;
-  throw new ShoalError('not_found', `no data set "${name}"; there are: ${DATASETS.map((d) => d.name).join(', ')}`);
+  throw new ShoalError(
+    'not_found',
+    `no data set "${name}"; there are: ${DATASETS.map((d) => d.name).join(', ')}`,
+  );
 }
 
 /** Folders looked through: `SHOAL_DATASETS` (a path list), then the cache. */
-export function searchFolders(source: Readonly<Record<string, string | undefined>> = process.env): string[] {
+export function searchFolders(
+  source: Readonly<Record<string, string | undefined>> = process.env,
+): string[] {
   const listed = (source['SHOAL_DATASETS'] ?? '').split(delimiter).filter((f) => f !== '');
   return [...listed, cacheFolder(source)];
 }
 
-export function cacheFolder(source: Readonly<Record<string, string | undefined>> = process.env): string {
-  return source['SHOAL_CACHE'] ?? join(source['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'shoal', 'datasets');
+export function cacheFolder(
+  source: Readonly<Record<string, string | undefined>> = process.env,
+): string {
+  return (
+    source['SHOAL_CACHE'] ??
+    join(source['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'shoal', 'datasets')
+  );
 }
 
 function holds(folder: string, file: DatasetFile): boolean {
   const path = join(folder, file.name);
-  return existsSync(path) && createHash('sha256').update(readFileSync(path)).digest('hex') === file.sha256;
+  return (
+    existsSync(path) &&
+    createHash('sha256').update(readFileSync(path)).digest('hex') === file.sha256
+  );
 }
 
 /** The data set on this machine; undefined when it is not here whole. */
-export function locateDataset(name: string, folders: readonly string[] = searchFolders()): Located | undefined {
+export function locateDataset(
+  name: string,
+  folders: readonly string[] = searchFolders(),
+): Located | undefined {
   const entry = datasetEntry(name);
-  const folder = folders.map((f) => join(f, name)).find((f) => entry.files.every((file) => holds(f, file)));
+  const folder = folders
+    .map((f) => join(f, name))
+    .find((f) => entry.files.every((file) => holds(f, file)));
   return folder === undefined ? undefined : { entry, folder };
 }
 
@@ -47,11 +65,18 @@ async function download(file: DatasetFile, folder: string): Promise<void> {
     if (!response.ok) throw new Error(`HTTP ${response.status}`);
     bytes = Buffer.from(await response.arrayBuffer());
   } catch (error) {
-    throw new ShoalError('unavailable', `${file.url} cannot be downloaded: ${messageOf(error)}. Put the file into a folder named in SHOAL_DATASETS instead`, { cause: error });
+    throw new ShoalError(
+      'unavailable',
+      `${file.url} cannot be downloaded: ${messageOf(error)}. Put the file into a folder named in SHOAL_DATASETS instead`,
+      { cause: error },
+    );
   }
   const digest = createHash('sha256').update(bytes).digest('hex');
   if (digest !== file.sha256) {
-    throw new ShoalError('data_corrupt', `${file.url} has sha256 ${digest}, expected ${file.sha256}; nothing was kept`);
+    throw new ShoalError(
+      'data_corrupt',
+      `${file.url} has sha256 ${digest}, expected ${file.sha256}; nothing was kept`,
+    );
   }
   const path = join(folder, file.name);
   writeFileSync(`${path}.part`, bytes);

@@ -7,12 +7,16 @@ import { DIGIT_SHAPE } from './digits.ts';
 
 /** Reads MNIST from the folder of {@link pullDataset}; pixels in [0, 1]. */
 export function readMnist(folder: string): Samples {
-  const read = (name: string): ReturnType<typeof parseIdx> => parseIdx(gunzipSync(readFileSync(join(folder, name))), name);
+  const read = (name: string): ReturnType<typeof parseIdx> =>
+    parseIdx(gunzipSync(readFileSync(join(folder, name))), name);
   const images = read('t10k-images-idx3-ubyte.gz');
   const labels = read('t10k-labels-idx1-ubyte.gz');
   const [size = 0, height, width] = images.dims;
   if (height !== 28 || width !== 28 || labels.dims[0] !== size) {
-    throw new ShoalError('data_corrupt', `MNIST files do not fit: images [${images.dims.join(', ')}], labels [${labels.dims.join(', ')}]`);
+    throw new ShoalError(
+      'data_corrupt',
+      `MNIST files do not fit: images [${images.dims.join(', ')}], labels [${labels.dims.join(', ')}]`,
+    );
   }
   return {
     inputs: Float32Array.from(images.data, (b) => b / 255),

@@ -1,6 +1,6 @@
+import { seededRandom } from '@shoal/core';
 import { type Drift, generateDigits, pullDataset, readMnist } from '@shoal/datasets';
 import { type Samples, select, slice } from '@shoal/lib';
-import { seededRandom } from '@shoal/core';
 
 /** Data for the digit examples: some to train on, some held out. */
 export interface DigitSplit {
@@ -9,9 +9,15 @@ export interface DigitSplit {
 }
 
 /** Generated digits, or real MNIST's published test set cut into 8,000 and 2,000. */
-export async function digitData(kind: 'generated' | 'mnist', sizes: { train: number; test: number }): Promise<DigitSplit> {
+export async function digitData(
+  kind: 'generated' | 'mnist',
+  sizes: { train: number; test: number },
+): Promise<DigitSplit> {
   if (kind === 'generated') {
-    return { train: generateDigits({ count: sizes.train, seed: 1 }), test: generateDigits({ count: sizes.test, seed: 2 }) };
+    return {
+      train: generateDigits({ count: sizes.train, seed: 1 }),
+      test: generateDigits({ count: sizes.test, seed: 2 }),
+    };
   }
   const { folder } = await pullDataset('mnist');
   const all = readMnist(folder);
@@ -28,7 +34,14 @@ export function driftPixels(samples: Samples, drift: Drift, seed: number): Sampl
   const inputs = new Float32Array(samples.inputs.length);
   for (let i = 0; i < samples.size; i++) {
     const from = samples.inputs.subarray(i * side * side, (i + 1) * side * side);
-    inputs.set(rotateAndFade(from, side, { angle: drift.rotation ?? 0, fading: drift.fading ?? 0, noise: () => random.normal() * 0.04 }), i * side * side);
+    inputs.set(
+      rotateAndFade(from, side, {
+        angle: drift.rotation ?? 0,
+        fading: drift.fading ?? 0,
+        noise: () => random.normal() * 0.04,
+      }),
+      i * side * side,
+    );
   }
   return { ...samples, inputs };
 }
@@ -45,7 +58,8 @@ function rotateAndFade(from: Float32Array, side: number, change: Change): Float3
   const [cos, sin] = [Math.cos(radians), Math.sin(radians)];
   const middle = (side - 1) / 2;
   const to = new Float32Array(from.length);
-  const at = (x: number, y: number): number => (x < 0 || y < 0 || x >= side || y >= side ? 0 : (from[y * side + x] ?? 0));
+  const at = (x: number, y: number): number =>
+    x < 0 || y < 0 || x >= side || y >= side ? 0 : (from[y * side + x] ?? 0);
   for (let y = 0; y < side; y++) {
     for (let x = 0; x < side; x++) {
       const sx = cos * (x - middle) - sin * (y - middle) + middle;
@@ -54,7 +68,10 @@ function rotateAndFade(from: Float32Array, side: number, change: Change): Float3
       const [fx, fy] = [sx - x0, sy - y0];
       const top = at(x0, y0) * (1 - fx) + at(x0 + 1, y0) * fx;
       const bottom = at(x0, y0 + 1) * (1 - fx) + at(x0 + 1, y0 + 1) * fx;
-      const value = (top * (1 - fy) + bottom * fy) * (1 - change.fading) + change.fading * 0.25 + change.noise();
+      const value =
+        (top * (1 - fy) + bottom * fy) * (1 - change.fading) +
+        change.fading * 0.25 +
+        change.noise();
       to[y * side + x] = Math.min(1, Math.max(0, value));
     }
   }

@@ -2,7 +2,13 @@ import { incrementalLearningDigits } from '../incremental-learning/digits/exampl
 import { jointInferenceDigits } from '../joint-inference/digits/example.ts';
 import type { Example } from './example.ts';
 
-export type { ClusterObject, Example, ExampleContext, ExampleResult, ResultRow } from './example.ts';
+export type {
+  ClusterObject,
+  Example,
+  ExampleContext,
+  ExampleResult,
+  ResultRow,
+} from './example.ts';
 
 /** Every example, in the order of the paradigms. */
 export const EXAMPLES: readonly Example[] = [jointInferenceDigits, incrementalLearningDigits];

@@ -15,14 +15,19 @@ export async function predictOverHttp<T>(samples: Samples, options: PredictOptio
   const answers: T[] = [];
   for (let from = 0; from < samples.size; from += options.batch) {
     const to = Math.min(samples.size, from + options.batch);
-    const data = Array.from({ length: to - from }, (_, i) => Array.from(samples.inputs.subarray((from + i) * length, (from + i + 1) * length)));
+    const data = Array.from({ length: to - from }, (_, i) =>
+      Array.from(samples.inputs.subarray((from + i) * length, (from + i + 1) * length)),
+    );
     const response = await fetch(`${options.url}`, {
       method: 'POST',
       headers: { 'Content-Type': 'application/json' },
       body: JSON.stringify({ data }),
       signal: AbortSignal.any([options.signal, AbortSignal.timeout(60_000)]),
     });
-    if (!response.ok) throw new Error(`${options.url} answers HTTP ${response.status}: ${(await response.text()).slice(0, 300)}`);
+    if (!response.ok)
+      throw new Error(
+        `${options.url} answers HTTP ${response.status}: ${(await response.text()).slice(0, 300)}`,
+      );
     answers.push(...((await response.json()) as { result: T[] }).result);
     options.onProgress?.(to / samples.size);
   }

@@ -1,15 +1,58 @@
 export { type IdxArray, parseIdx } from './data/idx.ts';
-export { type ImageLine, parseImageLines, readImageLines, toImageLine } from './data/image-lines.ts';
+export {
+  type ImageLine,
+  parseImageLines,
+  readImageLines,
+  toImageLine,
+} from './data/image-lines.ts';
 export { batches, concatenate, type Samples, select, slice } from './data/samples.ts';
 export { argMax, classificationMetrics } from './estimator/classification-metrics.ts';
-export type { Estimator, Metrics, Predictions, TrainOptions, TrainProgress } from './estimator/estimator.ts';
+export type {
+  Estimator,
+  Metrics,
+  Predictions,
+  TrainOptions,
+  TrainProgress,
+} from './estimator/estimator.ts';
 export { OnnxEstimator, type OnnxEstimatorOptions } from './estimator/onnx.ts';
-export type { EdgeResult, HardExampleMiner, MinerParameters, Verdict } from './hard-example/miner.ts';
+export type {
+  EdgeResult,
+  HardExampleMiner,
+  MinerParameters,
+  Verdict,
+} from './hard-example/miner.ts';
 export { createMiner, MINER_NAMES } from './hard-example/miners.ts';
 export { followModel, type HotUpdateOptions } from './incremental-learning/hot-update.ts';
-export { hostPathOf, type IncrementalEnvironment, IncrementalLearning } from './incremental-learning/incremental-learning.ts';
-export { BigModelService, type BigModelServiceOptions } from './joint-inference/big-model-service.ts';
-export { type CloudClientOptions, type CloudModel, createCloudClient } from './joint-inference/cloud-client.ts';
-export { JointInference, type JointInferenceMetrics, type JointInferenceOptions, type JointInferenceResult } from './joint-inference/joint-inference.ts';
-export { type ModelResult, Reporter, type ReporterOptions, type TaskInfo, type TaskKind, type TaskStatus } from './report/local-controller.ts';
-export { parseMinerParameters, WORKER_SETTINGS, type WorkerEnvironment } from './report/worker-environment.ts';
+export {
+  hostPathOf,
+  type IncrementalEnvironment,
+  IncrementalLearning,
+} from './incremental-learning/incremental-learning.ts';
+export {
+  BigModelService,
+  type BigModelServiceOptions,
+} from './joint-inference/big-model-service.ts';
+export {
+  type CloudClientOptions,
+  type CloudModel,
+  createCloudClient,
+} from './joint-inference/cloud-client.ts';
+export {
+  JointInference,
+  type JointInferenceMetrics,
+  type JointInferenceOptions,
+  type JointInferenceResult,
+} from './joint-inference/joint-inference.ts';
+export {
+  type ModelResult,
+  Reporter,
+  type ReporterOptions,
+  type TaskInfo,
+  type TaskKind,
+  type TaskStatus,
+} from './report/local-controller.ts';
+export {
+  parseMinerParameters,
+  WORKER_SETTINGS,
+  type WorkerEnvironment,
+} from './report/worker-environment.ts';

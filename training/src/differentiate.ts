@@ -9,7 +9,13 @@ import { Attributes, type GraphBuilder } from './onnx/graph-builder.ts';
 import type { GraphProto, NodeProto } from './onnx/onnx_pb.ts';
 import type { Shapes } from './onnx/shape-inference.ts';
 
-const RULES: Readonly<Record<string, GradientRule>> = { ...ELEMENTWISE, ...LINEAR, ...CONVOLUTION, ...POOLING, ...RESHAPING };
+const RULES: Readonly<Record<string, GradientRule>> = {
+  ...ELEMENTWISE,
+  ...LINEAR,
+  ...CONVOLUTION,
+  ...POOLING,
+  ...RESHAPING,
+};
 
 /** Operators that can stand between the loss and a trainable parameter. */
 export function isDifferentiable(opType: string): boolean {
@@ -36,11 +42,18 @@ function influencedBy(forward: GraphProto, parameters: readonly string[]): Set<s
   return active;
 }
 
-function ruleFor(node: NodeProto, parameters: readonly string[], forward: GraphProto): GradientRule {
+function ruleFor(
+  node: NodeProto,
+  parameters: readonly string[],
+  forward: GraphProto,
+): GradientRule {
   const rule = RULES[node.opType];
   if (rule) return rule;
   const blocked = parameters.filter((p) => influencedBy(forward, [p]).has(node.output[0] ?? ''));
-  throw new ShoalError('unsupported', `node "${node.name}": operator ${node.opType} has no gradient, which blocks parameter "${blocked[0]}". Freeze it and everything before this node`);
+  throw new ShoalError(
+    'unsupported',
+    `node "${node.name}": operator ${node.opType} has no gradient, which blocks parameter "${blocked[0]}". Freeze it and everything before this node`,
+  );
 }
 
 /**
@@ -77,13 +90,18 @@ export function differentiate(options: DifferentiateOptions): Map<string, string
     const gradients = rule({ builder, node, attributes: new Attributes(node), dy, shapeOf, needs });
     for (const [i, gradient] of gradients.entries()) {
       const input = node.input[i] ?? '';
-      if (gradient !== undefined && active.has(input)) parts.set(input, [...(parts.get(input) ?? []), gradient]);
+      if (gradient !== undefined && active.has(input))
+        parts.set(input, [...(parts.get(input) ?? []), gradient]);
     }
   }
   return new Map(
     parameters.map((p) => {
       const gradient = total(p);
-      if (gradient === undefined) throw new ShoalError('invalid_argument', `parameter "${p}" has no influence on output "${output}"`);
+      if (gradient === undefined)
+        throw new ShoalError(
+          'invalid_argument',
+          `parameter "${p}" has no influence on output "${output}"`,
+        );
       return [p, gradient];
     }),
   );

@@ -20,7 +20,12 @@ function he(random: Random, size: number, fanIn: number): Float32Array {
   return Float32Array.from({ length: size }, () => random.normal() * scale);
 }
 
-function parameter(wire: Wire, kind: string, dims: readonly number[], values: Float32Array): string {
+function parameter(
+  wire: Wire,
+  kind: string,
+  dims: readonly number[],
+  values: Float32Array,
+): string {
   const name = `layer${wire.layer}.${kind}`;
   wire.builder.initializers.push(floatTensor(name, dims, values));
   return name;
@@ -31,9 +36,17 @@ export function dense(units: number): Layer {
   return (wire) => {
     const [features = 0] = wire.shape;
     if (wire.shape.length !== 1) {
-      throw new ShoalError('invalid_argument', `dense layer ${wire.layer} needs a flat input, got [${wire.shape.join(', ')}]; put flatten() before it`);
+      throw new ShoalError(
+        'invalid_argument',
+        `dense layer ${wire.layer} needs a flat input, got [${wire.shape.join(', ')}]; put flatten() before it`,
+      );
     }
-    const weight = parameter(wire, 'weight', [units, features], he(wire.random, units * features, features));
+    const weight = parameter(
+      wire,
+      'weight',
+      [units, features],
+      he(wire.random, units * features, features),
+    );
     const bias = parameter(wire, 'bias', [units], new Float32Array(units));
     wire.value = wire.builder.node('Gemm', [wire.value, weight, bias], { transB: 1 });
     wire.shape = [units];
@@ -41,15 +54,28 @@ export function dense(units: number): Layer {
 }
 
 /** Two-dimensional convolution with bias. Input `[channels, height, width]`. */
-export function conv2d(filters: number, kernel: number, options: { stride?: number; padding?: number } = {}): Layer {
+export function conv2d(
+  filters: number,
+  kernel: number,
+  options: { stride?: number; padding?: number } = {},
+): Layer {
   return (wire) => {
     const { stride = 1, padding = 0 } = options;
     const [channels = 0, height = 0, width = 0] = wire.shape;
     const fanIn = channels * kernel * kernel;
-    const weight = parameter(wire, 'weight', [filters, channels, kernel, kernel], he(wire.random, filters * fanIn, fanIn));
+    const weight = parameter(
+      wire,
+      'weight',
+      [filters, channels, kernel, kernel],
+      he(wire.random, filters * fanIn, fanIn),
+    );
     const bias = parameter(wire, 'bias', [filters], new Float32Array(filters));
     const pads = [padding, padding, padding, padding];
-    wire.value = wire.builder.node('Conv', [wire.value, weight, bias], { kernel_shape: [kernel, kernel], strides: [stride, stride], pads });
+    wire.value = wire.builder.node('Conv', [wire.value, weight, bias], {
+      kernel_shape: [kernel, kernel],
+      strides: [stride, stride],
+      pads,
+    });
     const out = (n: number): number => Math.floor((n + 2 * padding - kernel) / stride) + 1;
     wire.shape = [filters, out(height), out(width)];
   };
@@ -59,7 +85,10 @@ export function conv2d(filters: number, kernel: number, options: { stride?: numb
 export function maxPool2d(size: number): Layer {
   return (wire) => {
     const [channels = 0, height = 0, width = 0] = wire.shape;
-    wire.value = wire.builder.node('MaxPool', [wire.value], { kernel_shape: [size, size], strides: [size, size] });
+    wire.value = wire.builder.node('MaxPool', [wire.value], {
+      kernel_shape: [size, size],
+      strides: [size, size],
+    });
     wire.shape = [channels, Math.floor(height / size), Math.floor(width / size)];
   };
 }

@@ -42,15 +42,28 @@ export interface OptimizerNodes {
   /** Names of the state tensors kept per parameter; each has the parameter's shape. */
   readonly slots: readonly string[];
   readonly scalars: readonly StepScalar[];
-  readonly write: (builder: GraphBuilder, value: { name: string; gradient: string; shape: Shape; state: readonly string[] }) => Update;
+  readonly write: (
+    builder: GraphBuilder,
+    value: { name: string; gradient: string; shape: Shape; state: readonly string[] },
+  ) => Update;
 }
 
-function decayed(builder: GraphBuilder, value: { name: string; gradient: string }, weightDecay: number): string {
+function decayed(
+  builder: GraphBuilder,
+  value: { name: string; gradient: string },
+  weightDecay: number,
+): string {
   if (weightDecay === 0) return value.gradient;
-  return builder.node('Add', [value.gradient, builder.node('Mul', [value.name, builder.float(weightDecay)])]);
+  return builder.node('Add', [
+    value.gradient,
+    builder.node('Mul', [value.name, builder.float(weightDecay)]),
+  ]);
 }
 
-const LEARNING_RATE: StepScalar = { name: 'shoal/learning_rate', at: (_step, learningRate) => learningRate };
+const LEARNING_RATE: StepScalar = {
+  name: 'shoal/learning_rate',
+  at: (_step, learningRate) => learningRate,
+};
 
 /** v ← μ·v + g,  θ ← θ − η·v  (Sutskever et al. 2013, as PyTorch writes it). */
 function sgd(options: Extract<OptimizerOptions, { name: 'sgd' }>): OptimizerNodes {
@@ -61,8 +74,14 @@ function sgd(options: Extract<OptimizerOptions, { name: 'sgd' }>): OptimizerNode
     write: (builder, value) => {
       const g = decayed(builder, value, weightDecay);
       const [v = ''] = value.state;
-      const velocity = momentum > 0 ? builder.node('Add', [builder.node('Mul', [v, builder.float(momentum)]), g]) : g;
-      const parameter = builder.node('Sub', [value.name, builder.node('Mul', [velocity, LEARNING_RATE.name])]);
+      const velocity =
+        momentum > 0
+          ? builder.node('Add', [builder.node('Mul', [v, builder.float(momentum)]), g])
+          : g;
+      const parameter = builder.node('Sub', [
+        value.name,
+        builder.node('Mul', [velocity, LEARNING_RATE.name]),
+      ]);
       return { parameter, state: momentum > 0 ? [velocity] : [] };
     },
   };
@@ -75,7 +94,10 @@ function sgd(options: Extract<OptimizerOptions, { name: 'sgd' }>): OptimizerNode
  */
 function adam(options: Extract<OptimizerOptions, { name: 'adam' }>): OptimizerNodes {
   const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0 } = options;
-  const alpha: StepScalar = { name: 'shoal/adam_alpha', at: (t, learningRate) => learningRate / (1 - beta1 ** t) };
+  const alpha: StepScalar = {
+    name: 'shoal/adam_alpha',
+    at: (t, learningRate) => learningRate / (1 - beta1 ** t),
+  };
   const correction: StepScalar = { name: 'shoal/adam_correction', at: (t) => 1 / (1 - beta2 ** t) };
   return {
     slots: ['m', 'v'],
@@ -84,7 +106,10 @@ function adam(options: Extract<OptimizerOptions, { name: 'adam' }>): OptimizerNo
       const g = decayed(builder, value, weightDecay);
       const [m0 = '', v0 = ''] = value.state;
       const blend = (old: string, next: string, beta: number): string =>
-        builder.node('Add', [builder.node('Mul', [old, builder.float(beta)]), builder.node('Mul', [next, builder.float(1 - beta)])]);
+        builder.node('Add', [
+          builder.node('Mul', [old, builder.float(beta)]),
+          builder.node('Mul', [next, builder.float(1 - beta)]),
+        ]);
       const m = blend(m0, g, beta1);
       const v = blend(v0, builder.node('Mul', [g, g]), beta2);
       const root = builder.node('Sqrt', [builder.node('Mul', [v, correction.name])]);
@@ -97,7 +122,11 @@ function adam(options: Extract<OptimizerOptions, { name: 'adam' }>): OptimizerNo
 
 /** @throws ShoalError `invalid_argument` for numbers out of range. */
 export function optimizerNodes(options: OptimizerOptions): OptimizerNodes {
-  if (!(options.learningRate > 0)) throw new ShoalError('invalid_argument', `learningRate must be > 0, got ${options.learningRate}`);
+  if (!(options.learningRate > 0))
+    throw new ShoalError(
+      'invalid_argument',
+      `learningRate must be > 0, got ${options.learningRate}`,
+    );
   if (options.weightDecay !== undefined && !(options.weightDecay >= 0)) {
     throw new ShoalError('invalid_argument', `weightDecay must be ≥ 0, got ${options.weightDecay}`);
   }

@@ -4,7 +4,16 @@ import * as ort from 'onnxruntime-node';
 import { floatsOf, floatTensor, readModel, sizeOf, writeModel } from './onnx/model-file.ts';
 import { GraphProtoSchema, ModelProtoSchema } from './onnx/onnx_pb.ts';
 import {
-  evaluateGraph, gradientsGraph, type Parameter, type Plan, type PlanOptions, planTraining, stateName, stepGraph, TARGETS, type TrainingGraph,
+  evaluateGraph,
+  gradientsGraph,
+  type Parameter,
+  type Plan,
+  type PlanOptions,
+  planTraining,
+  stateName,
+  stepGraph,
+  TARGETS,
+  type TrainingGraph,
 } from './training-graphs.ts';
 
 export interface TrainerOptions extends Omit<PlanOptions, 'model'> {
@@ -66,12 +75,24 @@ export class Trainer {
   private constructor(plan: Plan, options: TrainerOptions) {
     this.#plan = plan;
     this.#learningRate = options.optimizer.learningRate;
-    this.#options = { intraOpNumThreads: options.threads ?? 2, interOpNumThreads: 1, graphOptimizationLevel: 'all', logSeverityLevel: 3 };
+    this.#options = {
+      intraOpNumThreads: options.threads ?? 2,
+      interOpNumThreads: 1,
+      graphOptimizationLevel: 'all',
+      logSeverityLevel: 3,
+    };
     const values = new Map(plan.forward.initializer.map((t) => [t.name, t]));
     for (const { name, shape } of plan.parameters) {
       const tensor = values.get(name);
-      this.#current[name] = floatTensorOf(tensor ? floatsOf(tensor).slice() : new Float32Array(sizeOf(shape)), shape);
-      for (const slot of plan.optimizer.slots) this.#current[stateName(name, slot)] = floatTensorOf(new Float32Array(sizeOf(shape)), shape);
+      this.#current[name] = floatTensorOf(
+        tensor ? floatsOf(tensor).slice() : new Float32Array(sizeOf(shape)),
+        shape,
+      );
+      for (const slot of plan.optimizer.slots)
+        this.#current[stateName(name, slot)] = floatTensorOf(
+          new Float32Array(sizeOf(shape)),
+          shape,
+        );
     }
     for (const [name, tensor] of Object.entries(this.#current)) {
       this.#spare[name] = floatTensorOf(new Float32Array(sizeOf(tensor.dims)), tensor.dims);
@@ -118,19 +139,33 @@ export class Trainer {
     const rest = input.shape.slice(1).map(Number);
     const wanted = batch.size * sizeOf(rest);
     if (batch.inputs.length !== wanted) {
-      throw new ShoalError('invalid_argument', `the batch has ${batch.inputs.length} input values; ${batch.size} samples of shape [${rest.join(', ')}] need ${wanted}`);
+      throw new ShoalError(
+        'invalid_argument',
+        `the batch has ${batch.inputs.length} input values; ${batch.size} samples of shape [${rest.join(', ')}] need ${wanted}`,
+      );
     }
-    const targetRest = loss.targets(shapes.get(output.name) ?? []).shape.slice(1).map(Number);
+    const targetRest = loss
+      .targets(shapes.get(output.name) ?? [])
+      .shape.slice(1)
+      .map(Number);
     if (batch.targets.length !== batch.size * sizeOf(targetRest)) {
-      throw new ShoalError('invalid_argument', `the batch has ${batch.targets.length} target values; ${batch.size} samples need ${batch.size * sizeOf(targetRest)}`);
+      throw new ShoalError(
+        'invalid_argument',
+        `the batch has ${batch.targets.length} target values; ${batch.size} samples need ${batch.size * sizeOf(targetRest)}`,
+      );
     }
     const dims = [batch.size, ...targetRest];
-    const targets = batch.targets instanceof Float32Array ? floatTensorOf(batch.targets, dims) : new ort.Tensor('int64', batch.targets, dims);
+    const targets =
+      batch.targets instanceof Float32Array
+        ? floatTensorOf(batch.targets, dims)
+        : new ort.Tensor('int64', batch.targets, dims);
     return { [input.name]: floatTensorOf(batch.inputs, [batch.size, ...rest]), [TARGETS]: targets };
   }
 
   #parameterFeeds(): Feeds {
-    return Object.fromEntries(this.#plan.parameters.map(({ name }) => [name, this.#current[name]])) as Feeds;
+    return Object.fromEntries(
+      this.#plan.parameters.map(({ name }) => [name, this.#current[name]]),
+    ) as Feeds;
   }
 
   /**
@@ -144,31 +179,51 @@ export class Trainer {
     const { graph, run } = await this.#session('step', stepGraph);
     const feeds: Feeds = { ...this.#feeds(batch), ...this.#current };
     for (const scalar of this.#plan.optimizer.scalars) {
-      feeds[scalar.name] = floatTensorOf(Float32Array.of(scalar.at(this.#steps + 1, learningRate)), []);
+      feeds[scalar.name] = floatTensorOf(
+        Float32Array.of(scalar.at(this.#steps + 1, learningRate)),
+        [],
+      );
     }
     const fetches: Record<string, ort.Tensor | null> = { [graph.loss]: null };
     for (const metric of Object.values(graph.metrics)) fetches[metric] = null;
-    for (const [name, result] of [...graph.results, ...graph.state]) fetches[result] = this.#spare[name] ?? null;
+    for (const [name, result] of [...graph.results, ...graph.state])
+      fetches[result] = this.#spare[name] ?? null;
     const results = await run.run(feeds, fetches);
     const loss = scalarOf(results, graph.loss);
     if (!Number.isFinite(loss)) {
-      throw new ShoalError('failed_precondition', `the loss is ${loss} at step ${this.#steps + 1}; training stopped with the last good parameters. Lower the learning rate (now ${learningRate}) or check the data`);
+      throw new ShoalError(
+        'failed_precondition',
+        `the loss is ${loss} at step ${this.#steps + 1}; training stopped with the last good parameters. Lower the learning rate (now ${learningRate}) or check the data`,
+      );
     }
     [this.#current, this.#spare] = [this.#spare, this.#current];
     this.#steps++;
     return { loss, metrics: this.#metrics(graph, results) };
   }
 
-  #metrics(graph: TrainingGraph, results: ort.InferenceSession.OnnxValueMapType): Record<string, number> {
-    return Object.fromEntries(Object.entries(graph.metrics).map(([k, v]) => [k, scalarOf(results, v)]));
+  #metrics(
+    graph: TrainingGraph,
+    results: ort.InferenceSession.OnnxValueMapType,
+  ): Record<string, number> {
+    return Object.fromEntries(
+      Object.entries(graph.metrics).map(([k, v]) => [k, scalarOf(results, v)]),
+    );
   }
 
   /** Gradient of the mean loss for every parameter; nothing is changed. */
-  async gradients(batch: Batch): Promise<StepResult & { readonly gradients: Map<string, Float32Array> }> {
+  async gradients(
+    batch: Batch,
+  ): Promise<StepResult & { readonly gradients: Map<string, Float32Array> }> {
     const { graph, run } = await this.#session('gradients', gradientsGraph);
     const results = await run.run({ ...this.#feeds(batch), ...this.#parameterFeeds() });
-    const gradients = new Map([...graph.results].map(([name, result]) => [name, results[result]?.data as Float32Array]));
-    return { loss: scalarOf(results, graph.loss), metrics: this.#metrics(graph, results), gradients };
+    const gradients = new Map(
+      [...graph.results].map(([name, result]) => [name, results[result]?.data as Float32Array]),
+    );
+    return {
+      loss: scalarOf(results, graph.loss),
+      metrics: this.#metrics(graph, results),
+      gradients,
+    };
   }
 
   /** Loss, metrics and output on a batch; nothing is changed. */
@@ -181,7 +236,12 @@ export class Trainer {
 
   /** Copies of all parameters, row-major, by name. */
   getParameters(): Map<string, Float32Array> {
-    return new Map(this.#plan.parameters.map(({ name }) => [name, (this.#current[name]?.data as Float32Array).slice()]));
+    return new Map(
+      this.#plan.parameters.map(({ name }) => [
+        name,
+        (this.#current[name]?.data as Float32Array).slice(),
+      ]),
+    );
   }
 
   /**
@@ -192,9 +252,13 @@ export class Trainer {
   setParameters(values: ReadonlyMap<string, Float32Array>): void {
     for (const [name, value] of values) {
       const known = this.#plan.parameters.find((p) => p.name === name);
-      if (!known) throw new ShoalError('invalid_argument', `the model has no trainable parameter "${name}"`);
+      if (!known)
+        throw new ShoalError('invalid_argument', `the model has no trainable parameter "${name}"`);
       if (value.length !== sizeOf(known.shape)) {
-        throw new ShoalError('invalid_argument', `parameter "${name}" has shape [${known.shape.join(', ')}], got ${value.length} values`);
+        throw new ShoalError(
+          'invalid_argument',
+          `parameter "${name}" has shape [${known.shape.join(', ')}], got ${value.length} values`,
+        );
       }
     }
     for (const [name, value] of values) (this.#current[name]?.data as Float32Array).set(value);
@@ -208,7 +272,12 @@ export class Trainer {
       const values = trained.get(t.name);
       return values ? floatTensor(t.name, t.dims.map(Number), values) : t;
     });
-    return writeModel(create(ModelProtoSchema, { ...model, graph: create(GraphProtoSchema, { ...forward, initializer }) }));
+    return writeModel(
+      create(ModelProtoSchema, {
+        ...model,
+        graph: create(GraphProtoSchema, { ...forward, initializer }),
+      }),
+    );
   }
 
   /** Frees the runtime's sessions. The trainer cannot be used afterwards. */

@@ -49,19 +49,31 @@ function dataInput(forward: GraphProto): { name: string; shape: Shape } {
   const [first] = inputs;
   const shape = first && declaredShape(first);
   if (!first || !shape || inputs.length > 1) {
-    throw new ShoalError('unsupported', `the model must have exactly one input with a declared shape, it has: ${inputs.map((i) => i.name).join(', ') || 'none'}`);
+    throw new ShoalError(
+      'unsupported',
+      `the model must have exactly one input with a declared shape, it has: ${inputs.map((i) => i.name).join(', ') || 'none'}`,
+    );
   }
   return { name: first.name, shape };
 }
 
-function trainableParameters(forward: GraphProto, trainable: (name: string) => boolean): Parameter[] {
+function trainableParameters(
+  forward: GraphProto,
+  trainable: (name: string) => boolean,
+): Parameter[] {
   const used = new Set(forward.node.flatMap((n) => n.input));
   const parameters = forward.initializer
     .filter((t) => t.dataType === DATA_TYPE.float && used.has(t.name) && trainable(t.name))
     .map((t) => ({ name: t.name, shape: t.dims.map(Number) }));
   if (parameters.length === 0) {
-    const names = forward.initializer.map((t) => t.name).slice(0, 8).join(', ');
-    throw new ShoalError('invalid_argument', `no trainable parameter: none of the model's initializers (${names || 'it has none'}) is a float tensor selected for training`);
+    const names = forward.initializer
+      .map((t) => t.name)
+      .slice(0, 8)
+      .join(', ');
+    throw new ShoalError(
+      'invalid_argument',
+      `no trainable parameter: none of the model's initializers (${names || 'it has none'}) is a float tensor selected for training`,
+    );
   }
   return parameters;
 }
@@ -73,10 +85,16 @@ export function planTraining(options: PlanOptions): Plan {
   if (!forward) throw new ShoalError('data_corrupt', 'the model has no graph');
   const names = forward.output.map((o) => o.name);
   const name = options.output ?? names[0] ?? '';
-  if (!names.includes(name)) throw new ShoalError('invalid_argument', `the model has no output "${name}"; it has: ${names.join(', ')}`);
+  if (!names.includes(name))
+    throw new ShoalError(
+      'invalid_argument',
+      `the model has no output "${name}"; it has: ${names.join(', ')}`,
+    );
   const shapes = inferShapes(forward);
   return {
-    model, forward, shapes,
+    model,
+    forward,
+    shapes,
     input: dataInput(forward),
     output: { name, shape: shapes.get(name) ?? [] },
     parameters: trainableParameters(forward, options.trainable ?? (() => true)),
@@ -110,7 +128,10 @@ function assemble(plan: Plan, builder: GraphBuilder): Uint8Array {
   const merged = create(GraphProtoSchema, {
     ...graph,
     node: [...plan.forward.node, ...graph.node],
-    initializer: [...plan.forward.initializer.filter((t) => !trained.has(t.name)), ...graph.initializer],
+    initializer: [
+      ...plan.forward.initializer.filter((t) => !trained.has(t.name)),
+      ...graph.initializer,
+    ],
   });
   return writeModel(modelOf(merged, Math.max(opsetOf(plan.model), 17)));
 }
@@ -127,8 +148,12 @@ export interface TrainingGraph {
 
 function gradientsOf(plan: Plan, draft: Draft): Map<string, string> {
   return differentiate({
-    forward: plan.forward, shapes: plan.shapes, output: plan.output.name,
-    seed: draft.lossNodes.gradient, parameters: plan.parameters.map((p) => p.name), builder: draft.builder,
+    forward: plan.forward,
+    shapes: plan.shapes,
+    output: plan.output.name,
+    seed: draft.lossNodes.gradient,
+    parameters: plan.parameters.map((p) => p.name),
+    builder: draft.builder,
   });
 }
 
@@ -142,7 +167,12 @@ export function stepGraph(plan: Plan): TrainingGraph {
   const state = new Map<string, string>();
   for (const { name, shape } of plan.parameters) {
     const slots = plan.optimizer.slots.map((slot) => builder.input(stateName(name, slot), shape));
-    const update = plan.optimizer.write(builder, { name, gradient: gradients.get(name) ?? '', shape, state: slots });
+    const update = plan.optimizer.write(builder, {
+      name,
+      gradient: gradients.get(name) ?? '',
+      shape,
+      state: slots,
+    });
     builder.output(update.parameter, shape);
     results.set(name, update.parameter);
     for (const [i, next] of update.state.entries()) {
@@ -150,20 +180,39 @@ export function stepGraph(plan: Plan): TrainingGraph {
       state.set(slots[i] ?? '', next);
     }
   }
-  return { bytes: assemble(plan, builder), loss: lossNodes.loss, metrics: lossNodes.metrics, results, state };
+  return {
+    bytes: assemble(plan, builder),
+    loss: lossNodes.loss,
+    metrics: lossNodes.metrics,
+    results,
+    state,
+  };
 }
 
 /** batch, targets, parameters → loss, metrics, one gradient per parameter. */
 export function gradientsGraph(plan: Plan): TrainingGraph {
   const draft = forwardAndLoss(plan);
   const results = gradientsOf(plan, draft);
-  for (const { name, shape } of plan.parameters) draft.builder.output(results.get(name) ?? '', shape);
-  return { bytes: assemble(plan, draft.builder), loss: draft.lossNodes.loss, metrics: draft.lossNodes.metrics, results, state: new Map() };
+  for (const { name, shape } of plan.parameters)
+    draft.builder.output(results.get(name) ?? '', shape);
+  return {
+    bytes: assemble(plan, draft.builder),
+    loss: draft.lossNodes.loss,
+    metrics: draft.lossNodes.metrics,
+    results,
+    state: new Map(),
+  };
 }
 
 /** batch, targets, parameters → loss, metrics, the model's output. */
 export function evaluateGraph(plan: Plan): TrainingGraph {
   const { builder, lossNodes } = forwardAndLoss(plan);
   builder.output(plan.output.name, plan.output.shape);
-  return { bytes: assemble(plan, builder), loss: lossNodes.loss, metrics: lossNodes.metrics, results: new Map([['output', plan.output.name]]), state: new Map() };
+  return {
+    bytes: assemble(plan, builder),
+    loss: lossNodes.loss,
+    metrics: lossNodes.metrics,
+    results: new Map([['output', plan.output.name]]),
+    state: new Map(),
+  };
 }

@@ -1,7 +1,14 @@
 import { type ErrorCode, isShoalError } from '@shoal/core';
 
 /** Exit codes of workers, after BSD sysexits. */
-export const EXIT = { done: 0, badConfiguration: 64, badData: 65, dependencyUnavailable: 69, internal: 70, tryAgain: 75 } as const;
+export const EXIT = {
+  done: 0,
+  badConfiguration: 64,
+  badData: 65,
+  dependencyUnavailable: 69,
+  internal: 70,
+  tryAgain: 75,
+} as const;
 
 const BY_CODE: Partial<Record<ErrorCode, number>> = {
   invalid_argument: EXIT.badConfiguration,

@@ -1,5 +1,18 @@
-import { integer, type Logger, readConfig, type SettingTable, systemClock, text } from '@shoal/core';
-import { type Estimator, followModel, Reporter, WORKER_SETTINGS, type WorkerEnvironment } from '@shoal/lib';
+import {
+  integer,
+  type Logger,
+  readConfig,
+  type SettingTable,
+  systemClock,
+  text,
+} from '@shoal/core';
+import {
+  type Estimator,
+  followModel,
+  Reporter,
+  WORKER_SETTINGS,
+  type WorkerEnvironment,
+} from '@shoal/lib';
 
 interface HotUpdateEnvironment extends WorkerEnvironment {
   readonly MODEL_HOT_UPDATE_CONFIG: string;
@@ -40,9 +53,19 @@ export class ServedModel {
     await options.selfTest(first);
     const served = new ServedModel(first);
     if (env.MODEL_HOT_UPDATE_CONFIG !== '') {
-      const reporter = new Reporter({ server: env.LC_SERVER, workerName: env.WORKER_NAME, namespace: env.NAMESPACE, ownerName: env.JOB_NAME, ownerKind: 'incrementallearningjob' });
+      const reporter = new Reporter({
+        server: env.LC_SERVER,
+        workerName: env.WORKER_NAME,
+        namespace: env.NAMESPACE,
+        ownerName: env.JOB_NAME,
+        ownerKind: 'incrementallearningjob',
+      });
       void followModel({
-        ...options, reporter, clock: systemClock, configPath: env.MODEL_HOT_UPDATE_CONFIG, periodMs: env.MODEL_POLL_PERIOD_SECONDS * 1000,
+        ...options,
+        reporter,
+        clock: systemClock,
+        configPath: env.MODEL_HOT_UPDATE_CONFIG,
+        periodMs: env.MODEL_POLL_PERIOD_SECONDS * 1000,
         onSwap: (next) => served.#swap(next),
       });
     }

@@ -1,4 +1,12 @@
-import { fromNode, integer, isJsonObject, readConfig, type SettingTable, ShoalError, text } from '@shoal/core';
+import {
+  fromNode,
+  integer,
+  isJsonObject,
+  readConfig,
+  type SettingTable,
+  ShoalError,
+  text,
+} from '@shoal/core';
 import fastify from 'fastify';
 
 interface ServerEnvironment {
@@ -28,24 +36,33 @@ const MAX_BODY_BYTES = 16 * 1024 * 1024;
 
 function readSamples(body: unknown): Float32Array[] {
   const data = isJsonObject(body) ? body['data'] : undefined;
-  if (!Array.isArray(data)) throw new ShoalError('invalid_argument', 'the body must be {"data": [sample, …]}');
+  if (!Array.isArray(data))
+    throw new ShoalError('invalid_argument', 'the body must be {"data": [sample, …]}');
   return data.map((sample: unknown, i) => {
     const values: unknown[] = Array.isArray(sample) ? sample.flat(Number.POSITIVE_INFINITY) : [];
-    if (!values.every((v) => typeof v === 'number')) throw new ShoalError('invalid_argument', `data[${i}] must be an array of numbers`);
+    if (!values.every((v) => typeof v === 'number'))
+      throw new ShoalError('invalid_argument', `data[${i}] must be an array of numbers`);
     return Float32Array.from(values as number[]);
   });
 }
 
 function exposition(figures: Readonly<Record<string, number>>): string {
-  return Object.entries(figures).map(([k, v]) => `shoal_${k.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`)} ${v}\n`).join('');
+  return Object.entries(figures)
+    .map(([k, v]) => `shoal_${k.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`)} ${v}\n`)
+    .join('');
 }
 
 /** `POST /predict {"data": [sample, …]}` → `{"result": […]}` over any inference function. */
 export async function serveInference(options: InferenceServerOptions): Promise<InferenceServer> {
-  const { POD_IP: host, INFERENCE_PORT: port } = readConfig(SETTINGS, options.source ?? process.env);
+  const { POD_IP: host, INFERENCE_PORT: port } = readConfig(
+    SETTINGS,
+    options.source ?? process.env,
+  );
   const server = fastify({ bodyLimit: MAX_BODY_BYTES });
   server.get('/healthz', () => ({ status: 'ok' }));
-  server.get('/metrics', (_request, reply) => reply.type('text/plain').send(exposition(options.metrics?.() ?? {})));
+  server.get('/metrics', (_request, reply) =>
+    reply.type('text/plain').send(exposition(options.metrics?.() ?? {})),
+  );
   server.post('/predict', async (request) => {
     const result: unknown[] = [];
     for (const sample of readSamples(request.body)) result.push(await options.infer(sample));
@@ -54,7 +71,9 @@ export async function serveInference(options: InferenceServerOptions): Promise<I
   server.setErrorHandler((error, _request, reply) => {
     const bad = error instanceof ShoalError && error.code === 'invalid_argument';
     const code = error instanceof Error && 'statusCode' in error ? Number(error.statusCode) : 500;
-    return reply.code(bad ? 400 : code).send({ error: error instanceof Error ? error.message : String(error) });
+    return reply
+      .code(bad ? 400 : code)
+      .send({ error: error instanceof Error ? error.message : String(error) });
   });
   try {
     return { url: await server.listen({ host, port }), close: async () => await server.close() };

@@ -1,7 +1,21 @@
-import { choice, integer, readConfig, real, type SettingTable, ShoalError, text } from '@shoal/core';
+import {
+  choice,
+  integer,
+  readConfig,
+  real,
+  type SettingTable,
+  ShoalError,
+  text,
+} from '@shoal/core';
 import { OnnxEstimator, readImageLines } from '@shoal/lib';
 import { runWorker, type WorkerContext } from './process.ts';
-import { bigModelWorker, evaluateWorker, inferWorker, jointInferenceWorker, trainWorker } from './worker-kinds.ts';
+import {
+  bigModelWorker,
+  evaluateWorker,
+  inferWorker,
+  jointInferenceWorker,
+  trainWorker,
+} from './worker-kinds.ts';
 
 /**
  * Ready-made workers for image classifiers in ONNX files: `node workers/src/main.ts KIND`.
@@ -31,15 +45,32 @@ async function run(kind: string, context: WorkerContext): Promise<unknown> {
   const env = readConfig(SETTINGS, process.env);
   const shape = env.INPUT_SHAPE.split(',').map(Number);
   const create = (): OnnxEstimator =>
-    new OnnxEstimator({ epochs: env.EPOCHS, batchSize: env.BATCH_SIZE, threads: env.THREADS, optimizer: { name: env.OPTIMIZER, learningRate: env.LEARNING_RATE } });
+    new OnnxEstimator({
+      epochs: env.EPOCHS,
+      batchSize: env.BATCH_SIZE,
+      threads: env.THREADS,
+      optimizer: { name: env.OPTIMIZER, learningRate: env.LEARNING_RATE },
+    });
   const parts = { create, read: (path: string) => readImageLines(path, shape) };
   switch (kind) {
-    case 'train': return await trainWorker(parts, context);
-    case 'evaluate': return await evaluateWorker(parts, context);
-    case 'infer': return await inferWorker({ create, probe: new Float32Array(shape.reduce((n, d) => n * d, 1)) }, context);
-    case 'joint-inference': return await jointInferenceWorker(create(), context);
-    case 'big-model': return await bigModelWorker(create(), context);
-    default: throw new ShoalError('invalid_argument', `usage: node workers/src/main.ts ${KINDS.join('|')}; got "${kind}"`);
+    case 'train':
+      return await trainWorker(parts, context);
+    case 'evaluate':
+      return await evaluateWorker(parts, context);
+    case 'infer':
+      return await inferWorker(
+        { create, probe: new Float32Array(shape.reduce((n, d) => n * d, 1)) },
+        context,
+      );
+    case 'joint-inference':
+      return await jointInferenceWorker(create(), context);
+    case 'big-model':
+      return await bigModelWorker(create(), context);
+    default:
+      throw new ShoalError(
+        'invalid_argument',
+        `usage: node workers/src/main.ts ${KINDS.join('|')}; got "${kind}"`,
+      );
   }
 }
 

@@ -10,7 +10,9 @@ export const dataset: KindDefinition = {
   spec: object(
     'Where the samples are.',
     {
-      'url!': string('Index file: a path on the node, s3://bucket/key, or http(s)://…', { minLength: 1 }),
+      'url!': string('Index file: a path on the node, s3://bucket/key, or http(s)://…', {
+        minLength: 1,
+      }),
       'format!': string('txt, csv or jsonl (upper or lower case).', { minLength: 1 }),
       nodeName: string('Node whose local controller watches the file.'),
       credentialName: string('Secret with the storage credentials.'),

@@ -1,5 +1,11 @@
 import { type KindDefinition, list, object, string } from '../schema/fields.ts';
-import { conditions, jobStatus, observedGeneration, reference, template } from '../schema/shared.ts';
+import {
+  conditions,
+  jobStatus,
+  observedGeneration,
+  reference,
+  template,
+} from '../schema/shared.ts';
 
 export const federatedLearningJob: KindDefinition = {
   kind: 'FederatedLearningJob',
@@ -10,24 +16,44 @@ export const federatedLearningJob: KindDefinition = {
   spec: object(
     'One aggregator, several participants.',
     {
-      'aggregationWorker!': object('The aggregator.', { 'model!': reference('Model'), 'template!': template }, 'AggregationWorker'),
+      'aggregationWorker!': object(
+        'The aggregator.',
+        { 'model!': reference('Model'), 'template!': template },
+        'AggregationWorker',
+      ),
       'trainingWorkers!': list(
         'The participants.',
-        object('A participant.', { 'dataset!': reference('Dataset'), 'template!': template }, 'TrainingWorker'),
+        object(
+          'A participant.',
+          { 'dataset!': reference('Dataset'), 'template!': template },
+          'TrainingWorker',
+        ),
         { minItems: 1 },
       ),
       pretrainedModel: reference('Model'),
-      transmitter: object('How weights travel; websocket unless s3 is given.', {
-        s3: object('Through object storage.', {
-          'aggDataPath!': string('s3:// folder.'),
-          credentialName: string('Secret with the storage credentials.'),
-        }, 'S3Transmitter'),
-        ws: object('Over a connection to the aggregator.', {}, 'WebsocketTransmitter'),
-      }, 'Transmitter'),
+      transmitter: object(
+        'How weights travel; websocket unless s3 is given.',
+        {
+          s3: object(
+            'Through object storage.',
+            {
+              'aggDataPath!': string('s3:// folder.'),
+              credentialName: string('Secret with the storage credentials.'),
+            },
+            'S3Transmitter',
+          ),
+          ws: object('Over a connection to the aggregator.', {}, 'WebsocketTransmitter'),
+        },
+        'Transmitter',
+      ),
     },
     'FederatedLearningJobSpec',
   ),
-  status: object('State of the job.', { conditions, ...jobStatus, observedGeneration }, 'FederatedLearningJobStatus'),
+  status: object(
+    'State of the job.',
+    { conditions, ...jobStatus, observedGeneration },
+    'FederatedLearningJobStatus',
+  ),
   columns: [
     { name: 'Phase', type: 'string', jsonPath: '.status.phase' },
     { name: 'Active', type: 'integer', jsonPath: '.status.active' },

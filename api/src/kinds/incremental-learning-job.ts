@@ -1,32 +1,76 @@
-import { boolean, integer, type KindDefinition, number, object, string, time } from '../schema/fields.ts';
-import { hardExampleMining, observedGeneration, reference, stageConditions, template, trigger } from '../schema/shared.ts';
+import {
+  boolean,
+  integer,
+  type KindDefinition,
+  number,
+  object,
+  string,
+  time,
+} from '../schema/fields.ts';
+import {
+  hardExampleMining,
+  observedGeneration,
+  reference,
+  stageConditions,
+  template,
+  trigger,
+} from '../schema/shared.ts';
 
 export const incrementalLearningJob: KindDefinition = {
   kind: 'IncrementalLearningJob',
   plural: 'incrementallearningjobs',
   singular: 'incrementallearningjob',
   shortNames: ['il'],
-  description: 'Trains on new samples, evaluates against the deployed model, deploys what is better.',
+  description:
+    'Trains on new samples, evaluates against the deployed model, deploys what is better.',
   spec: object(
     'Dataset, models, and the three stages.',
     {
-      'dataset!': object('The growing dataset.', {
-        'name!': string('Name of a Dataset in the same namespace.', { minLength: 1 }),
-        'trainProb!': number('Share of new samples used for training; the rest evaluates.', { minimum: 0, maximum: 1 }),
-      }, 'IncrementalDataset'),
+      'dataset!': object(
+        'The growing dataset.',
+        {
+          'name!': string('Name of a Dataset in the same namespace.', { minLength: 1 }),
+          'trainProb!': number('Share of new samples used for training; the rest evaluates.', {
+            minimum: 0,
+            maximum: 1,
+          }),
+        },
+        'IncrementalDataset',
+      ),
       'initialModel!': reference('Model'),
-      'trainSpec!': object('Training.', { 'template!': template, 'trigger!': trigger }, 'TrainSpec'),
-      'evalSpec!': object('Evaluation.', { 'template!': template, initialEvalModel: reference('Model') }, 'EvalSpec'),
-      'deploySpec!': object('Deployment.', {
-        'model!': object('The model that is served.', {
-          'name!': string('Name of a Model in the same namespace.', { minLength: 1 }),
-          hotUpdateEnabled: boolean('Swap the model inside the running worker.', { default: false }),
-          pollPeriodSeconds: integer('How often the worker looks for a new model.', { default: 60, minimum: 1 }),
-        }, 'DeployModel'),
-        'trigger!': trigger,
-        'hardExampleMining!': hardExampleMining,
-        'template!': template,
-      }, 'DeploySpec'),
+      'trainSpec!': object(
+        'Training.',
+        { 'template!': template, 'trigger!': trigger },
+        'TrainSpec',
+      ),
+      'evalSpec!': object(
+        'Evaluation.',
+        { 'template!': template, initialEvalModel: reference('Model') },
+        'EvalSpec',
+      ),
+      'deploySpec!': object(
+        'Deployment.',
+        {
+          'model!': object(
+            'The model that is served.',
+            {
+              'name!': string('Name of a Model in the same namespace.', { minLength: 1 }),
+              hotUpdateEnabled: boolean('Swap the model inside the running worker.', {
+                default: false,
+              }),
+              pollPeriodSeconds: integer('How often the worker looks for a new model.', {
+                default: 60,
+                minimum: 1,
+              }),
+            },
+            'DeployModel',
+          ),
+          'trigger!': trigger,
+          'hardExampleMining!': hardExampleMining,
+          'template!': template,
+        },
+        'DeploySpec',
+      ),
       credentialName: string('Secret for outputDir.'),
       'outputDir!': string('Host path or s3:// where stages write.', { minLength: 1 }),
     },

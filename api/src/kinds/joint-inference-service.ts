@@ -1,5 +1,13 @@
 import { type KindDefinition, object } from '../schema/fields.ts';
-import { conditions, hardExampleMining, hpa, observedGeneration, reference, serviceStatus, template } from '../schema/shared.ts';
+import {
+  conditions,
+  hardExampleMining,
+  hpa,
+  observedGeneration,
+  reference,
+  serviceStatus,
+  template,
+} from '../schema/shared.ts';
 
 export const jointInferenceService: KindDefinition = {
   kind: 'JointInferenceService',
@@ -10,17 +18,25 @@ export const jointInferenceService: KindDefinition = {
   spec: object(
     'The two workers.',
     {
-      'edgeWorker!': object('The worker at the edge.', {
-        'model!': reference('Model'),
-        'hardExampleMining!': hardExampleMining,
-        'template!': template,
-        hpa,
-      }, 'EdgeWorker'),
-      'cloudWorker!': object('The worker in the cloud.', {
-        'model!': reference('Model'),
-        'template!': template,
-        hpa,
-      }, 'CloudWorker'),
+      'edgeWorker!': object(
+        'The worker at the edge.',
+        {
+          'model!': reference('Model'),
+          'hardExampleMining!': hardExampleMining,
+          'template!': template,
+          hpa,
+        },
+        'EdgeWorker',
+      ),
+      'cloudWorker!': object(
+        'The worker in the cloud.',
+        {
+          'model!': reference('Model'),
+          'template!': template,
+          hpa,
+        },
+        'CloudWorker',
+      ),
     },
     'JointInferenceServiceSpec',
   ),
@@ -32,8 +48,16 @@ export const jointInferenceService: KindDefinition = {
   columns: [
     { name: 'Status', type: 'string', jsonPath: '.status.conditions[-1:].type' },
     { name: 'Active', type: 'integer', jsonPath: '.status.active' },
-    { name: 'Inferences', type: 'string', jsonPath: '.status.metrics[?(@.key=="inferenceNumber")].value' },
-    { name: 'Upload', type: 'string', jsonPath: '.status.metrics[?(@.key=="uploadCloudRatio")].value' },
+    {
+      name: 'Inferences',
+      type: 'string',
+      jsonPath: '.status.metrics[?(@.key=="inferenceNumber")].value',
+    },
+    {
+      name: 'Upload',
+      type: 'string',
+      jsonPath: '.status.metrics[?(@.key=="uploadCloudRatio")].value',
+    },
     { name: 'Reason', type: 'string', jsonPath: '.status.conditions[-1:].reason', priority: 1 },
     { name: 'Age', type: 'date', jsonPath: '.metadata.creationTimestamp' },
   ],

@@ -10,7 +10,9 @@ export const model: KindDefinition = {
   spec: object(
     'Where the model is.',
     {
-      'url!': string('A path on the node that uses it, s3://, http(s)://, or blob:sha256:…', { minLength: 1 }),
+      'url!': string('A path on the node that uses it, s3://, http(s)://, or blob:sha256:…', {
+        minLength: 1,
+      }),
       'format!': string('Suffix of the file, for example onnx, pb, ckpt or pth.', { minLength: 1 }),
       device_soc_versions: list('Accelerators this model was built for.', string('SoC version.')),
       credentialName: string('Secret with the storage credentials.'),

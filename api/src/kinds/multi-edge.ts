@@ -1,4 +1,11 @@
-import { boolean, type Field, type KindDefinition, kubernetes, list, object } from '../schema/fields.ts';
+import {
+  boolean,
+  type Field,
+  type KindDefinition,
+  kubernetes,
+  list,
+  object,
+} from '../schema/fields.ts';
 import { conditions, jobStatus, reference, serviceStatus, templateOnly } from '../schema/shared.ts';
 
 const kafkaSupport = boolean('Exchange results over Kafka.', { default: false });
@@ -27,8 +34,19 @@ export const featureExtractionService: KindDefinition = {
   singular: 'featureextractionservice',
   shortNames: ['fe'],
   description: 'Turns detections into features for several edges.',
-  spec: inlined(inDeployment, object('Model and Deployment.', { kafkaSupport, 'model!': reference('Model') }, 'FeatureExtractionServiceSpec')),
-  status: object('State of the service.', { conditions, ...serviceStatus }, 'FeatureExtractionServiceStatus'),
+  spec: inlined(
+    inDeployment,
+    object(
+      'Model and Deployment.',
+      { kafkaSupport, 'model!': reference('Model') },
+      'FeatureExtractionServiceSpec',
+    ),
+  ),
+  status: object(
+    'State of the service.',
+    { conditions, ...serviceStatus },
+    'FeatureExtractionServiceStatus',
+  ),
   columns: serviceColumns,
 };
 
@@ -49,7 +67,14 @@ export const videoAnalyticsJob: KindDefinition = {
   singular: 'videoanalyticsjob',
   shortNames: ['va'],
   description: 'Detects and tracks objects in video.',
-  spec: inlined(inJob, object('Model and Job.', { kafkaSupport, 'model!': reference('Model') }, 'VideoAnalyticsJobSpec')),
+  spec: inlined(
+    inJob,
+    object(
+      'Model and Job.',
+      { kafkaSupport, 'model!': reference('Model') },
+      'VideoAnalyticsJobSpec',
+    ),
+  ),
   status: object('State of the job.', { conditions, ...jobStatus }, 'VideoAnalyticsJobStatus'),
   columns: jobColumns,
 };
@@ -60,12 +85,20 @@ export const objectSearchService: KindDefinition = {
   singular: 'objectsearchservice',
   shortNames: ['objs'],
   description: 'Searches for an object across several edges.',
-  spec: object('The workers.', {
-    'userWorker!': templateOnly,
-    'trackingWorkers!': list('Workers that track.', templateOnly),
-    'reidWorkers!': inDeployment,
-  }, 'ObjectSearchServiceSpec'),
-  status: object('State of the service.', { conditions, ...serviceStatus }, 'ObjectSearchServiceStatus'),
+  spec: object(
+    'The workers.',
+    {
+      'userWorker!': templateOnly,
+      'trackingWorkers!': list('Workers that track.', templateOnly),
+      'reidWorkers!': inDeployment,
+    },
+    'ObjectSearchServiceSpec',
+  ),
+  status: object(
+    'State of the service.',
+    { conditions, ...serviceStatus },
+    'ObjectSearchServiceStatus',
+  ),
   columns: serviceColumns,
 };
 
@@ -75,10 +108,18 @@ export const objectTrackingService: KindDefinition = {
   singular: 'objecttrackingservice',
   shortNames: ['objt'],
   description: 'Tracks an object across several edges.',
-  spec: object('The workers.', {
-    'trackingWorkers!': list('Workers that track.', templateOnly),
-    'reidWorkers!': inDeployment,
-  }, 'ObjectTrackingServiceSpec'),
-  status: object('State of the service.', { conditions, ...serviceStatus }, 'ObjectTrackingServiceStatus'),
+  spec: object(
+    'The workers.',
+    {
+      'trackingWorkers!': list('Workers that track.', templateOnly),
+      'reidWorkers!': inDeployment,
+    },
+    'ObjectTrackingServiceSpec',
+  ),
+  status: object(
+    'State of the service.',
+    { conditions, ...serviceStatus },
+    'ObjectTrackingServiceStatus',
+  ),
   columns: serviceColumns,
 };

@@ -15,7 +15,12 @@ export interface Field extends StructuralSchema {
 }
 
 /** Kubernetes types our kinds embed; see `pod-template.ts` for the TypeScript side. */
-export type KubernetesType = 'PodTemplateSpec' | 'DeploymentSpec' | 'JobSpec' | 'HpaMetrics' | 'HpaBehavior';
+export type KubernetesType =
+  | 'PodTemplateSpec'
+  | 'DeploymentSpec'
+  | 'JobSpec'
+  | 'HpaMetrics'
+  | 'HpaBehavior';
 
 /** Fields by name; a name that ends in `!` is required. */
 export type Fields = Readonly<Record<string, Field>>;
@@ -42,7 +47,16 @@ export interface KindDefinition {
 
 type Limits = Pick<
   StructuralSchema,
-  'minimum' | 'maximum' | 'exclusiveMinimum' | 'default' | 'format' | 'enum' | 'pattern' | 'minLength' | 'minItems' | 'maxItems'
+  | 'minimum'
+  | 'maximum'
+  | 'exclusiveMinimum'
+  | 'default'
+  | 'format'
+  | 'enum'
+  | 'pattern'
+  | 'minLength'
+  | 'minItems'
+  | 'maxItems'
 >;
 
 export function string(description: string, limits: Limits = {}): Field {
@@ -75,7 +89,9 @@ export function object(description: string, fields: Fields, typeName?: string): 
   return {
     type: 'object',
     description,
-    properties: Object.fromEntries(Object.entries(fields).map(([n, f]) => [n.replace(/!$/, ''), f])),
+    properties: Object.fromEntries(
+      Object.entries(fields).map(([n, f]) => [n.replace(/!$/, ''), f]),
+    ),
     ...(required.length > 0 ? { required } : {}),
     ...(typeName === undefined ? {} : { typeName }),
   };

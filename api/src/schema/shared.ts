@@ -2,21 +2,31 @@ import { type Field, integer, kubernetes, list, number, object, string, time } f
 
 /** A reference to an object of the same namespace by name. */
 export function reference(kind: 'Model' | 'Dataset'): Field {
-  return object(`A ${kind} of the same namespace, by name.`, {
-    'name!': string(`Name of the ${kind}.`, { minLength: 1 }),
-  }, `${kind}Reference`);
+  return object(
+    `A ${kind} of the same namespace, by name.`,
+    {
+      'name!': string(`Name of the ${kind}.`, { minLength: 1 }),
+    },
+    `${kind}Reference`,
+  );
 }
 
-const parameter: Field = object('One parameter; values are strings.', {
-  'key!': string('Name of the parameter.'),
-  'value!': string('Its value, written as a string.'),
-}, 'Parameter');
+const parameter: Field = object(
+  'One parameter; values are strings.',
+  {
+    'key!': string('Name of the parameter.'),
+    'value!': string('Its value, written as a string.'),
+  },
+  'Parameter',
+);
 
 /** Which samples count as hard, and the algorithm's parameters. */
 export const hardExampleMining: Field = object(
   'How hard examples are recognised.',
   {
-    'name!': string('Name of the algorithm, for example CrossEntropy, IBT or Threshold.', { minLength: 1 }),
+    'name!': string('Name of the algorithm, for example CrossEntropy, IBT or Threshold.', {
+      minLength: 1,
+    }),
     parameters: list('Parameters of the algorithm.', parameter),
   },
   'HardExampleMining',
@@ -43,7 +53,19 @@ export const template: Field = kubernetes(
 export const templateOnly: Field = object('A worker.', { 'template!': template }, 'TemplateWorker');
 
 export const OPERATORS = [
-  'gt', '>', 'ge', '>=', 'eq', '=', '==', 'ne', '!=', 'le', '<=', 'lt', '<',
+  'gt',
+  '>',
+  'ge',
+  '>=',
+  'eq',
+  '=',
+  '==',
+  'ne',
+  '!=',
+  'le',
+  '<=',
+  'lt',
+  '<',
 ] as const;
 
 const clock = { pattern: '^([01][0-9]|2[0-3]):[0-5][0-9]$' };
@@ -52,17 +74,30 @@ const clock = { pattern: '^([01][0-9]|2[0-3]):[0-5][0-9]$' };
 export const trigger: Field = object(
   'When this stage may begin: the condition must hold, inside the timer window if one is given.',
   {
-    checkPeriodSeconds: integer('How often the condition is checked, in seconds.', { minimum: 1, default: 60 }),
-    timer: object('Daily window in the node’s local time; start > end wraps midnight.', {
-      type: string('Kept for old manifests; the window is always daily.', { enum: ['daily'] }),
-      'start!': string('HH:MM', clock),
-      'end!': string('HH:MM', clock),
-    }, 'TriggerTimer'),
-    'condition!': object('metric <operator> threshold', {
-      'operator!': string('Comparison.', { enum: [...OPERATORS] }),
-      'threshold!': number('Right-hand side of the comparison.'),
-      'metric!': string('num_of_samples for training; for deployment a metric, metric[i], or metric_delta (new − old).'),
-    }, 'TriggerCondition'),
+    checkPeriodSeconds: integer('How often the condition is checked, in seconds.', {
+      minimum: 1,
+      default: 60,
+    }),
+    timer: object(
+      'Daily window in the node’s local time; start > end wraps midnight.',
+      {
+        type: string('Kept for old manifests; the window is always daily.', { enum: ['daily'] }),
+        'start!': string('HH:MM', clock),
+        'end!': string('HH:MM', clock),
+      },
+      'TriggerTimer',
+    ),
+    'condition!': object(
+      'metric <operator> threshold',
+      {
+        'operator!': string('Comparison.', { enum: [...OPERATORS] }),
+        'threshold!': number('Right-hand side of the comparison.'),
+        'metric!': string(
+          'num_of_samples for training; for deployment a metric, metric[i], or metric_delta (new − old).',
+        ),
+      },
+      'TriggerCondition',
+    ),
   },
   'Trigger',
 );
@@ -87,16 +122,27 @@ export const conditions: Field = list(
 );
 
 export const STAGES = ['Train', 'Eval', 'Deploy'] as const;
-export const STAGE_CONDITIONS = ['Waiting', 'Ready', 'Starting', 'Running', 'Completed', 'Failed'] as const;
+export const STAGE_CONDITIONS = [
+  'Waiting',
+  'Ready',
+  'Starting',
+  'Running',
+  'Completed',
+  'Failed',
+] as const;
 
 export const stageConditions: Field = list(
   'The stage machine’s log, newest last; the last 50 are kept.',
-  object('One step of the stage machine.', {
-    ...conditionFields,
-    'type!': string('State of the stage.', { enum: [...STAGE_CONDITIONS] }),
-    'stage!': string('Stage.', { enum: [...STAGES] }),
-    data: string('Inputs and outputs of the stage, as JSON text.'),
-  }, 'StageCondition'),
+  object(
+    'One step of the stage machine.',
+    {
+      ...conditionFields,
+      'type!': string('State of the stage.', { enum: [...STAGE_CONDITIONS] }),
+      'stage!': string('Stage.', { enum: [...STAGES] }),
+      data: string('Inputs and outputs of the stage, as JSON text.'),
+    },
+    'StageCondition',
+  ),
   { maxItems: MAX_CONDITIONS },
 );
 
@@ -125,4 +171,6 @@ export const serviceStatus: Record<string, Field> = {
   metrics,
 };
 
-export const observedGeneration: Field = integer('The generation of spec that this status is about.');
+export const observedGeneration: Field = integer(
+  'The generation of spec that this status is about.',
+);

@@ -1,6 +1,12 @@
 import { type DescMessage, fromBinary, type MessageShape, toBinary } from '@bufbuild/protobuf';
 import {
-  BlobChunkSchema, CloudFrameSchema, EdgeFrameSchema, GetBlobRequestSchema, PutBlobResultSchema, StatBlobRequestSchema, StatBlobResultSchema,
+  BlobChunkSchema,
+  CloudFrameSchema,
+  EdgeFrameSchema,
+  GetBlobRequestSchema,
+  PutBlobResultSchema,
+  StatBlobRequestSchema,
+  StatBlobResultSchema,
 } from './edge-link_pb.ts';
 
 /** One gRPC method, with its messages as bytes: what a gRPC library needs to call or serve it. */
@@ -14,8 +20,13 @@ export interface EdgeLinkMethod<Request, Response> {
   readonly responseDeserialize: (bytes: Buffer) => Response;
 }
 
-function codec<T extends DescMessage>(schema: T): { write: (value: MessageShape<T>) => Buffer; read: (bytes: Buffer) => MessageShape<T> } {
-  return { write: (value) => Buffer.from(toBinary(schema, value)), read: (bytes) => fromBinary(schema, bytes) };
+function codec<T extends DescMessage>(
+  schema: T,
+): { write: (value: MessageShape<T>) => Buffer; read: (bytes: Buffer) => MessageShape<T> } {
+  return {
+    write: (value) => Buffer.from(toBinary(schema, value)),
+    read: (bytes) => fromBinary(schema, bytes),
+  };
 }
 
 function method<Q extends DescMessage, S extends DescMessage>(
@@ -37,16 +48,44 @@ function method<Q extends DescMessage, S extends DescMessage>(
 }
 
 export interface EdgeLinkMethods {
-  readonly connect: EdgeLinkMethod<MessageShape<typeof EdgeFrameSchema>, MessageShape<typeof CloudFrameSchema>>;
-  readonly getBlob: EdgeLinkMethod<MessageShape<typeof GetBlobRequestSchema>, MessageShape<typeof BlobChunkSchema>>;
-  readonly putBlob: EdgeLinkMethod<MessageShape<typeof BlobChunkSchema>, MessageShape<typeof PutBlobResultSchema>>;
-  readonly statBlob: EdgeLinkMethod<MessageShape<typeof StatBlobRequestSchema>, MessageShape<typeof StatBlobResultSchema>>;
+  readonly connect: EdgeLinkMethod<
+    MessageShape<typeof EdgeFrameSchema>,
+    MessageShape<typeof CloudFrameSchema>
+  >;
+  readonly getBlob: EdgeLinkMethod<
+    MessageShape<typeof GetBlobRequestSchema>,
+    MessageShape<typeof BlobChunkSchema>
+  >;
+  readonly putBlob: EdgeLinkMethod<
+    MessageShape<typeof BlobChunkSchema>,
+    MessageShape<typeof PutBlobResultSchema>
+  >;
+  readonly statBlob: EdgeLinkMethod<
+    MessageShape<typeof StatBlobRequestSchema>,
+    MessageShape<typeof StatBlobResultSchema>
+  >;
 }
 
 /** The methods of `api/proto/edge-link.proto`. */
 export const EDGE_LINK_METHODS: EdgeLinkMethods = {
-  connect: method('Connect', { request: EdgeFrameSchema, response: CloudFrameSchema }, { request: true, response: true }),
-  getBlob: method('GetBlob', { request: GetBlobRequestSchema, response: BlobChunkSchema }, { request: false, response: true }),
-  putBlob: method('PutBlob', { request: BlobChunkSchema, response: PutBlobResultSchema }, { request: true, response: false }),
-  statBlob: method('StatBlob', { request: StatBlobRequestSchema, response: StatBlobResultSchema }, { request: false, response: false }),
+  connect: method(
+    'Connect',
+    { request: EdgeFrameSchema, response: CloudFrameSchema },
+    { request: true, response: true },
+  ),
+  getBlob: method(
+    'GetBlob',
+    { request: GetBlobRequestSchema, response: BlobChunkSchema },
+    { request: false, response: true },
+  ),
+  putBlob: method(
+    'PutBlob',
+    { request: BlobChunkSchema, response: PutBlobResultSchema },
+    { request: true, response: false },
+  ),
+  statBlob: method(
+    'StatBlob',
+    { request: StatBlobRequestSchema, response: StatBlobResultSchema },
+    { request: false, response: false },
+  ),
 };

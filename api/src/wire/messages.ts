@@ -1,4 +1,8 @@
-import type { HardExampleMining, IncrementalLearningJob, Trigger } from '../kinds/types-generated.ts';
+import type {
+  HardExampleMining,
+  IncrementalLearningJob,
+  Trigger,
+} from '../kinds/types-generated.ts';
 import type { ObjectMeta } from '../schema/metadata.ts';
 
 /** What travels as JSON bodies over EdgeLink: assignments down, reports up. */
@@ -84,7 +88,11 @@ export interface ServiceReport {
 }
 
 /** `kind/namespace/name[/part]` of a record or a feed entry. */
-export function recordKey(kind: string, metadata: Pick<ObjectMeta, 'namespace' | 'name'>, part?: string): string {
+export function recordKey(
+  kind: string,
+  metadata: Pick<ObjectMeta, 'namespace' | 'name'>,
+  part?: string,
+): string {
   const base = `${kind}/${metadata.namespace ?? ''}/${metadata.name}`;
   return part === undefined ? base : `${base}/${part}`;
 }
@@ -95,7 +103,9 @@ export function stageName(stage: Stage): 'train' | 'eval' | 'deploy' {
 }
 
 /** Host folder where a job's hot update files are, as the contract names it. */
-export function hotUpdateFolder(job: Pick<IncrementalLearningJob, 'metadata'> | { metadata: Identity }): string {
+export function hotUpdateFolder(
+  job: Pick<IncrementalLearningJob, 'metadata'> | { metadata: Identity },
+): string {
   const { namespace = 'default', name } = job.metadata;
   return `/var/lib/sedna/model-hot-update/${namespace}/incrementallearningjob/${name}`;
 }

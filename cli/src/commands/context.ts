@@ -23,7 +23,10 @@ export function connectTo(state: ClusterState): ApiClient {
 }
 
 /** Runs a body against the folder's running cluster. @throws ShoalError when none runs. */
-export async function withCluster<T>(options: Pick<GlobalOptions, 'folder'>, body: (session: Session) => Promise<T>): Promise<T> {
+export async function withCluster<T>(
+  options: Pick<GlobalOptions, 'folder'>,
+  body: (session: Session) => Promise<T>,
+): Promise<T> {
   const layout = layoutOf(options.folder);
   const state = requireRunning(layout);
   const client = connectTo(state);

@@ -2,7 +2,12 @@ import { DATASETS, locateDataset, pullDataset } from '@shoal/datasets';
 import { renderTable } from '../terminal/table.ts';
 
 export function datasetListCommand(): void {
-  const rows = DATASETS.map((d) => [d.name, d.title, d.licence, locateDataset(d.name)?.folder ?? 'not here (shoal dataset pull)']);
+  const rows = DATASETS.map((d) => [
+    d.name,
+    d.title,
+    d.licence,
+    locateDataset(d.name)?.folder ?? 'not here (shoal dataset pull)',
+  ]);
   process.stdout.write(`${renderTable([['NAME', 'WHAT', 'LICENCE', 'WHERE'], ...rows])}\n`);
 }
 

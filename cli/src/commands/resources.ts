@@ -21,7 +21,10 @@ interface Discovered {
 async function discover(client: ApiClient, path: string): Promise<ResourceInfo[]> {
   const accept = 'application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList';
   const answer = (await client.request('GET', path, undefined, { accept })) as {
-    items: { metadata: { name?: string }; versions: { version: string; resources: Discovered[] }[] }[];
+    items: {
+      metadata: { name?: string };
+      versions: { version: string; resources: Discovered[] }[];
+    }[];
   };
   return answer.items.flatMap(({ metadata, versions }) =>
     versions.flatMap(({ version, resources }) =>
@@ -30,7 +33,12 @@ async function discover(client: ApiClient, path: string): Promise<ResourceInfo[]
         kind: r.responseKind.kind,
         plural: r.resource,
         namespaced: r.scope === 'Namespaced',
-        names: [r.resource, r.singularResource, r.responseKind.kind.toLowerCase(), ...(r.shortNames ?? [])],
+        names: [
+          r.resource,
+          r.singularResource,
+          r.responseKind.kind.toLowerCase(),
+          ...(r.shortNames ?? []),
+        ],
       })),
     ),
   );
@@ -46,7 +54,10 @@ export class Resources {
   }
 
   async #all(): Promise<readonly ResourceInfo[]> {
-    this.#known ??= [...(await discover(this.#client, '/api')), ...(await discover(this.#client, '/apis'))];
+    this.#known ??= [
+      ...(await discover(this.#client, '/api')),
+      ...(await discover(this.#client, '/apis')),
+    ];
     return this.#known;
   }
 
@@ -56,12 +67,19 @@ export class Resources {
     const all = await this.#all();
     const found = all.find((r) => r.names.includes(wanted));
     if (found) return found;
-    const near = all.filter((r) => r.names.some((n) => n.startsWith(wanted.slice(0, 3)))).map((r) => r.plural);
-    throw new ShoalError('not_found', `the server has no kind "${name}"${near.length > 0 ? `; did you mean ${near.slice(0, 4).join(', ')}?` : ''}`);
+    const near = all
+      .filter((r) => r.names.some((n) => n.startsWith(wanted.slice(0, 3))))
+      .map((r) => r.plural);
+    throw new ShoalError(
+      'not_found',
+      `the server has no kind "${name}"${near.length > 0 ? `; did you mean ${near.slice(0, 4).join(', ')}?` : ''}`,
+    );
   }
 
   path(resource: ResourceInfo, namespace: string | undefined, name?: string): string {
-    const base = resource.apiVersion.includes('/') ? `/apis/${resource.apiVersion}` : `/api/${resource.apiVersion}`;
+    const base = resource.apiVersion.includes('/')
+      ? `/apis/${resource.apiVersion}`
+      : `/api/${resource.apiVersion}`;
     const scope = resource.namespaced && namespace !== undefined ? `/namespaces/${namespace}` : '';
     return `${base}${scope}/${resource.plural}${name === undefined ? '' : `/${name}`}`;
   }
@@ -69,7 +87,10 @@ export class Resources {
   async get(kind: string, namespace: string, name: string): Promise<JsonObject | undefined> {
     const resource = await this.find(kind);
     try {
-      return (await this.#client.request('GET', this.path(resource, namespace, name))) as JsonObject;
+      return (await this.#client.request(
+        'GET',
+        this.path(resource, namespace, name),
+      )) as JsonObject;
     } catch (error) {
       if (isShoalError(error) && error.code === 'not_found') return undefined;
       throw error;
@@ -77,15 +98,27 @@ export class Resources {
   }
 
   /** Creates an object, or replaces what differs of an existing one. */
-  async apply(object: JsonObject, namespace: string): Promise<{ kind: string; name: string; what: 'created' | 'configured' | 'unchanged' }> {
+  async apply(
+    object: JsonObject,
+    namespace: string,
+  ): Promise<{ kind: string; name: string; what: 'created' | 'configured' | 'unchanged' }> {
     const { apiVersion, kind, metadata } = object;
     const name = isJsonObject(metadata) ? String(metadata['name'] ?? '') : '';
     if (typeof apiVersion !== 'string' || typeof kind !== 'string' || name === '') {
-      throw new ShoalError('invalid_argument', 'every document needs apiVersion, kind and metadata.name');
+      throw new ShoalError(
+        'invalid_argument',
+        'every document needs apiVersion, kind and metadata.name',
+      );
     }
-    const resource = (await this.#all()).find((r) => r.apiVersion === apiVersion && r.kind === kind);
-    if (!resource) throw new ShoalError('not_found', `the server does not know ${apiVersion} ${kind}`);
-    const inNamespace = isJsonObject(metadata) && typeof metadata['namespace'] === 'string' ? metadata['namespace'] : namespace;
+    const resource = (await this.#all()).find(
+      (r) => r.apiVersion === apiVersion && r.kind === kind,
+    );
+    if (!resource)
+      throw new ShoalError('not_found', `the server does not know ${apiVersion} ${kind}`);
+    const inNamespace =
+      isJsonObject(metadata) && typeof metadata['namespace'] === 'string'
+        ? metadata['namespace']
+        : namespace;
     const label = `${resource.plural}/${name}`;
     const query = '?fieldValidation=Strict&fieldManager=shoal';
     const current = await this.get(kind, inNamespace, name);
@@ -95,13 +128,25 @@ export class Resources {
     }
     const merged = { ...object, metadata: { ...(metadata as object) } };
     const path = this.path(resource, inNamespace, name) + query;
-    const updated = (await this.#client.request('PATCH', path, merged, { contentType: 'application/merge-patch+json' })) as JsonObject;
-    const version = (o: JsonObject): unknown => (isJsonObject(o['metadata']) ? o['metadata']['resourceVersion'] : undefined);
-    return { kind: label, name, what: version(updated) === version(current) ? 'unchanged' : 'configured' };
+    const updated = (await this.#client.request('PATCH', path, merged, {
+      contentType: 'application/merge-patch+json',
+    })) as JsonObject;
+    const version = (o: JsonObject): unknown =>
+      isJsonObject(o['metadata']) ? o['metadata']['resourceVersion'] : undefined;
+    return {
+      kind: label,
+      name,
+      what: version(updated) === version(current) ? 'unchanged' : 'configured',
+    };
   }
 
   /** Deletes an object and waits until it is gone. False when it was not there. */
-  async remove(kind: string, namespace: string, name: string, timeoutMs = 60_000): Promise<boolean> {
+  async remove(
+    kind: string,
+    namespace: string,
+    name: string,
+    timeoutMs = 60_000,
+  ): Promise<boolean> {
     const resource = await this.find(kind);
     const path = this.path(resource, namespace, name);
     try {
@@ -112,7 +157,11 @@ export class Resources {
     }
     const deadline = Date.now() + timeoutMs;
     while (await this.get(kind, namespace, name)) {
-      if (Date.now() > deadline) throw new ShoalError('deadline_exceeded', `${resource.plural}/${name} is still being deleted after ${timeoutMs / 1000} s`);
+      if (Date.now() > deadline)
+        throw new ShoalError(
+          'deadline_exceeded',
+          `${resource.plural}/${name} is still being deleted after ${timeoutMs / 1000} s`,
+        );
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
     return true;

@@ -1,7 +1,13 @@
 import { mkdirSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
 import { ShoalError } from '@shoal/core';
-import { EXAMPLES, type Example, type ExampleContext, type ExampleResult, type ResultRow } from '@shoal/examples';
+import {
+  EXAMPLES,
+  type Example,
+  type ExampleContext,
+  type ExampleResult,
+  type ResultRow,
+} from '@shoal/examples';
 import { EmbeddedCluster } from '../embedded/embedded-cluster.ts';
 import { type ClusterState, type Layout, layoutOf } from '../embedded/layout.ts';
 import { runningState } from '../embedded/lock.ts';
@@ -23,7 +29,10 @@ function chosen(name: string): readonly Example[] {
   if (name === 'all') return EXAMPLES;
   const found = EXAMPLES.filter((e) => e.name === name);
   if (found.length > 0) return found;
-  throw new ShoalError('not_found', `no example "${name}"; there are: all, ${EXAMPLES.map((e) => e.name).join(', ')}`);
+  throw new ShoalError(
+    'not_found',
+    `no example "${name}"; there are: all, ${EXAMPLES.map((e) => e.name).join(', ')}`,
+  );
 }
 
 function dataChoice(data: string): 'generated' | 'mnist' {
@@ -31,10 +40,18 @@ function dataChoice(data: string): 'generated' | 'mnist' {
   throw new ShoalError('invalid_argument', `--data must be generated or mnist, got "${data}"`);
 }
 
-function contextFor(parts: { layout: Layout; state: ClusterState; resources: Resources; view: ProgressView; signal: AbortSignal; data: 'generated' | 'mnist' }): ExampleContext {
+function contextFor(parts: {
+  layout: Layout;
+  state: ClusterState;
+  resources: Resources;
+  view: ProgressView;
+  signal: AbortSignal;
+  data: 'generated' | 'mnist';
+}): ExampleContext {
   const { layout, state, resources, view, signal, data } = parts;
   return {
-    data, signal,
+    data,
+    signal,
     cloudNode: state.cloudNode,
     edgeNodes: state.edgeNodes,
     nodePath: (node, path) => {
@@ -43,9 +60,11 @@ function contextFor(parts: { layout: Layout; state: ClusterState; resources: Res
       return real;
     },
     apply: async (objects) => {
-      for (const object of objects) await resources.apply(object as Record<string, unknown>, 'default');
+      for (const object of objects)
+        await resources.apply(object as Record<string, unknown>, 'default');
     },
-    get: async (kind, name) => (await resources.get(kind, 'default', name)) as Awaited<ReturnType<ExampleContext['get']>>,
+    get: async (kind, name) =>
+      (await resources.get(kind, 'default', name)) as Awaited<ReturnType<ExampleContext['get']>>,
     remove: async (kind, name) => {
       await resources.remove(kind, 'default', name);
     },
@@ -56,11 +75,16 @@ function contextFor(parts: { layout: Layout; state: ClusterState; resources: Res
 
 function printed({ value, unit }: ResultRow): string {
   switch (unit) {
-    case 'percent': return `${(value * 100).toFixed(1)} %`;
-    case 'ms': return `${value.toFixed(2)} ms`;
-    case 'seconds': return `${value.toFixed(1)} s`;
-    case 'points': return `${value >= 0 ? '+' : ''}${value.toFixed(1)} points`;
-    case 'count': return String(value);
+    case 'percent':
+      return `${(value * 100).toFixed(1)} %`;
+    case 'ms':
+      return `${value.toFixed(2)} ms`;
+    case 'seconds':
+      return `${value.toFixed(1)} s`;
+    case 'points':
+      return `${value >= 0 ? '+' : ''}${value.toFixed(1)} points`;
+    case 'count':
+      return String(value);
   }
 }
 
@@ -81,7 +105,14 @@ export async function runCommand(name: string, options: RunOptions): Promise<voi
   const { signal } = untilInterrupted();
   const view = new ProgressView();
   const running = runningState(layout);
-  const own = running ? undefined : await EmbeddedCluster.start({ layout, edges: 2, onStep: (t) => view.stage(t), signal }).finally(() => view.finish());
+  const own = running
+    ? undefined
+    : await EmbeddedCluster.start({
+        layout,
+        edges: 2,
+        onStep: (t) => view.stage(t),
+        signal,
+      }).finally(() => view.finish());
   const state = running ?? own?.state;
   if (!state) throw new Error('no cluster');
   const client = connectTo(state);
@@ -90,7 +121,11 @@ export async function runCommand(name: string, options: RunOptions): Promise<voi
   try {
     for (const example of examples) {
       process.stderr.write(`\n${styled('bold', example.title, process.stderr)}\n`);
-      results.push(await example.run(contextFor({ layout, state, resources: new Resources(client), view, signal, data })));
+      results.push(
+        await example.run(
+          contextFor({ layout, state, resources: new Resources(client), view, signal, data }),
+        ),
+      );
       view.finish();
     }
   } finally {

@@ -23,7 +23,11 @@ const YEAR_MS = 365 * 24 * 3600 * 1000;
 const START_TIMEOUT_MS = 40_000;
 /** The project's root: what stands for the working directory of our images. */
 const PROJECT = join(import.meta.dirname, '../../..');
-const IMAGES = ['shoal/workers', 'shoal/examples'].map((image) => ({ image, workingDir: PROJECT, path: [join(PROJECT, 'node_modules/.bin')] }));
+const IMAGES = ['shoal/workers', 'shoal/examples'].map((image) => ({
+  image,
+  workingDir: PROJECT,
+  path: [join(PROJECT, 'node_modules/.bin')],
+}));
 
 function entryOf(specifier: string, file: string): string {
   return join(dirname(fileURLToPath(import.meta.resolve(specifier))), file);
@@ -33,12 +37,20 @@ function processEntry(file: string): string {
   return join(import.meta.dirname, '../process', file);
 }
 
-async function until(check: () => Promise<boolean>, what: string, signal?: AbortSignal): Promise<void> {
+async function until(
+  check: () => Promise<boolean>,
+  what: string,
+  signal?: AbortSignal,
+): Promise<void> {
   const deadline = Date.now() + START_TIMEOUT_MS;
   for (;;) {
     signal?.throwIfAborted();
     if (await check().catch(() => false)) return;
-    if (Date.now() > deadline) throw new ShoalError('deadline_exceeded', `${what} did not come up within ${START_TIMEOUT_MS / 1000} s`);
+    if (Date.now() > deadline)
+      throw new ShoalError(
+        'deadline_exceeded',
+        `${what} did not come up within ${START_TIMEOUT_MS / 1000} s`,
+      );
     await new Promise((resolve) => setTimeout(resolve, 40));
   }
 }
@@ -58,7 +70,10 @@ export class EmbeddedCluster {
   readonly #processes: SupervisedProcess[] = [];
   #failure: ShoalError | undefined;
 
-  private constructor(options: EmbeddedOptions, parts: { addresses: Addresses; release: () => void; state: ClusterState }) {
+  private constructor(
+    options: EmbeddedOptions,
+    parts: { addresses: Addresses; release: () => void; state: ClusterState },
+  ) {
     this.#layout = options.layout;
     this.#addresses = parts.addresses;
     this.#release = parts.release;
@@ -74,7 +89,10 @@ export class EmbeddedCluster {
   static async start(options: EmbeddedOptions): Promise<EmbeddedCluster> {
     const { layout, edges } = options;
     if (!Number.isInteger(edges) || edges < 1 || edges >= MAX_NODES) {
-      throw new ShoalError('invalid_argument', `--edges must be a whole number from 1 to ${MAX_NODES - 1}, got ${edges}`);
+      throw new ShoalError(
+        'invalid_argument',
+        `--edges must be a whole number from 1 to ${MAX_NODES - 1}, got ${edges}`,
+      );
     }
     mkdirSync(layout.root, { recursive: true });
     const release = takeLock(layout);
@@ -114,7 +132,11 @@ export class EmbeddedCluster {
   }
 
   client(): ApiClient {
-    return new ApiClient({ server: this.state.server, authority: this.state.authority, token: this.state.token });
+    return new ApiClient({
+      server: this.state.server,
+      authority: this.state.authority,
+      token: this.state.token,
+    });
   }
 
   #spawn(spec: ProcessSpec): void {
@@ -131,39 +153,78 @@ export class EmbeddedCluster {
     step('starting the API server');
     this.#spawnApiServer();
     const client = this.client();
-    await this.#until(async () => await client.request('GET', '/version').then(() => true), 'the API server', options);
+    await this.#until(
+      async () => await client.request('GET', '/version').then(() => true),
+      'the API server',
+      options,
+    );
     await this.#installDefinitions(client);
-    writeFileSync(this.#layout.kubeconfig, renderKubeconfig({ ...state, user: 'admin' }), { mode: 0o600 });
+    writeFileSync(this.#layout.kubeconfig, renderKubeconfig({ ...state, user: 'admin' }), {
+      mode: 0o600,
+    });
     step('starting the global manager, nodes and local controllers');
     await this.#spawnManager();
-    for (const [index, node] of [state.cloudNode, ...state.edgeNodes].entries()) await this.#spawnNode(authority, node, index);
-    await this.#until(async () => await answers(`${state.managerUrl}/readyz`), 'the global manager', options);
+    for (const [index, node] of [state.cloudNode, ...state.edgeNodes].entries())
+      await this.#spawnNode(authority, node, index);
+    await this.#until(
+      async () => await answers(`${state.managerUrl}/readyz`),
+      'the global manager',
+      options,
+    );
     const nodes = [state.cloudNode, ...state.edgeNodes];
     for (const [index, node] of nodes.entries()) {
-      await this.#until(async () => await this.#nodeIsUp(client, node, index), `node ${node}`, options);
+      await this.#until(
+        async () => await this.#nodeIsUp(client, node, index),
+        `node ${node}`,
+        options,
+      );
     }
     client.close();
     writeFileSync(this.#layout.stateFile, JSON.stringify(state, null, 2), { mode: 0o600 });
   }
 
-  async #until(check: () => Promise<boolean>, what: string, options: EmbeddedOptions): Promise<void> {
-    await until(async () => {
-      if (this.#failure) return true;
-      return await check();
-    }, what, options.signal);
+  async #until(
+    check: () => Promise<boolean>,
+    what: string,
+    options: EmbeddedOptions,
+  ): Promise<void> {
+    await until(
+      async () => {
+        if (this.#failure) return true;
+        return await check();
+      },
+      what,
+      options.signal,
+    );
     if (this.#failure) throw this.#failure;
   }
 
   async #nodeIsUp(client: ApiClient, node: string, index: number): Promise<boolean> {
-    await client.request('GET', `/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/${node}`);
-    const response = await fetch(`http://${this.#addresses.node(index)}:9100/healthz`, { signal: AbortSignal.timeout(2_000) });
+    await client.request(
+      'GET',
+      `/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/${node}`,
+    );
+    const response = await fetch(`http://${this.#addresses.node(index)}:9100/healthz`, {
+      signal: AbortSignal.timeout(2_000),
+    });
     return ((await response.json()) as { connected: boolean }).connected;
   }
 
   #spawnApiServer(): void {
-    const tokens = [{ token: this.state.token, user: { name: 'admin', groups: ['system:masters'] } }];
-    const options = { dataDir: this.#layout.serverDir, port: Number(new URL(this.state.server).port), tokens, serviceSubnets: this.#addresses.serviceSubnets };
-    this.#spawn({ name: 'api-server', entry: processEntry('api-server.ts'), environment: { SHOAL_PROCESS_OPTIONS: JSON.stringify(options) } });
+    const tokens = [
+      { token: this.state.token, user: { name: 'admin', groups: ['system:masters'] } },
+    ];
+    const options = {
+      dataDir: this.#layout.serverDir,
+      port: Number(new URL(this.state.server).port),
+      tokens,
+      serviceSubnets: this.#addresses.serviceSubnets,
+    };
+    this.#spawn({
+      name: 'api-server',
+      entry: processEntry('api-server.ts'),
+      environment: { SHOAL_PROCESS_OPTIONS: JSON.stringify(options) },
+    });
   }
 
   async #installDefinitions(client: ApiClient): Promise<void> {
@@ -174,7 +235,12 @@ export class EmbeddedCluster {
       } catch (error) {
         if (!isShoalError(error) || error.code !== 'already_exists') throw error;
         const path = `${base}/${crd.metadata.name}`;
-        await client.request('PATCH', path, { spec: crd.spec }, { contentType: 'application/merge-patch+json' });
+        await client.request(
+          'PATCH',
+          path,
+          { spec: crd.spec },
+          { contentType: 'application/merge-patch+json' },
+        );
       }
     }
   }
@@ -198,15 +264,28 @@ export class EmbeddedCluster {
     const ip = this.#addresses.node(index);
     const role = index === 0 ? 'cloud' : 'edge';
     const tls = await issueCertificate(authority, {
-      commonName: `system:node:${node}`, organization: 'system:nodes', ipAddresses: [ip], usages: ['server', 'client'], nowMs: Date.now(), validForMs: YEAR_MS,
+      commonName: `system:node:${node}`,
+      organization: 'system:nodes',
+      ipAddresses: [ip],
+      usages: ['server', 'client'],
+      nowMs: Date.now(),
+      validForMs: YEAR_MS,
     });
     mkdirSync(this.#layout.rootfs(node), { recursive: true });
     const agent = {
       identity: { name: node, ip, labels: { [`node-role.kubernetes.io/${role}`]: '' } },
-      dataDir: this.#layout.nodeDir(node), podSubnet: this.#addresses.podSubnet(index), images: IMAGES,
-      authority: authority.certificate, server: this.state.server, tls,
+      dataDir: this.#layout.nodeDir(node),
+      podSubnet: this.#addresses.podSubnet(index),
+      images: IMAGES,
+      authority: authority.certificate,
+      server: this.state.server,
+      tls,
     };
-    this.#spawn({ name: `node-agent-${node}`, entry: processEntry('node-agent.ts'), environment: { SHOAL_PROCESS_OPTIONS: JSON.stringify(agent) } });
+    this.#spawn({
+      name: `node-agent-${node}`,
+      entry: processEntry('node-agent.ts'),
+      environment: { SHOAL_PROCESS_OPTIONS: JSON.stringify(agent) },
+    });
     await this.#spawnController(node, ip);
   }
 
@@ -216,13 +295,21 @@ export class EmbeddedCluster {
     const edge = await edgeAuthority(this.#layout.managerDir, Date.now());
     const tls = await issueNodeCertificate(edge, node, Date.now());
     const tlsFile = join(dataDir, 'tls.json');
-    writeFileSync(tlsFile, JSON.stringify({ ...tls, authority: edge.certificate }), { mode: 0o600 });
+    writeFileSync(tlsFile, JSON.stringify({ ...tls, authority: edge.certificate }), {
+      mode: 0o600,
+    });
     this.#spawn({
       name: `local-controller-${node}`,
       entry: entryOf('@shoal/local-controller', 'operator/main.ts'),
       environment: {
-        GM_ADDRESS: `${this.#addresses.manager}:9000`, NODENAME: node, ROOTFS_MOUNT_DIR: this.#layout.rootfs(node),
-        BIND_ADDRESS: ip, BIND_PORT: '9100', SHOAL_LC_DATA_DIR: dataDir, SHOAL_LC_TLS_FILE: tlsFile, SHOAL_LC_POLL_MS: '500',
+        GM_ADDRESS: `${this.#addresses.manager}:9000`,
+        NODENAME: node,
+        ROOTFS_MOUNT_DIR: this.#layout.rootfs(node),
+        BIND_ADDRESS: ip,
+        BIND_PORT: '9100',
+        SHOAL_LC_DATA_DIR: dataDir,
+        SHOAL_LC_TLS_FILE: tlsFile,
+        SHOAL_LC_POLL_MS: '500',
       },
     });
   }
@@ -232,7 +319,11 @@ export class EmbeddedCluster {
     const agents = this.#processes.filter((p) => p.spec.name.startsWith('node-agent'));
     await Promise.all(agents.map((p) => p.stop()));
     const server = this.#processes.filter((p) => p.spec.name === 'api-server');
-    await Promise.all(this.#processes.filter((p) => !agents.includes(p) && !server.includes(p)).map((p) => p.stop()));
+    await Promise.all(
+      this.#processes
+        .filter((p) => !agents.includes(p) && !server.includes(p))
+        .map((p) => p.stop()),
+    );
     await Promise.all(server.map((p) => p.stop()));
     rmSync(this.#layout.stateFile, { force: true });
     this.#addresses.release();

@@ -34,14 +34,18 @@ export function holderOf(layout: Layout): number | undefined {
  */
 export function takeLock(layout: Layout): () => void {
   mkdirSync(dirname(layout.lockFile), { recursive: true });
-  const write = (): void => writeFileSync(layout.lockFile, JSON.stringify({ pid: process.pid }), { flag: 'wx' });
+  const write = (): void =>
+    writeFileSync(layout.lockFile, JSON.stringify({ pid: process.pid }), { flag: 'wx' });
   try {
     write();
   } catch (error) {
     if (errnoOf(error) !== 'EEXIST') throw fromNode(error, `writing ${layout.lockFile}`);
     const holder = holderOf(layout);
     if (holder !== undefined) {
-      throw new ShoalError('failed_precondition', `a cluster is already running in ${layout.root} (process ${holder}). See it with: shoal status. End it with: shoal down`);
+      throw new ShoalError(
+        'failed_precondition',
+        `a cluster is already running in ${layout.root} (process ${holder}). See it with: shoal status. End it with: shoal down`,
+      );
     }
     rmSync(layout.lockFile, { force: true });
     write();
@@ -59,5 +63,8 @@ export function runningState(layout: Layout): ClusterState | undefined {
 export function requireRunning(layout: Layout): ClusterState {
   const state = runningState(layout);
   if (state) return state;
-  throw new ShoalError('failed_precondition', `no cluster is running in ${layout.root}. Start one with: shoal up`);
+  throw new ShoalError(
+    'failed_precondition',
+    `no cluster is running in ${layout.root}. Start one with: shoal up`,
+  );
 }

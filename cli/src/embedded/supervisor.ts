@@ -47,7 +47,11 @@ export class SupervisedProcess {
     const log = openSync(this.logFile, 'a', 0o600);
     const startedAt = Date.now();
     // The IPC channel is how a child learns that its supervisor is gone, however it went.
-    const child = fork(this.spec.entry, [], { env: { ...process.env, ...this.spec.environment }, stdio: ['ignore', log, log, 'ipc'], detached: true });
+    const child = fork(this.spec.entry, [], {
+      env: { ...process.env, ...this.spec.environment },
+      stdio: ['ignore', log, log, 'ipc'],
+      detached: true,
+    });
     closeSync(log);
     this.#child = child;
     child.once('exit', (code, signal) => this.#exited(startedAt, code, signal));
@@ -59,7 +63,12 @@ export class SupervisedProcess {
     this.#quickDeaths = Date.now() - startedAt > STABLE_MS ? 0 : this.#quickDeaths + 1;
     if (this.#quickDeaths >= HOPELESS && signal === null) {
       const tail = readFileSync(this.logFile, 'utf8').trimEnd().split('\n').slice(-3).join('\n  ');
-      return this.#onHopeless(new ShoalError('failed_precondition', `${this.spec.name} keeps ending (exit code ${code}); the end of ${this.logFile}:\n  ${tail}`));
+      return this.#onHopeless(
+        new ShoalError(
+          'failed_precondition',
+          `${this.spec.name} keeps ending (exit code ${code}); the end of ${this.logFile}:\n  ${tail}`,
+        ),
+      );
     }
     const wait = Math.min(RESTART_CAP_MS, RESTART_BASE_MS * 2 ** (this.#quickDeaths - 1));
     this.restarts++;

@@ -8,7 +8,12 @@ type Settings = Pick<ApiServerOptions, 'dataDir' | 'port' | 'tokens' | 'serviceS
 try {
   const settings = JSON.parse(process.env['SHOAL_PROCESS_OPTIONS'] ?? '{}') as Settings;
   const logger = createLogger({ name: 'api-server' }, process.stderr);
-  const server = await startApiServer({ ...settings, clock: systemClock, random: seededRandom(Date.now()), logger });
+  const server = await startApiServer({
+    ...settings,
+    clock: systemClock,
+    random: seededRandom(Date.now()),
+    logger,
+  });
   exitWithParent(async () => await server.close());
 } catch (error) {
   process.stderr.write(`api-server: ${messageOf(error)}\n`);

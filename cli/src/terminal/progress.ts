@@ -27,7 +27,9 @@ export class ProgressView {
   progress(share: number, text = ''): void {
     if (!this.#open || !this.#stream.isTTY || performance.now() - this.#drawnAt < REDRAW_MS) return;
     const filled = Math.round(Math.min(1, Math.max(0, share)) * WIDTH);
-    this.#draw(`${'█'.repeat(filled)}${'░'.repeat(WIDTH - filled)} ${Math.round(share * 100)} % ${text}`);
+    this.#draw(
+      `${'█'.repeat(filled)}${'░'.repeat(WIDTH - filled)} ${Math.round(share * 100)} % ${text}`,
+    );
   }
 
   #draw(bar: string): void {
@@ -41,6 +43,8 @@ export class ProgressView {
     this.#open = false;
     if (!this.#stream.isTTY) return;
     const seconds = ((performance.now() - this.#startedAt) / 1000).toFixed(1);
-    this.#stream.write(`\r\x1b[2K${styled('green', '✔', this.#stream)} ${this.#stage} ${styled('dim', `${seconds} s`, this.#stream)}\n`);
+    this.#stream.write(
+      `\r\x1b[2K${styled('green', '✔', this.#stream)} ${this.#stage} ${styled('dim', `${seconds} s`, this.#stream)}\n`,
+    );
   }
 }

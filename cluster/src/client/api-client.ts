@@ -1,5 +1,5 @@
-import { Agent, request as httpsRequest, type RequestOptions } from 'node:https';
 import type { IncomingMessage } from 'node:http';
+import { Agent, request as httpsRequest, type RequestOptions } from 'node:https';
 import { createInterface } from 'node:readline';
 import { type ErrorCode, fromNode, ShoalError } from '@shoal/core';
 import { type ApiObject, digString } from '../object.ts';
@@ -20,8 +20,17 @@ export interface WatchEvent {
 }
 
 const CODES: Readonly<Record<number, ErrorCode>> = {
-  400: 'invalid_argument', 401: 'unauthenticated', 403: 'permission_denied', 404: 'not_found', 409: 'conflict',
-  410: 'out_of_range', 413: 'invalid_argument', 415: 'unsupported', 422: 'invalid_argument', 429: 'unavailable', 503: 'unavailable',
+  400: 'invalid_argument',
+  401: 'unauthenticated',
+  403: 'permission_denied',
+  404: 'not_found',
+  409: 'conflict',
+  410: 'out_of_range',
+  413: 'invalid_argument',
+  415: 'unsupported',
+  422: 'invalid_argument',
+  429: 'unavailable',
+  503: 'unavailable',
 };
 
 /** A small Kubernetes client: plain JSON over one pool of kept-alive connections. */
@@ -40,7 +49,16 @@ export class ApiClient {
     });
   }
 
-  #open(method: string, path: string, options: { body?: string; contentType?: string; accept?: string; signal?: AbortSignal | undefined }): Promise<IncomingMessage> {
+  #open(
+    method: string,
+    path: string,
+    options: {
+      body?: string;
+      contentType?: string;
+      accept?: string;
+      signal?: AbortSignal | undefined;
+    },
+  ): Promise<IncomingMessage> {
     const { token } = this.#options;
     const headers: Record<string, string> = { Accept: options.accept ?? 'application/json' };
     if (token !== undefined) headers['Authorization'] = `Bearer ${token}`;
@@ -48,7 +66,12 @@ export class ApiClient {
       headers['Content-Type'] = options.contentType ?? 'application/json';
       headers['Content-Length'] = String(Buffer.byteLength(options.body));
     }
-    const settings: RequestOptions = { method, agent: this.#agent, headers, ...(options.signal ? { signal: options.signal } : {}) };
+    const settings: RequestOptions = {
+      method,
+      agent: this.#agent,
+      headers,
+      ...(options.signal ? { signal: options.signal } : {}),
+    };
     return new Promise((resolve, reject) => {
       const request = httpsRequest(new URL(path, this.#options.server), settings, resolve);
       request.on('error', (error) => reject(fromNode(error, `${method} ${path}`)));
@@ -61,18 +84,32 @@ export class ApiClient {
    *
    * @throws ShoalError with the code that fits the HTTP status; `unavailable` without a connection.
    */
-  async request(method: string, path: string, body?: unknown, options: { contentType?: string; accept?: string; signal?: AbortSignal } = {}): Promise<unknown> {
+  async request(
+    method: string,
+    path: string,
+    body?: unknown,
+    options: { contentType?: string; accept?: string; signal?: AbortSignal } = {},
+  ): Promise<unknown> {
     const signal = options.signal ?? AbortSignal.timeout(30_000);
     const text = body === undefined ? undefined : JSON.stringify(body);
-    const response = await this.#open(method, path, { ...options, signal, ...(text === undefined ? {} : { body: text }) });
+    const response = await this.#open(method, path, {
+      ...options,
+      signal,
+      ...(text === undefined ? {} : { body: text }),
+    });
     const answer = await readText(response);
     return parseAnswer(response.statusCode ?? 0, answer, `${method} ${path}`);
   }
 
   /** GET of a plain text resource, chunk by chunk (logs). */
-  async stream(path: string, onChunk: (chunk: Buffer) => void, signal?: AbortSignal): Promise<void> {
+  async stream(
+    path: string,
+    onChunk: (chunk: Buffer) => void,
+    signal?: AbortSignal,
+  ): Promise<void> {
     const response = await this.#open('GET', path, { accept: '*/*', signal });
-    if ((response.statusCode ?? 0) >= 400) parseAnswer(response.statusCode ?? 0, await readText(response), `GET ${path}`);
+    if ((response.statusCode ?? 0) >= 400)
+      parseAnswer(response.statusCode ?? 0, await readText(response), `GET ${path}`);
     for await (const chunk of response as AsyncIterable<Buffer>) onChunk(chunk);
   }
 
@@ -81,14 +118,20 @@ export class ApiClient {
    *
    * @throws ShoalError `out_of_range` when the revision is too old: list again.
    */
-  async watch(path: string, onEvent: (event: WatchEvent) => void, signal?: AbortSignal): Promise<void> {
+  async watch(
+    path: string,
+    onEvent: (event: WatchEvent) => void,
+    signal?: AbortSignal,
+  ): Promise<void> {
     const response = await this.#open('GET', path, { signal });
-    if (response.statusCode !== 200) parseAnswer(response.statusCode ?? 0, await readText(response), `watch ${path}`);
+    if (response.statusCode !== 200)
+      parseAnswer(response.statusCode ?? 0, await readText(response), `watch ${path}`);
     try {
       for await (const line of createInterface({ input: response })) {
         if (line === '') continue;
         const event = JSON.parse(line) as WatchEvent;
-        if (event.type === 'ERROR') throw new ShoalError('out_of_range', digString(event.object, 'message') ?? 'watch ended');
+        if (event.type === 'ERROR')
+          throw new ShoalError('out_of_range', digString(event.object, 'message') ?? 'watch ended');
         onEvent(event);
       }
     } catch (error) {
@@ -119,5 +162,7 @@ function parseAnswer(code: number, text: string, what: string): unknown {
   if (code < 400) return body;
   const reason = digString(body, 'reason');
   const kind = reason === 'AlreadyExists' ? 'already_exists' : (CODES[code] ?? 'internal');
-  throw new ShoalError(kind, digString(body, 'message') ?? `${what}: HTTP ${code}`, { details: { status: code, body } });
+  throw new ShoalError(kind, digString(body, 'message') ?? `${what}: HTTP ${code}`, {
+    details: { status: code, body },
+  });
 }

@@ -20,16 +20,24 @@ export async function reflect(options: ReflectorOptions): Promise<void> {
   const { client, path, signal } = options;
   const separator = path.includes('?') ? '&' : '?';
   const body = async (): Promise<void> => {
-    const list = (await client.request('GET', path)) as { items: ApiObject[]; metadata: { resourceVersion: string } };
+    const list = (await client.request('GET', path)) as {
+      items: ApiObject[];
+      metadata: { resourceVersion: string };
+    };
     options.onList(list.items);
     let version = list.metadata.resourceVersion;
     while (!signal.aborted) {
       const url = `${path}${separator}watch=true&allowWatchBookmarks=true&resourceVersion=${version}`;
       try {
-        await client.watch(url, (event) => {
-          version = digString(event.object, 'metadata', 'resourceVersion') ?? version;
-          if (event.type !== 'BOOKMARK' && event.type !== 'ERROR') options.onChange(event.type, event.object);
-        }, signal);
+        await client.watch(
+          url,
+          (event) => {
+            version = digString(event.object, 'metadata', 'resourceVersion') ?? version;
+            if (event.type !== 'BOOKMARK' && event.type !== 'ERROR')
+              options.onChange(event.type, event.object);
+          },
+          signal,
+        );
       } catch (error) {
         if (isShoalError(error) && error.code === 'out_of_range') return;
         throw error;

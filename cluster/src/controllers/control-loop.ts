@@ -89,7 +89,11 @@ export class ControlLoop {
       this.#attempts.set(key, attempt + 1);
       const ordinary = error instanceof StatusError && (error.code === 409 || error.code === 404);
       if (!ordinary) {
-        logger.warn('reconcile failed, will retry', { controller: this.#controller.name, key, reason: messageOf(error) });
+        logger.warn('reconcile failed, will retry', {
+          controller: this.#controller.name,
+          key,
+          reason: messageOf(error),
+        });
       }
       this.#later(key, backoffMs(attempt, RETRY, random) + 10);
     }
@@ -134,7 +138,10 @@ export class Kinds {
   }
 
   async create(plural: string, namespace: string, body: unknown): Promise<ApiObject> {
-    const admitted = await this.#context.verbs.create({ resource: this.resource(plural), namespace }, body);
+    const admitted = await this.#context.verbs.create(
+      { resource: this.resource(plural), namespace },
+      body,
+    );
     return admitted.object;
   }
 
@@ -147,7 +154,9 @@ export class Kinds {
 
   async remove(plural: string, object: ApiObject): Promise<void> {
     const { namespace = '', name, uid = '' } = object.metadata;
-    await ignoreNotFound(this.#context.verbs.delete(this.target(plural, namespace, name), { preconditions: { uid } }));
+    await ignoreNotFound(
+      this.#context.verbs.delete(this.target(plural, namespace, name), { preconditions: { uid } }),
+    );
   }
 }
 

@@ -2,7 +2,12 @@ import { rfc3339 } from '@shoal/core';
 import { type ApiObject, digList, digObject, digString } from '../object.ts';
 import { resourcesOf } from '../server/custom-resources.ts';
 import { storeName } from '../server/resource-registry.ts';
-import { type Controller, type ControllerContext, type Kinds, ignoreNotFound } from './control-loop.ts';
+import {
+  type Controller,
+  type ControllerContext,
+  ignoreNotFound,
+  type Kinds,
+} from './control-loop.ts';
 
 const CRDS = 'apiextensions.k8s.io/customresourcedefinitions';
 
@@ -28,7 +33,13 @@ export class CustomResourceController implements Controller {
     const now = rfc3339(this.#context.clock.now());
     const known = digList(crd, 'status', 'conditions').length > 0;
     if (known) return;
-    const condition = (type: string, reason: string, message: string): object => ({ type, status: 'True', reason, message, lastTransitionTime: now });
+    const condition = (type: string, reason: string, message: string): object => ({
+      type,
+      status: 'True',
+      reason,
+      message,
+      lastTransitionTime: now,
+    });
     await this.#kinds.mergeStatus('customresourcedefinitions', crd, {
       conditions: [
         condition('NamesAccepted', 'NoConflicts', 'no conflicts found'),
@@ -43,7 +54,9 @@ export class CustomResourceController implements Controller {
     const dot = name.indexOf('.');
     const plural = name.slice(0, dot);
     const group = name.slice(dot + 1);
-    const resource = this.#context.registry.all().find((r) => r.group === group && r.plural === plural);
+    const resource = this.#context.registry
+      .all()
+      .find((r) => r.group === group && r.plural === plural);
     if (!resource) return;
     for (const object of this.#context.verbs.store.list(storeName(resource))) {
       const { namespace = '', name: objectName } = object.metadata;

@@ -1,7 +1,13 @@
 import { canonicalJson, digestOf, rfc3339 } from '@shoal/core';
 import { type ApiObject, digList, digNumber, digObject, digString } from '../object.ts';
 import { controllerOf } from '../server/verbs.ts';
-import { type Controller, type ControllerContext, keyOf, type Kinds, splitKey } from './control-loop.ts';
+import {
+  type Controller,
+  type ControllerContext,
+  type Kinds,
+  keyOf,
+  splitKey,
+} from './control-loop.ts';
 import { EventWriter } from './events.ts';
 import { isOwnedBy } from './pod-state.ts';
 
@@ -41,31 +47,52 @@ export class DeploymentController implements Controller {
     const [namespace, name] = splitKey(key);
     const deployment = this.#kinds.find('deployments', namespace, name);
     if (!deployment || deployment.metadata.deletionTimestamp) return;
-    const sets = this.#kinds.list('replicasets', namespace).filter((s) => isOwnedBy(s, deployment.metadata.uid));
+    const sets = this.#kinds
+      .list('replicasets', namespace)
+      .filter((s) => isOwnedBy(s, deployment.metadata.uid));
     const hash = templateHash(deployment);
-    const current = sets.find((s) => s.metadata.labels?.[HASH_LABEL] === hash) ?? (await this.#createSet(deployment, hash, sets));
+    const current =
+      sets.find((s) => s.metadata.labels?.[HASH_LABEL] === hash) ??
+      (await this.#createSet(deployment, hash, sets));
     const old = sets.filter((s) => s.metadata.uid !== current.metadata.uid);
     if (deployment.spec?.['paused'] !== true) await this.#roll(deployment, current, old);
     await this.#prune(deployment, old);
     await this.#report(deployment, current, old);
   }
 
-  async #createSet(deployment: ApiObject, hash: string, sets: readonly ApiObject[]): Promise<ApiObject> {
+  async #createSet(
+    deployment: ApiObject,
+    hash: string,
+    sets: readonly ApiObject[],
+  ): Promise<ApiObject> {
     const { namespace = '', name, uid = '' } = deployment.metadata;
     const template = structuredClone(digObject(deployment, 'spec', 'template'));
     const labels = { ...digObject(template, 'metadata', 'labels'), [HASH_LABEL]: hash };
     const selector = digObject(deployment, 'spec', 'selector');
-    const revision = Math.max(0, ...sets.map((s) => Number(s.metadata.annotations?.[REVISION] ?? 0))) + 1;
+    const revision =
+      Math.max(0, ...sets.map((s) => Number(s.metadata.annotations?.[REVISION] ?? 0))) + 1;
     return await this.#kinds.create('replicasets', namespace, {
       metadata: {
         name: `${name}-${hash}`,
         labels,
         annotations: { [REVISION]: String(revision) },
-        ownerReferences: [{ apiVersion: deployment.apiVersion, kind: deployment.kind, name, uid, controller: true, blockOwnerDeletion: true }],
+        ownerReferences: [
+          {
+            apiVersion: deployment.apiVersion,
+            kind: deployment.kind,
+            name,
+            uid,
+            controller: true,
+            blockOwnerDeletion: true,
+          },
+        ],
       },
       spec: {
         replicas: 0,
-        selector: { ...selector, matchLabels: { ...digObject(selector, 'matchLabels'), [HASH_LABEL]: hash } },
+        selector: {
+          ...selector,
+          matchLabels: { ...digObject(selector, 'matchLabels'), [HASH_LABEL]: hash },
+        },
         template: { ...template, metadata: { ...digObject(template, 'metadata'), labels } },
       },
     });
@@ -75,21 +102,30 @@ export class DeploymentController implements Controller {
     const wanted = digNumber(deployment, 'spec', 'replicas') ?? 1;
     const recreate = digString(deployment, 'spec', 'strategy', 'type') === 'Recreate';
     const rolling = digObject(deployment, 'spec', 'strategy', 'rollingUpdate');
-    const surge = recreate ? 0 : Math.max(share(rolling['maxSurge'], wanted, Math.ceil), old.length > 0 ? 0 : wanted);
+    const surge = recreate
+      ? 0
+      : Math.max(share(rolling['maxSurge'], wanted, Math.ceil), old.length > 0 ? 0 : wanted);
     const down = recreate ? wanted : share(rolling['maxUnavailable'], wanted, Math.floor);
     const replicas = (s: ApiObject): number => digNumber(s, 'spec', 'replicas') ?? 0;
     const pods = (s: ApiObject): number => digNumber(s, 'status', 'replicas') ?? 0;
     const available = (s: ApiObject): number => digNumber(s, 'status', 'availableReplicas') ?? 0;
     const oldTotal = old.reduce((sum, s) => sum + Math.max(replicas(s), recreate ? pods(s) : 0), 0);
-    const target = recreate && oldTotal > 0 ? 0 : Math.min(wanted, Math.max(wanted + surge - oldTotal, 0));
+    const target =
+      recreate && oldTotal > 0 ? 0 : Math.min(wanted, Math.max(wanted + surge - oldTotal, 0));
     if (replicas(current) > wanted || replicas(current) < target) {
       await this.#scale(deployment, current, Math.min(wanted, Math.max(target, replicas(current))));
     }
-    let spare = available(current) + old.reduce((sum, s) => sum + available(s), 0) - Math.max(0, wanted - Math.max(down, wanted === 1 ? 0 : down));
+    let spare =
+      available(current) +
+      old.reduce((sum, s) => sum + available(s), 0) -
+      Math.max(0, wanted - Math.max(down, wanted === 1 ? 0 : down));
     if (recreate) spare = Number.POSITIVE_INFINITY;
     for (const set of old.filter((s) => replicas(s) > 0)) {
       const broken = replicas(set) - available(set);
-      const cut = Math.min(replicas(set), Math.max(0, broken) + Math.max(0, Math.min(spare, available(set))));
+      const cut = Math.min(
+        replicas(set),
+        Math.max(0, broken) + Math.max(0, Math.min(spare, available(set))),
+      );
       spare -= cut - Math.max(0, broken);
       if (cut > 0) await this.#scale(deployment, set, replicas(set) - cut);
     }
@@ -99,22 +135,40 @@ export class DeploymentController implements Controller {
     const { namespace = '', name } = set.metadata;
     const from = digNumber(set, 'spec', 'replicas') ?? 0;
     if (from === replicas) return;
-    await this.#context.verbs.modify(this.#kinds.target('replicasets', namespace, name), (o) => ({ ...o, spec: { ...o.spec, replicas } }));
+    await this.#context.verbs.modify(this.#kinds.target('replicasets', namespace, name), (o) => ({
+      ...o,
+      spec: { ...o.spec, replicas },
+    }));
     const word = replicas > from ? 'up' : 'down';
-    await this.#events.record(deployment, { type: 'Normal', reason: 'ScalingReplicaSet', message: `Scaled ${word} replica set ${name} from ${from} to ${replicas}` });
+    await this.#events.record(deployment, {
+      type: 'Normal',
+      reason: 'ScalingReplicaSet',
+      message: `Scaled ${word} replica set ${name} from ${from} to ${replicas}`,
+    });
   }
 
   /** Old, empty ReplicaSets beyond the history limit go. */
   async #prune(deployment: ApiObject, old: readonly ApiObject[]): Promise<void> {
     const limit = digNumber(deployment, 'spec', 'revisionHistoryLimit') ?? 10;
-    const empty = old.filter((s) => digNumber(s, 'spec', 'replicas') === 0 && !digNumber(s, 'status', 'replicas'));
-    const byAge = empty.toSorted((a, b) => Number(a.metadata.annotations?.[REVISION]) - Number(b.metadata.annotations?.[REVISION]));
-    for (const set of byAge.slice(0, Math.max(0, byAge.length - limit))) await this.#kinds.remove('replicasets', set);
+    const empty = old.filter(
+      (s) => digNumber(s, 'spec', 'replicas') === 0 && !digNumber(s, 'status', 'replicas'),
+    );
+    const byAge = empty.toSorted(
+      (a, b) =>
+        Number(a.metadata.annotations?.[REVISION]) - Number(b.metadata.annotations?.[REVISION]),
+    );
+    for (const set of byAge.slice(0, Math.max(0, byAge.length - limit)))
+      await this.#kinds.remove('replicasets', set);
   }
 
-  async #report(deployment: ApiObject, current: ApiObject, old: readonly ApiObject[]): Promise<void> {
+  async #report(
+    deployment: ApiObject,
+    current: ApiObject,
+    old: readonly ApiObject[],
+  ): Promise<void> {
     const wanted = digNumber(deployment, 'spec', 'replicas') ?? 1;
-    const sum = (field: string): number => [current, ...old].reduce((n, s) => n + (digNumber(s, 'status', field) ?? 0), 0);
+    const sum = (field: string): number =>
+      [current, ...old].reduce((n, s) => n + (digNumber(s, 'status', field) ?? 0), 0);
     const available = sum('availableReplicas');
     const updated = digNumber(current, 'status', 'replicas') ?? 0;
     const done = updated >= wanted && available >= wanted && sum('replicas') === wanted;
@@ -126,8 +180,18 @@ export class DeploymentController implements Controller {
       availableReplicas: available,
       unavailableReplicas: Math.max(0, wanted - available),
       conditions: [
-        this.#condition(deployment, 'Available', available >= wanted, available >= wanted ? 'MinimumReplicasAvailable' : 'MinimumReplicasUnavailable'),
-        this.#condition(deployment, 'Progressing', true, done ? 'NewReplicaSetAvailable' : 'ReplicaSetUpdated'),
+        this.#condition(
+          deployment,
+          'Available',
+          available >= wanted,
+          available >= wanted ? 'MinimumReplicasAvailable' : 'MinimumReplicasUnavailable',
+        ),
+        this.#condition(
+          deployment,
+          'Progressing',
+          true,
+          done ? 'NewReplicaSetAvailable' : 'ReplicaSetUpdated',
+        ),
       ],
     };
     await this.#kinds.mergeStatus('deployments', deployment, status);
@@ -135,10 +199,20 @@ export class DeploymentController implements Controller {
 
   #condition(deployment: ApiObject, type: string, holds: boolean, reason: string): object {
     const status = holds ? 'True' : 'False';
-    const previous = digList(deployment, 'status', 'conditions').find((c) => digString(c, 'type') === type);
-    const same = digString(previous, 'status') === status && digString(previous, 'reason') === reason;
+    const previous = digList(deployment, 'status', 'conditions').find(
+      (c) => digString(c, 'type') === type,
+    );
+    const same =
+      digString(previous, 'status') === status && digString(previous, 'reason') === reason;
     const now = rfc3339(this.#context.clock.now());
     const since = same ? (digString(previous, 'lastTransitionTime') ?? now) : now;
-    return { type, status, reason, message: `Deployment ${type.toLowerCase()}: ${reason}`, lastTransitionTime: since, lastUpdateTime: since };
+    return {
+      type,
+      status,
+      reason,
+      message: `Deployment ${type.toLowerCase()}: ${reason}`,
+      lastTransitionTime: since,
+      lastUpdateTime: since,
+    };
   }
 }

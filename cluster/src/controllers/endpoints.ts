@@ -1,6 +1,13 @@
 import { isDeepStrictEqual } from 'node:util';
 import { type ApiObject, digList, digNumber, digObject, digString } from '../object.ts';
-import { type Controller, type ControllerContext, ignoreNotFound, keyOf, type Kinds, splitKey } from './control-loop.ts';
+import {
+  type Controller,
+  type ControllerContext,
+  ignoreNotFound,
+  type Kinds,
+  keyOf,
+  splitKey,
+} from './control-loop.ts';
 import { isReady } from './pod-state.ts';
 
 /** Resolves a Service's targetPort against a pod: a number, or the name of a container port. */
@@ -29,7 +36,10 @@ export class EndpointsController implements Controller {
     if (event.resource === '/services') return [keyOf(event.object)];
     if (event.resource !== '/pods') return [];
     const labels = event.object.metadata.labels ?? {};
-    return this.#kinds.list('services', event.object.metadata.namespace).filter((s) => selects(s, labels)).map(keyOf);
+    return this.#kinds
+      .list('services', event.object.metadata.namespace)
+      .filter((s) => selects(s, labels))
+      .map(keyOf);
   }
 
   async reconcile(key: string): Promise<void> {
@@ -39,14 +49,24 @@ export class EndpointsController implements Controller {
     if (Object.keys(digObject(service, 'spec', 'selector')).length === 0) return;
     const pods = this.#kinds
       .list('pods', namespace)
-      .filter((p) => selects(service, p.metadata.labels ?? {}) && digString(p, 'status', 'podIP') && !p.metadata.deletionTimestamp);
+      .filter(
+        (p) =>
+          selects(service, p.metadata.labels ?? {}) &&
+          digString(p, 'status', 'podIP') &&
+          !p.metadata.deletionTimestamp,
+      );
     await this.#put('endpoints', service, name, { subsets: subsetsOf(service, pods) });
     await this.#put('endpointslices', service, `${name}-shoal`, sliceOf(service, pods));
   }
 
   async #remove(namespace: string, name: string): Promise<void> {
-    for (const [plural, objectName] of [['endpoints', name], ['endpointslices', `${name}-shoal`]] as const) {
-      await ignoreNotFound(this.#context.verbs.delete(this.#kinds.target(plural, namespace, objectName)));
+    for (const [plural, objectName] of [
+      ['endpoints', name],
+      ['endpointslices', `${name}-shoal`],
+    ] as const) {
+      await ignoreNotFound(
+        this.#context.verbs.delete(this.#kinds.target(plural, namespace, objectName)),
+      );
     }
   }
 
@@ -56,12 +76,29 @@ export class EndpointsController implements Controller {
     if (existing) {
       const { apiVersion, kind, metadata, ...rest } = existing;
       if (isDeepStrictEqual(rest, body)) return;
-      await this.#context.verbs.modify(this.#kinds.target(plural, namespace, name), () => ({ apiVersion, kind, metadata, ...body }));
+      await this.#context.verbs.modify(this.#kinds.target(plural, namespace, name), () => ({
+        apiVersion,
+        kind,
+        metadata,
+        ...body,
+      }));
       return;
     }
-    const ownerReferences = [{ apiVersion: 'v1', kind: 'Service', name: serviceName, uid, controller: true, blockOwnerDeletion: true }];
+    const ownerReferences = [
+      {
+        apiVersion: 'v1',
+        kind: 'Service',
+        name: serviceName,
+        uid,
+        controller: true,
+        blockOwnerDeletion: true,
+      },
+    ];
     const labels = { 'kubernetes.io/service-name': serviceName };
-    await this.#kinds.create(plural, namespace, { metadata: { name, labels, ownerReferences }, ...body });
+    await this.#kinds.create(plural, namespace, {
+      metadata: { name, labels, ownerReferences },
+      ...body,
+    });
   }
 }
 
@@ -71,7 +108,12 @@ function selects(service: ApiObject, labels: Readonly<Record<string, string>>): 
 }
 
 function targetRef(pod: ApiObject): object {
-  return { kind: 'Pod', namespace: pod.metadata.namespace, name: pod.metadata.name, uid: pod.metadata.uid };
+  return {
+    kind: 'Pod',
+    namespace: pod.metadata.namespace,
+    name: pod.metadata.name,
+    uid: pod.metadata.uid,
+  };
 }
 
 function subsetsOf(service: ApiObject, pods: readonly ApiObject[]): object[] {
@@ -84,7 +126,11 @@ function subsetsOf(service: ApiObject, pods: readonly ApiObject[]): object[] {
     }));
     const key = JSON.stringify(ports);
     const group = groups.get(key) ?? { ports, ready: [], notReady: [] };
-    const address = { ip: digString(pod, 'status', 'podIP'), nodeName: digString(pod, 'spec', 'nodeName'), targetRef: targetRef(pod) };
+    const address = {
+      ip: digString(pod, 'status', 'podIP'),
+      nodeName: digString(pod, 'spec', 'nodeName'),
+      targetRef: targetRef(pod),
+    };
     (isReady(pod) ? group.ready : group.notReady).push(address);
     groups.set(key, group);
   }

@@ -29,16 +29,32 @@ export class EventWriter {
     const existing = this.#kinds.find('events', namespace, eventName);
     if (existing) {
       const target = this.#kinds.target('events', namespace, eventName);
-      const bump = (o: ApiObject): unknown => ({ ...o, count: (digNumber(o, 'count') ?? 1) + 1, lastTimestamp: now });
+      const bump = (o: ApiObject): unknown => ({
+        ...o,
+        count: (digNumber(o, 'count') ?? 1) + 1,
+        lastTimestamp: now,
+      });
       await ignoreNotFound(this.#context.verbs.modify(target, bump));
       return;
     }
     await ignoreNotFound(
       this.#kinds.create('events', namespace, {
         metadata: { name: eventName },
-        involvedObject: { apiVersion: about.apiVersion, kind: about.kind, name, namespace: about.metadata.namespace ?? '', uid, resourceVersion: about.metadata.resourceVersion },
-        ...text, count: 1, firstTimestamp: now, lastTimestamp: now,
-        source: { component: this.#source }, reportingComponent: this.#source, reportingInstance: '',
+        involvedObject: {
+          apiVersion: about.apiVersion,
+          kind: about.kind,
+          name,
+          namespace: about.metadata.namespace ?? '',
+          uid,
+          resourceVersion: about.metadata.resourceVersion,
+        },
+        ...text,
+        count: 1,
+        firstTimestamp: now,
+        lastTimestamp: now,
+        source: { component: this.#source },
+        reportingComponent: this.#source,
+        reportingInstance: '',
       }),
     );
   }

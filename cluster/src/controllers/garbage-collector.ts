@@ -41,7 +41,9 @@ export class GarbageCollector implements Controller {
   async reconcile(key: string): Promise<void> {
     if (key.startsWith('+')) return await this.#checkDependent(key.slice(1));
     const owner = this.#objects.get(key);
-    const finalizers = owner?.object.metadata.deletionTimestamp ? (owner.object.metadata.finalizers ?? []) : [];
+    const finalizers = owner?.object.metadata.deletionTimestamp
+      ? (owner.object.metadata.finalizers ?? [])
+      : [];
     if (!owner) await this.#deleteDependents(key, () => true);
     else if (finalizers.includes('foregroundDeletion')) await this.#foreground(key, owner.object);
     else if (finalizers.includes('orphan')) await this.#orphan(key, owner.object);
@@ -60,14 +62,20 @@ export class GarbageCollector implements Controller {
     const resource = this.#context.registry.ofKind(owner.apiVersion, owner.kind);
     if (!resource) return false;
     const namespace = resource.namespaced ? (dependent.metadata.namespace ?? '') : '';
-    const current = this.#context.verbs.store.get({ resource: storeName(resource), namespace, name: owner.name });
+    const current = this.#context.verbs.store.get({
+      resource: storeName(resource),
+      namespace,
+      name: owner.name,
+    });
     return current?.metadata.uid !== owner.uid;
   }
 
   async #remove(uid: string): Promise<void> {
     const found = this.#objects.get(uid);
     if (!found || found.object.metadata.deletionTimestamp) return;
-    await ignoreNotFound(this.#context.verbs.delete(this.#target(found), { preconditions: { uid } }));
+    await ignoreNotFound(
+      this.#context.verbs.delete(this.#target(found), { preconditions: { uid } }),
+    );
   }
 
   #target(found: { resource: Resource; object: ApiObject }): Target {
@@ -100,7 +108,10 @@ export class GarbageCollector implements Controller {
       if (!found) continue;
       const free = (o: ApiObject): unknown => ({
         ...o,
-        metadata: { ...o.metadata, ownerReferences: (o.metadata.ownerReferences ?? []).filter((r) => r.uid !== uid) },
+        metadata: {
+          ...o.metadata,
+          ownerReferences: (o.metadata.ownerReferences ?? []).filter((r) => r.uid !== uid),
+        },
       });
       await ignoreNotFound(this.#context.verbs.modify(this.#target(found), free));
     }
@@ -112,7 +123,10 @@ export class GarbageCollector implements Controller {
     if (!found) return;
     const drop = (o: ApiObject): unknown => ({
       ...o,
-      metadata: { ...o.metadata, finalizers: (o.metadata.finalizers ?? []).filter((f) => f !== finalizer) },
+      metadata: {
+        ...o.metadata,
+        finalizers: (o.metadata.finalizers ?? []).filter((f) => f !== finalizer),
+      },
     });
     await ignoreNotFound(this.#context.verbs.modify(this.#target(found), drop));
   }

@@ -1,6 +1,11 @@
 import type { ApiObject } from '../object.ts';
 import { storeName } from '../server/resource-registry.ts';
-import { type Controller, type ControllerContext, ignoreNotFound, type Kinds } from './control-loop.ts';
+import {
+  type Controller,
+  type ControllerContext,
+  ignoreNotFound,
+  type Kinds,
+} from './control-loop.ts';
 
 const ALWAYS = ['default', 'kube-system', 'kube-public', 'kube-node-lease'];
 
@@ -18,12 +23,15 @@ export class NamespaceController implements Controller {
   /** To be called once, before the server is ready. */
   async ensureDefaults(): Promise<void> {
     for (const name of ALWAYS) {
-      if (!this.#kinds.find('namespaces', '', name)) await this.#kinds.create('namespaces', '', { metadata: { name } });
+      if (!this.#kinds.find('namespaces', '', name))
+        await this.#kinds.create('namespaces', '', { metadata: { name } });
     }
   }
 
   keysOf(event: { resource: string; object: ApiObject }): string[] {
-    return event.resource === '/namespaces' && event.object.metadata.deletionTimestamp ? [event.object.metadata.name] : [];
+    return event.resource === '/namespaces' && event.object.metadata.deletionTimestamp
+      ? [event.object.metadata.name]
+      : [];
   }
 
   async reconcile(key: string): Promise<number | void> {
@@ -34,12 +42,17 @@ export class NamespaceController implements Controller {
       for (const object of this.#context.verbs.store.list(storeName(resource), key)) {
         left++;
         if (!object.metadata.deletionTimestamp) {
-          await ignoreNotFound(this.#context.verbs.delete({ resource, namespace: key, name: object.metadata.name }));
+          await ignoreNotFound(
+            this.#context.verbs.delete({ resource, namespace: key, name: object.metadata.name }),
+          );
         }
       }
     }
     if (left > 0) return 200;
     const target = this.#kinds.target('namespaces', '', key);
-    await this.#context.verbs.modify(target, (o) => ({ ...o, spec: { ...o.spec, finalizers: [] } }));
+    await this.#context.verbs.modify(target, (o) => ({
+      ...o,
+      spec: { ...o.spec, finalizers: [] },
+    }));
   }
 }

@@ -28,15 +28,26 @@ export class NodeLifecycleController implements Controller {
     const node = this.#kinds.find('nodes', '', key);
     if (!node) return;
     const lease = this.#kinds.find('leases', 'kube-node-lease', key);
-    const renewed = Date.parse(digString(lease, 'spec', 'renewTime') ?? node.metadata.creationTimestamp ?? '');
+    const renewed = Date.parse(
+      digString(lease, 'spec', 'renewTime') ?? node.metadata.creationTimestamp ?? '',
+    );
     // After a restart of the server every node gets its grace period anew.
     const silentMs = this.#context.clock.now() - Math.max(renewed, this.#startedAt);
     const conditions = digList(node, 'status', 'conditions');
     const ready = conditions.find((c) => digString(c, 'type') === 'Ready');
     if (silentMs > GRACE_MS && digString(ready, 'status') === 'True') {
       const now = rfc3339(this.#context.clock.now());
-      const unknown = { type: 'Ready', status: 'Unknown', reason: 'NodeStatusUnknown', message: 'The node agent stopped posting node status.', lastTransitionTime: now, lastHeartbeatTime: digString(lease, 'spec', 'renewTime') ?? now };
-      await this.#kinds.mergeStatus('nodes', node, { conditions: [...conditions.filter((c) => c !== ready), unknown] });
+      const unknown = {
+        type: 'Ready',
+        status: 'Unknown',
+        reason: 'NodeStatusUnknown',
+        message: 'The node agent stopped posting node status.',
+        lastTransitionTime: now,
+        lastHeartbeatTime: digString(lease, 'spec', 'renewTime') ?? now,
+      };
+      await this.#kinds.mergeStatus('nodes', node, {
+        conditions: [...conditions.filter((c) => c !== ready), unknown],
+      });
     }
     return 5_000;
   }

@@ -8,16 +8,21 @@ export type Amounts = Readonly<Record<string, number>>;
 export function requestsOf(pod: ApiObject): Amounts {
   const total: Record<string, number> = { pods: 1 };
   for (const container of digList(pod, 'spec', 'containers')) {
-    for (const [name, value] of Object.entries(containerRequests(container))) total[name] = (total[name] ?? 0) + value;
+    for (const [name, value] of Object.entries(containerRequests(container)))
+      total[name] = (total[name] ?? 0) + value;
   }
   for (const container of digList(pod, 'spec', 'initContainers')) {
-    for (const [name, value] of Object.entries(containerRequests(container))) total[name] = Math.max(total[name] ?? 0, value);
+    for (const [name, value] of Object.entries(containerRequests(container)))
+      total[name] = Math.max(total[name] ?? 0, value);
   }
   return total;
 }
 
 function containerRequests(container: unknown): Amounts {
-  const asked = { ...digObject(container, 'resources', 'limits'), ...digObject(container, 'resources', 'requests') };
+  const asked = {
+    ...digObject(container, 'resources', 'limits'),
+    ...digObject(container, 'resources', 'requests'),
+  };
   return Object.fromEntries(Object.entries(asked).map(([k, v]) => [k, parseQuantity(v)]));
 }
 
@@ -30,24 +35,41 @@ interface Term {
 function holds(term: Term, value: string | undefined): boolean {
   const { operator, values = [] } = term;
   switch (operator) {
-    case 'In': return value !== undefined && values.includes(value);
-    case 'NotIn': return value === undefined || !values.includes(value);
-    case 'Exists': return value !== undefined;
-    case 'DoesNotExist': return value === undefined;
-    case 'Gt': return Number(value) > Number(values[0]);
-    case 'Lt': return Number(value) < Number(values[0]);
-    default: return false;
+    case 'In':
+      return value !== undefined && values.includes(value);
+    case 'NotIn':
+      return value === undefined || !values.includes(value);
+    case 'Exists':
+      return value !== undefined;
+    case 'DoesNotExist':
+      return value === undefined;
+    case 'Gt':
+      return Number(value) > Number(values[0]);
+    case 'Lt':
+      return Number(value) < Number(values[0]);
+    default:
+      return false;
   }
 }
 
 function affinityHolds(pod: ApiObject, node: ApiObject): boolean {
-  const terms = digList(pod, 'spec', 'affinity', 'nodeAffinity', 'requiredDuringSchedulingIgnoredDuringExecution', 'nodeSelectorTerms');
+  const terms = digList(
+    pod,
+    'spec',
+    'affinity',
+    'nodeAffinity',
+    'requiredDuringSchedulingIgnoredDuringExecution',
+    'nodeSelectorTerms',
+  );
   if (terms.length === 0) return true;
   const labels = node.metadata.labels ?? {};
   return terms.some((t) => {
     const byLabel = digList(t, 'matchExpressions') as Term[];
     const byField = digList(t, 'matchFields') as Term[];
-    return byLabel.every((e) => holds(e, labels[e.key])) && byField.every((e) => e.key === 'metadata.name' && holds(e, node.metadata.name));
+    return (
+      byLabel.every((e) => holds(e, labels[e.key])) &&
+      byField.every((e) => e.key === 'metadata.name' && holds(e, node.metadata.name))
+    );
   });
 }
 
@@ -93,6 +115,9 @@ export function obstacle(pod: ApiObject, node: ApiObject, used: Amounts): string
 export function explain(obstacles: readonly string[]): string {
   const counts = new Map<string, number>();
   for (const o of obstacles) counts.set(o, (counts.get(o) ?? 0) + 1);
-  const reasons = [...counts].map(([reason, n]) => `${n} ${reason}`).toSorted().join(', ');
+  const reasons = [...counts]
+    .map(([reason, n]) => `${n} ${reason}`)
+    .toSorted()
+    .join(', ');
   return `0/${obstacles.length} nodes are available: ${reasons || 'no nodes are registered'}.`;
 }

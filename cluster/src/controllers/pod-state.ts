@@ -9,9 +9,13 @@ export function isReady(pod: ApiObject): boolean {
 /** True while the pod counts as a replica: neither ended nor going. */
 export function isActive(pod: ApiObject): boolean {
   const phase = digString(pod, 'status', 'phase');
-  return phase !== 'Succeeded' && phase !== 'Failed' && pod.metadata.deletionTimestamp === undefined;
+  return (
+    phase !== 'Succeeded' && phase !== 'Failed' && pod.metadata.deletionTimestamp === undefined
+  );
 }
 
 export function isOwnedBy(object: ApiObject, uid: string | undefined): boolean {
-  return object.metadata.ownerReferences?.some((r) => r.controller === true && r.uid === uid) ?? false;
+  return (
+    object.metadata.ownerReferences?.some((r) => r.controller === true && r.uid === uid) ?? false
+  );
 }

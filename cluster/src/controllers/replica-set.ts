@@ -1,6 +1,12 @@
 import { type ApiObject, digNumber, digObject, digString } from '../object.ts';
 import { controllerOf } from '../server/verbs.ts';
-import { type Controller, type ControllerContext, keyOf, type Kinds, splitKey } from './control-loop.ts';
+import {
+  type Controller,
+  type ControllerContext,
+  type Kinds,
+  keyOf,
+  splitKey,
+} from './control-loop.ts';
 import { EventWriter } from './events.ts';
 import { isActive, isOwnedBy, isReady } from './pod-state.ts';
 
@@ -25,10 +31,14 @@ export class ReplicaSetController implements Controller {
     const [namespace, name] = splitKey(key);
     const set = this.#kinds.find('replicasets', namespace, name);
     if (!set || set.metadata.deletionTimestamp) return;
-    const pods = this.#kinds.list('pods', namespace).filter((p) => isOwnedBy(p, set.metadata.uid) && isActive(p));
+    const pods = this.#kinds
+      .list('pods', namespace)
+      .filter((p) => isOwnedBy(p, set.metadata.uid) && isActive(p));
     const wanted = digNumber(set, 'spec', 'replicas') ?? 1;
     for (let i = pods.length; i < wanted; i++) await this.#createPod(set);
-    const surplus = pods.toSorted((a, b) => rank(a) - rank(b)).slice(0, Math.max(0, pods.length - wanted));
+    const surplus = pods
+      .toSorted((a, b) => rank(a) - rank(b))
+      .slice(0, Math.max(0, pods.length - wanted));
     for (const pod of surplus) await this.#deletePod(set, pod);
     const ready = pods.filter(isReady).length;
     await this.#kinds.mergeStatus('replicasets', set, {
@@ -47,16 +57,33 @@ export class ReplicaSetController implements Controller {
       metadata: {
         ...digObject(template, 'metadata'),
         generateName: `${name}-`,
-        ownerReferences: [{ apiVersion: set.apiVersion, kind: set.kind, name, uid, controller: true, blockOwnerDeletion: true }],
+        ownerReferences: [
+          {
+            apiVersion: set.apiVersion,
+            kind: set.kind,
+            name,
+            uid,
+            controller: true,
+            blockOwnerDeletion: true,
+          },
+        ],
       },
       spec: structuredClone(digObject(template, 'spec')),
     });
-    await this.#events.record(set, { type: 'Normal', reason: 'SuccessfulCreate', message: `Created pod: ${pod.metadata.name}` });
+    await this.#events.record(set, {
+      type: 'Normal',
+      reason: 'SuccessfulCreate',
+      message: `Created pod: ${pod.metadata.name}`,
+    });
   }
 
   async #deletePod(set: ApiObject, pod: ApiObject): Promise<void> {
     await this.#kinds.remove('pods', pod);
-    await this.#events.record(set, { type: 'Normal', reason: 'SuccessfulDelete', message: `Deleted pod: ${pod.metadata.name}` });
+    await this.#events.record(set, {
+      type: 'Normal',
+      reason: 'SuccessfulDelete',
+      message: `Deleted pod: ${pod.metadata.name}`,
+    });
   }
 }
 

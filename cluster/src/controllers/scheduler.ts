@@ -1,6 +1,12 @@
 import { rfc3339 } from '@shoal/core';
 import { type ApiObject, digString } from '../object.ts';
-import { type Controller, type ControllerContext, keyOf, type Kinds, splitKey } from './control-loop.ts';
+import {
+  type Controller,
+  type ControllerContext,
+  type Kinds,
+  keyOf,
+  splitKey,
+} from './control-loop.ts';
 import { EventWriter } from './events.ts';
 import { type Amounts, explain, obstacle, requestsOf } from './placement.ts';
 
@@ -18,9 +24,16 @@ export class Scheduler implements Controller {
   }
 
   keysOf(event: { type: string; resource: string; object: ApiObject }): string[] {
-    if (event.resource === '/pods' && event.type !== 'DELETED') return this.#isPending(event.object) ? [keyOf(event.object)] : [];
-    const roomMayHaveCome = event.resource === '/nodes' || (event.resource === '/pods' && event.type === 'DELETED');
-    return roomMayHaveCome ? this.#kinds.list('pods').filter((p) => this.#isPending(p)).map(keyOf) : [];
+    if (event.resource === '/pods' && event.type !== 'DELETED')
+      return this.#isPending(event.object) ? [keyOf(event.object)] : [];
+    const roomMayHaveCome =
+      event.resource === '/nodes' || (event.resource === '/pods' && event.type === 'DELETED');
+    return roomMayHaveCome
+      ? this.#kinds
+          .list('pods')
+          .filter((p) => this.#isPending(p))
+          .map(keyOf)
+      : [];
   }
 
   #isPending(pod: ApiObject): boolean {
@@ -50,7 +63,8 @@ export class Scheduler implements Controller {
       const phase = digString(pod, 'status', 'phase');
       if (!node || phase === 'Succeeded' || phase === 'Failed') continue;
       const sum = used.get(node) ?? {};
-      for (const [name, amount] of Object.entries(requestsOf(pod))) sum[name] = (sum[name] ?? 0) + amount;
+      for (const [name, amount] of Object.entries(requestsOf(pod)))
+        sum[name] = (sum[name] ?? 0) + amount;
       used.set(node, sum);
     }
     return used;
@@ -68,7 +82,13 @@ export class Scheduler implements Controller {
     const now = rfc3339(this.#context.clock.now());
     const previous = digString(pod, 'status', 'conditions', 0, 'message');
     if (previous === message) return;
-    const condition = { type: 'PodScheduled', status: 'False', reason: 'Unschedulable', message, lastTransitionTime: now };
+    const condition = {
+      type: 'PodScheduled',
+      status: 'False',
+      reason: 'Unschedulable',
+      message,
+      lastTransitionTime: now,
+    };
     await this.#kinds.mergeStatus('pods', pod, { phase: 'Pending', conditions: [condition] });
     await this.#events.record(pod, { type: 'Warning', reason: 'FailedScheduling', message });
   }

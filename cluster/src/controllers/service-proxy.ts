@@ -1,7 +1,13 @@
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { messageOf } from '@shoal/core';
 import { type ApiObject, digList, digNumber, digString } from '../object.ts';
-import { type Controller, type ControllerContext, keyOf, type Kinds, splitKey } from './control-loop.ts';
+import {
+  type Controller,
+  type ControllerContext,
+  type Kinds,
+  keyOf,
+  splitKey,
+} from './control-loop.ts';
 
 interface Forward {
   readonly server: Server;
@@ -31,7 +37,8 @@ export class ServiceProxy implements Controller {
     const address = digString(service, 'spec', 'clusterIP');
     const wanted = new Map<string, unknown>();
     if (service && address && address !== 'None') {
-      for (const port of digList(service, 'spec', 'ports')) wanted.set(`${address}:${digNumber(port, 'port')}`, port);
+      for (const port of digList(service, 'spec', 'ports'))
+        wanted.set(`${address}:${digNumber(port, 'port')}`, port);
     }
     const current = this.#forwards.get(key) ?? new Map<string, Forward>();
     for (const [id, forward] of current) {
@@ -50,9 +57,13 @@ export class ServiceProxy implements Controller {
   #listen(key: string, id: string, port: unknown): Promise<Forward> {
     const [host = '', portNumber = ''] = id.split(':');
     const sockets = new Set<Socket>();
-    const server = createServer({ noDelay: true }, (socket) => this.#forward(key, digString(port, 'name'), { socket, sockets }));
+    const server = createServer({ noDelay: true }, (socket) =>
+      this.#forward(key, digString(port, 'name'), { socket, sockets }),
+    );
     return new Promise((resolve, reject) => {
-      server.once('error', (error) => reject(new Error(`cannot listen on service address ${id}: ${messageOf(error)}`)));
+      server.once('error', (error) =>
+        reject(new Error(`cannot listen on service address ${id}: ${messageOf(error)}`)),
+      );
       server.listen(Number(portNumber), host, () => resolve({ server, sockets }));
     });
   }
@@ -63,13 +74,23 @@ export class ServiceProxy implements Controller {
     const endpoints = this.#kinds.find('endpoints', namespace, name);
     const all = digList(endpoints, 'subsets').flatMap((subset) => {
       const ports = digList(subset, 'ports');
-      const port = digNumber(ports.find((p) => digString(p, 'name') === portName) ?? ports[0], 'port');
-      return digList(subset, 'addresses').map((a) => ({ host: digString(a, 'ip') ?? '', port: port ?? 0 }));
+      const port = digNumber(
+        ports.find((p) => digString(p, 'name') === portName) ?? ports[0],
+        'port',
+      );
+      return digList(subset, 'addresses').map((a) => ({
+        host: digString(a, 'ip') ?? '',
+        port: port ?? 0,
+      }));
     });
     return all[this.#turn++ % Math.max(1, all.length)];
   }
 
-  #forward(key: string, portName: string | undefined, from: { socket: Socket; sockets: Set<Socket> }): void {
+  #forward(
+    key: string,
+    portName: string | undefined,
+    from: { socket: Socket; sockets: Set<Socket> },
+  ): void {
     const { socket, sockets } = from;
     const endpoint = this.#pick(key, portName);
     if (!endpoint) {
@@ -90,7 +111,8 @@ export class ServiceProxy implements Controller {
 
   /** Ends every listener and connection. */
   close(): void {
-    for (const forwards of this.#forwards.values()) for (const forward of forwards.values()) close(forward);
+    for (const forwards of this.#forwards.values())
+      for (const forward of forwards.values()) close(forward);
     this.#forwards.clear();
     this.#context.logger.debug('service proxy closed');
   }

@@ -1,7 +1,16 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import {
-  type Clock, digestOf, fromNode, isShoalError, type KeyPair, type Logger, messageOf, type Random, rfc3339, superviseLoop,
+  type Clock,
+  digestOf,
+  fromNode,
+  isShoalError,
+  type KeyPair,
+  type Logger,
+  messageOf,
+  type Random,
+  rfc3339,
+  superviseLoop,
 } from '@shoal/core';
 import type { ApiClient } from '../client/api-client.ts';
 import { reflect } from '../client/reflector.ts';
@@ -45,7 +54,13 @@ export class NodeAgent {
     this.#options = options;
     mkdirSync(join(options.dataDir, 'rootfs'), { recursive: true });
     this.#store = new PodStore(join(options.dataDir, 'agent.db'));
-    this.#status = new StatusWriter({ client: options.client, clock: options.clock, random: options.random, logger: options.logger, signal: this.#stopping.signal });
+    this.#status = new StatusWriter({
+      client: options.client,
+      clock: options.clock,
+      random: options.random,
+      logger: options.logger,
+      signal: this.#stopping.signal,
+    });
   }
 
   get rootfs(): string {
@@ -73,10 +88,13 @@ export class NodeAgent {
     this.#loops = [
       superviseLoop('node lease', heartbeat, ports, { baseMs: 200, capMs: 5_000, signal }),
       reflect({
-        client, ...ports, signal,
+        client,
+        ...ports,
+        signal,
         path: `/api/v1/pods?fieldSelector=spec.nodeName%3D${identity.name}`,
         onList: (pods) => this.#onList(pods),
-        onChange: (type, pod) => (type === 'DELETED' ? this.#forget(pod.metadata.uid ?? '') : this.#sync(pod)),
+        onChange: (type, pod) =>
+          type === 'DELETED' ? this.#forget(pod.metadata.uid ?? '') : this.#sync(pod),
       }),
     ];
   }
@@ -89,7 +107,9 @@ export class NodeAgent {
       server.close();
     };
     return new Promise((resolve, reject) => {
-      server.once('error', (error) => reject(fromNode(error, `the agent of ${identity.name} cannot listen on ${identity.ip}`)));
+      server.once('error', (error) =>
+        reject(fromNode(error, `the agent of ${identity.name} cannot listen on ${identity.ip}`)),
+      );
       server.listen(0, identity.ip, () => {
         const address = server.address();
         resolve(typeof address === 'object' && address ? address.port : 0);
@@ -121,9 +141,15 @@ export class NodeAgent {
     const { dataDir, identity, images, logger } = this.#options;
     const uid = pod.metadata.uid ?? '';
     return {
-      rootfs: this.rootfs, dataDir, hostIp: identity.ip, images, logger, store: this.#store,
+      rootfs: this.rootfs,
+      dataDir,
+      hostIp: identity.ip,
+      images,
+      logger,
+      store: this.#store,
       podIp: pod.spec?.['hostNetwork'] === true ? identity.ip : this.#addressFor(uid),
-      readConfig: async (kind, name) => await this.#readConfig(pod.metadata.namespace ?? '', kind, name),
+      readConfig: async (kind, name) =>
+        await this.#readConfig(pod.metadata.namespace ?? '', kind, name),
       services: async () => await this.#services(),
       onStatus: (status) => {
         // A pod that ends because the agent does is not over: it starts again with the next agent.
@@ -150,7 +176,10 @@ export class NodeAgent {
 
   async #readConfig(namespace: string, kind: string, name: string): Promise<ApiObject | undefined> {
     try {
-      return (await this.#options.client.request('GET', `/api/v1/namespaces/${namespace}/${kind}/${name}`)) as ApiObject;
+      return (await this.#options.client.request(
+        'GET',
+        `/api/v1/namespaces/${namespace}/${kind}/${name}`,
+      )) as ApiObject;
     } catch (error) {
       if (isShoalError(error) && error.code === 'not_found') return undefined;
       throw error;
@@ -162,33 +191,60 @@ export class NodeAgent {
   /** Services with their addresses; the last known ones when the API server is away. */
   async #services(): Promise<ReadonlyMap<string, string>> {
     try {
-      const list = (await this.#options.client.request('GET', '/api/v1/services')) as { items: ApiObject[] };
-      const entries = list.items.map((s) => [`${s.metadata.name}.${s.metadata.namespace}`, digString(s, 'spec', 'clusterIP') ?? ''] as const);
-      this.#knownServices = new Map(entries.filter(([, address]) => address !== '' && address !== 'None'));
+      const list = (await this.#options.client.request('GET', '/api/v1/services')) as {
+        items: ApiObject[];
+      };
+      const entries = list.items.map(
+        (s) =>
+          [
+            `${s.metadata.name}.${s.metadata.namespace}`,
+            digString(s, 'spec', 'clusterIP') ?? '',
+          ] as const,
+      );
+      this.#knownServices = new Map(
+        entries.filter(([, address]) => address !== '' && address !== 'None'),
+      );
     } catch (error) {
-      this.#options.logger.warn('services unknown, using the last ones', { reason: messageOf(error) });
+      this.#options.logger.warn('services unknown, using the last ones', {
+        reason: messageOf(error),
+      });
     }
     return this.#knownServices;
   }
 
-  async #event(pod: ApiObject, text: { type: string; reason: string; message: string }): Promise<void> {
+  async #event(
+    pod: ApiObject,
+    text: { type: string; reason: string; message: string },
+  ): Promise<void> {
     const { namespace = 'default', name, uid = '' } = pod.metadata;
     const now = rfc3339(Date.now());
     const path = `/api/v1/namespaces/${namespace}/events`;
     const source = `agent-${this.#options.identity.name}`;
     const eventName = `${name}.${digestOf(`${uid}${text.reason}${text.message}`).slice(7, 23)}`;
     const body = {
-      metadata: { name: eventName }, ...text, count: 1, firstTimestamp: now, lastTimestamp: now,
+      metadata: { name: eventName },
+      ...text,
+      count: 1,
+      firstTimestamp: now,
+      lastTimestamp: now,
       involvedObject: { apiVersion: 'v1', kind: 'Pod', name, namespace, uid },
-      source: { component: source }, reportingComponent: source, reportingInstance: this.#options.identity.name,
+      source: { component: source },
+      reportingComponent: source,
+      reportingInstance: this.#options.identity.name,
     };
     try {
       await this.#options.client.request('POST', path, body);
     } catch (error) {
       if (!isShoalError(error) || error.code !== 'already_exists') return;
-      const current = await this.#options.client.request('GET', `${path}/${eventName}`).catch(() => undefined);
+      const current = await this.#options.client
+        .request('GET', `${path}/${eventName}`)
+        .catch(() => undefined);
       const bump = { count: (digNumber(current, 'count') ?? 1) + 1, lastTimestamp: now };
-      await this.#options.client.request('PATCH', `${path}/${eventName}`, bump, { contentType: 'application/merge-patch+json' }).catch(() => undefined);
+      await this.#options.client
+        .request('PATCH', `${path}/${eventName}`, bump, {
+          contentType: 'application/merge-patch+json',
+        })
+        .catch(() => undefined);
     }
   }
 
@@ -199,21 +255,34 @@ export class NodeAgent {
     if (this.#terminating.has(uid)) return;
     this.#terminating.add(uid);
     const grace = pod.metadata.deletionGracePeriodSeconds ?? 30;
-    if (runner && !runner.ended) await this.#event(pod, { type: 'Normal', reason: 'Killing', message: `Stopping pod ${pod.metadata.name}` });
+    if (runner && !runner.ended)
+      await this.#event(pod, {
+        type: 'Normal',
+        reason: 'Killing',
+        message: `Stopping pod ${pod.metadata.name}`,
+      });
     await runner?.stop(grace);
     await this.#status.flush(uid);
     const path = `/api/v1/namespaces/${pod.metadata.namespace}/pods/${pod.metadata.name}`;
     const remove = async (): Promise<void> => {
-      await this.#options.client.request('DELETE', path, { gracePeriodSeconds: 0, preconditions: { uid } }).catch((error: unknown) => {
-        if (!isShoalError(error) || (error.code !== 'not_found' && error.code !== 'conflict')) throw error;
-      });
+      await this.#options.client
+        .request('DELETE', path, { gracePeriodSeconds: 0, preconditions: { uid } })
+        .catch((error: unknown) => {
+          if (!isShoalError(error) || (error.code !== 'not_found' && error.code !== 'conflict'))
+            throw error;
+        });
       this.#forget(uid);
       done.abort();
     };
     const done = new AbortController();
     const signal = AbortSignal.any([done.signal, this.#stopping.signal]);
     const { clock, random, logger } = this.#options;
-    await superviseLoop('delete pod', remove, { clock, random, logger }, { baseMs: 200, capMs: 5_000, signal });
+    await superviseLoop(
+      'delete pod',
+      remove,
+      { clock, random, logger },
+      { baseMs: 200, capMs: 5_000, signal },
+    );
     this.#terminating.delete(uid);
   }
 
@@ -225,7 +294,8 @@ export class NodeAgent {
     this.#status.forget(uid);
     this.#store.removePod(uid);
     const clean = (): void => {
-      for (const dir of ['logs', 'pods']) rmSync(join(this.#options.dataDir, dir, uid), { recursive: true, force: true });
+      for (const dir of ['logs', 'pods'])
+        rmSync(join(this.#options.dataDir, dir, uid), { recursive: true, force: true });
     };
     if (runner) void runner.stop(0).then(clean);
     else clean();

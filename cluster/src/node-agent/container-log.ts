@@ -1,4 +1,15 @@
-import { appendFileSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, renameSync, statSync, watch, writeSync } from 'node:fs';
+import {
+  appendFileSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  watch,
+  writeSync,
+} from 'node:fs';
 import { dirname } from 'node:path';
 import type { Readable } from 'node:stream';
 
@@ -73,15 +84,35 @@ function render(line: string, query: LogQuery): string | undefined {
 
 /** The log so far, as `kubectl logs` prints it. */
 export function readLog(path: string, query: LogQuery): string {
-  const parts = [`${path}.1`, path].filter((p) => existsSync(p)).map((p) => readFileSync(p, 'utf8'));
-  const lines = parts.join('').split('\n').slice(0, -1).map((l) => render(l, query)).filter((l) => l !== undefined);
-  const wanted = query.tailLines === undefined ? lines : query.tailLines === 0 ? [] : lines.slice(-query.tailLines);
+  const parts = [`${path}.1`, path]
+    .filter((p) => existsSync(p))
+    .map((p) => readFileSync(p, 'utf8'));
+  const lines = parts
+    .join('')
+    .split('\n')
+    .slice(0, -1)
+    .map((l) => render(l, query))
+    .filter((l) => l !== undefined);
+  const wanted =
+    query.tailLines === undefined
+      ? lines
+      : query.tailLines === 0
+        ? []
+        : lines.slice(-query.tailLines);
   const text = wanted.join('');
   return query.limitBytes === undefined ? text : text.slice(0, query.limitBytes);
 }
 
 /** Sends new lines as they come, until the signal aborts or the container has ended. */
-export function followLog(path: string, options: { query: LogQuery; onText: (text: string) => void; isRunning: () => boolean; signal: AbortSignal }): Promise<void> {
+export function followLog(
+  path: string,
+  options: {
+    query: LogQuery;
+    onText: (text: string) => void;
+    isRunning: () => boolean;
+    signal: AbortSignal;
+  },
+): Promise<void> {
   let offset = existsSync(path) ? statSync(path).size : 0;
   const pump = (): void => {
     if (!existsSync(path)) return;

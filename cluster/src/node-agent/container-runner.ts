@@ -3,9 +3,15 @@ import { type Logger, messageOf, rfc3339, ShoalError } from '@shoal/core';
 import { type ApiObject, dig, digList, digString } from '../object.ts';
 import { ContainerLog } from './container-log.ts';
 import { containerEnvironment, type EnvironmentContext, expand, translate } from './environment.ts';
-import { type Exit, type ImageSource, type RunningProcess, startProcess, startTimeOf } from './process-runtime.ts';
 import type { PodStore } from './pod-store.ts';
 import { watchProbe } from './probes.ts';
+import {
+  type Exit,
+  type ImageSource,
+  type RunningProcess,
+  startProcess,
+  startTimeOf,
+} from './process-runtime.ts';
 
 /** A container's state as it stands in `status.containerStatuses`. */
 export interface ContainerState {
@@ -52,7 +58,13 @@ export class ContainerRunner {
     this.name = digString(container, 'name') ?? '';
     this.#container = container;
     this.#context = context;
-    this.status = { state: { waiting: { reason: 'PodInitializing' } }, lastState: {}, ready: false, started: false, restartCount };
+    this.status = {
+      state: { waiting: { reason: 'PodInitializing' } },
+      lastState: {},
+      ready: false,
+      started: false,
+      restartCount,
+    };
   }
 
   logPath(previous: boolean): string | undefined {
@@ -82,18 +94,28 @@ export class ContainerRunner {
 
   async #backOff(ms: number): Promise<void> {
     if ('terminated' in this.status.state) this.status.lastState = this.status.state;
-    const imageFault = this.status.state['waiting'] && dig(this.status.state, 'waiting', 'reason') === 'ErrImagePull';
+    const imageFault =
+      this.status.state['waiting'] &&
+      dig(this.status.state, 'waiting', 'reason') === 'ErrImagePull';
     if (!imageFault) {
       const message = `back-off ${Math.round(ms / 1000)}s restarting failed container=${this.name} pod=${this.#context.pod.metadata.name}`;
       this.#set({ waiting: { reason: 'CrashLoopBackOff', message } });
-      this.#context.onEvent('Warning', 'BackOff', `Back-off restarting failed container ${this.name}`);
+      this.#context.onEvent(
+        'Warning',
+        'BackOff',
+        `Back-off restarting failed container ${this.name}`,
+      );
     }
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, ms);
-      this.#stopping.signal.addEventListener('abort', () => {
-        clearTimeout(timer);
-        resolve();
-      }, { once: true });
+      this.#stopping.signal.addEventListener(
+        'abort',
+        () => {
+          clearTimeout(timer);
+          resolve();
+        },
+        { once: true },
+      );
     });
   }
 
@@ -110,7 +132,8 @@ export class ContainerRunner {
     try {
       const environment = await this.#launch();
       this.status.started = dig(this.#container, 'startupProbe') === undefined;
-      this.status.ready = this.status.started && dig(this.#container, 'readinessProbe') === undefined;
+      this.status.ready =
+        this.status.started && dig(this.#container, 'readinessProbe') === undefined;
       this.#set({ running: { startedAt } });
       this.#context.onEvent('Normal', 'Started', `Started container ${this.name}`);
       this.#probe(environment, probes.signal);
@@ -131,9 +154,14 @@ export class ContainerRunner {
     const context = await this.#context.environment(this.#container);
     const variables = await containerEnvironment(this.#context.pod, this.#container, context);
     const image = this.#context.images.find((i) => i.image === imageName(this.#container));
-    const words = [...digList(this.#container, 'command'), ...digList(this.#container, 'args')].map(String);
+    const words = [...digList(this.#container, 'command'), ...digList(this.#container, 'args')].map(
+      String,
+    );
     if (digList(this.#container, 'command').length === 0) {
-      throw new ShoalError('unsupported', `image "${digString(this.#container, 'image')}" cannot be run: this node has no container runtime, it starts processes only. Add a command to the container, for example command: ["node", "examples/…/worker.ts"]`);
+      throw new ShoalError(
+        'unsupported',
+        `image "${digString(this.#container, 'image')}" cannot be run: this node has no container runtime, it starts processes only. Add a command to the container, for example command: ["node", "examples/…/worker.ts"]`,
+      );
     }
     const workingDir = digString(this.#container, 'workingDir');
     const command = words.map((w) => translate(expand(w, variables), context));
@@ -142,11 +170,16 @@ export class ContainerRunner {
     this.#process = await startProcess({
       command,
       environment: { HOSTNAME: this.#context.pod.metadata.name, ...variables },
-      workingDir: workingDir ? translate(workingDir, context) : (image?.workingDir ?? context.rootfs),
+      workingDir: workingDir
+        ? translate(workingDir, context)
+        : (image?.workingDir ?? context.rootfs),
       path: image?.path ?? [],
       log,
     });
-    this.#context.store.addProcess({ pid: this.#process.pid, startTime: startTimeOf(this.#process.pid) });
+    this.#context.store.addProcess({
+      pid: this.#process.pid,
+      startTime: startTimeOf(this.#process.pid),
+    });
     return variables;
   }
 
@@ -164,7 +197,9 @@ export class ContainerRunner {
     const { code, signal } = exit;
     const reason = code === 0 ? 'Completed' : signal === 'SIGKILL' ? 'Killed' : 'Error';
     this.status.ready = false;
-    this.#set({ terminated: { exitCode: code, reason, startedAt, finishedAt: rfc3339(Date.now()) } });
+    this.#set({
+      terminated: { exitCode: code, reason, startedAt, finishedAt: rfc3339(Date.now()) },
+    });
   }
 
   #probe(environment: Record<string, string>, signal: AbortSignal): void {
@@ -172,18 +207,31 @@ export class ContainerRunner {
       await this.#startup(target, signal);
       const readiness = dig(this.#container, 'readinessProbe');
       const liveness = dig(this.#container, 'livenessProbe');
-      if (readiness) void watchProbe(readiness, target, { signal, onResult: (ok, why) => this.#readiness(ok, why) });
-      if (liveness) void watchProbe(liveness, target, { signal, onResult: (ok, why) => this.#liveness(ok, why) });
+      if (readiness)
+        void watchProbe(readiness, target, {
+          signal,
+          onResult: (ok, why) => this.#readiness(ok, why),
+        });
+      if (liveness)
+        void watchProbe(liveness, target, {
+          signal,
+          onResult: (ok, why) => this.#liveness(ok, why),
+        });
     });
   }
 
-  async #environmentFor(environment: Record<string, string>): Promise<{ container: unknown; host: string; environment: Record<string, string> }> {
+  async #environmentFor(
+    environment: Record<string, string>,
+  ): Promise<{ container: unknown; host: string; environment: Record<string, string> }> {
     const { podIp } = await this.#context.environment(this.#container);
     return { container: this.#container, host: podIp, environment };
   }
 
   /** Readiness and liveness wait until the startup probe has passed once. */
-  #startup(target: { container: unknown; host: string; environment: Record<string, string> }, signal: AbortSignal): Promise<void> {
+  #startup(
+    target: { container: unknown; host: string; environment: Record<string, string> },
+    signal: AbortSignal,
+  ): Promise<void> {
     const probe = dig(this.#container, 'startupProbe');
     if (!probe) return Promise.resolve();
     return new Promise((resolve) => {
@@ -211,7 +259,11 @@ export class ContainerRunner {
   #liveness(ok: boolean, why: string): void {
     if (ok || !this.#process) return;
     this.#context.onEvent('Warning', 'Unhealthy', `Liveness probe failed: ${why}`);
-    this.#context.onEvent('Normal', 'Killing', `Container ${this.name} failed liveness probe, will be restarted`);
+    this.#context.onEvent(
+      'Normal',
+      'Killing',
+      `Container ${this.name} failed liveness probe, will be restarted`,
+    );
     void this.#process.stop(5_000);
   }
 

@@ -25,47 +25,72 @@ function fieldRef(pod: ApiObject, path: string, context: EnvironmentContext): st
   throw new ShoalError('invalid_argument', `fieldRef ${path} is not supported`);
 }
 
-async function fromSource(pod: ApiObject, source: object, context: EnvironmentContext): Promise<string | undefined> {
+async function fromSource(
+  pod: ApiObject,
+  source: object,
+  context: EnvironmentContext,
+): Promise<string | undefined> {
   const field = digString(source, 'fieldRef', 'fieldPath');
   if (field !== undefined) return fieldRef(pod, field, context);
   const resource = digString(source, 'resourceFieldRef', 'resource');
-  if (resource !== undefined) return String(dig(digList(pod, 'spec', 'containers')[0], 'resources', ...resource.split('.')) ?? '0');
-  for (const [ref, kind] of [['configMapKeyRef', 'configmaps'], ['secretKeyRef', 'secrets']] as const) {
+  if (resource !== undefined)
+    return String(
+      dig(digList(pod, 'spec', 'containers')[0], 'resources', ...resource.split('.')) ?? '0',
+    );
+  for (const [ref, kind] of [
+    ['configMapKeyRef', 'configmaps'],
+    ['secretKeyRef', 'secrets'],
+  ] as const) {
     const name = digString(source, ref, 'name');
     if (name === undefined) continue;
     const key = digString(source, ref, 'key') ?? '';
     const value = digString(await context.readConfig(kind, name), 'data', key);
-    if (value !== undefined) return kind === 'secrets' ? Buffer.from(value, 'base64').toString('utf8') : value;
+    if (value !== undefined)
+      return kind === 'secrets' ? Buffer.from(value, 'base64').toString('utf8') : value;
     if (dig(source, ref, 'optional') === true) return undefined;
-    throw new ShoalError('not_found', `${kind.slice(0, -1)} "${name}" has no key "${key}"`, { retry: 'backoff' });
+    throw new ShoalError('not_found', `${kind.slice(0, -1)} "${name}" has no key "${key}"`, {
+      retry: 'backoff',
+    });
   }
   throw new ShoalError('unsupported', 'unknown env value source');
 }
 
 /** `$(NAME)` becomes the value of a variable defined before; `$$(NAME)` stays as `$(NAME)`. */
 export function expand(text: string, variables: Readonly<Record<string, string>>): string {
-  return text.replace(/\$(\$)?\(([A-Za-z_][\w.-]*)\)/g, (whole, escaped: string | undefined, name: string) =>
-    escaped ? whole.slice(1) : (variables[name] ?? whole),
+  return text.replace(
+    /\$(\$)?\(([A-Za-z_][\w.-]*)\)/g,
+    (whole, escaped: string | undefined, name: string) =>
+      escaped ? whole.slice(1) : (variables[name] ?? whole),
   );
 }
 
 /** Names of services have no DNS here: `svc.ns` in a value becomes the service's address. */
 function resolveServices(text: string, services: ReadonlyMap<string, string>): string {
-  return text.replace(/(^|[/@,;|=])([a-z0-9-]+\.[a-z0-9-]+)(?:\.svc(?:\.cluster\.local)?)?(?=$|[:/,;|])/g, (whole, before: string, name: string) => {
-    const address = services.get(name);
-    return address === undefined ? whole : `${before}${address}`;
-  });
+  return text.replace(
+    /(^|[/@,;|=])([a-z0-9-]+\.[a-z0-9-]+)(?:\.svc(?:\.cluster\.local)?)?(?=$|[:/,;|])/g,
+    (whole, before: string, name: string) => {
+      const address = services.get(name);
+      return address === undefined ? whole : `${before}${address}`;
+    },
+  );
 }
 
 /**
  * There is no mount namespace, so a value that begins with a mount path is translated to the real
  * path; lists joined by `;` are translated part by part.
  */
-export function translate(text: string, context: Pick<EnvironmentContext, 'mounts' | 'hostPaths' | 'rootfs'>): string {
+export function translate(
+  text: string,
+  context: Pick<EnvironmentContext, 'mounts' | 'hostPaths' | 'rootfs'>,
+): string {
   const one = (part: string): string => {
-    const mount = context.mounts.find((m) => part === m.mountPath || part.startsWith(`${m.mountPath}/`));
+    const mount = context.mounts.find(
+      (m) => part === m.mountPath || part.startsWith(`${m.mountPath}/`),
+    );
     if (mount) return mount.realPath + part.slice(mount.mountPath.length);
-    const isPrefix = part.startsWith('/') && [...context.hostPaths].some(([path, host]) => path === `${part}${host}`.replace(/\/+$/, ''));
+    const isPrefix =
+      part.startsWith('/') &&
+      [...context.hostPaths].some(([path, host]) => path === `${part}${host}`.replace(/\/+$/, ''));
     return isPrefix ? context.rootfs : part;
   };
   return text.split(';').map(one).join(';');
@@ -75,21 +100,33 @@ function serviceVariables(pod: ApiObject, context: EnvironmentContext): Record<s
   const suffix = `.${pod.metadata.namespace}`;
   const variables: Record<string, string> = {};
   for (const [name, address] of context.services) {
-    if (name.endsWith(suffix)) variables[`${name.slice(0, -suffix.length).toUpperCase().replaceAll('-', '_')}_SERVICE_HOST`] = address;
+    if (name.endsWith(suffix))
+      variables[
+        `${name.slice(0, -suffix.length).toUpperCase().replaceAll('-', '_')}_SERVICE_HOST`
+      ] = address;
   }
   return variables;
 }
 
-async function fromWhole(container: unknown, context: EnvironmentContext): Promise<Record<string, string>> {
+async function fromWhole(
+  container: unknown,
+  context: EnvironmentContext,
+): Promise<Record<string, string>> {
   const variables: Record<string, string> = {};
   for (const source of digList(container, 'envFrom')) {
     const prefix = digString(source, 'prefix') ?? '';
-    for (const [ref, kind] of [['configMapRef', 'configmaps'], ['secretRef', 'secrets']] as const) {
+    for (const [ref, kind] of [
+      ['configMapRef', 'configmaps'],
+      ['secretRef', 'secrets'],
+    ] as const) {
       const name = digString(source, ref, 'name');
       if (name === undefined) continue;
       const data = digObject(await context.readConfig(kind, name), 'data');
       for (const [key, value] of Object.entries(data)) {
-        variables[prefix + key] = kind === 'secrets' ? Buffer.from(String(value), 'base64').toString('utf8') : String(value);
+        variables[prefix + key] =
+          kind === 'secrets'
+            ? Buffer.from(String(value), 'base64').toString('utf8')
+            : String(value);
       }
     }
   }
@@ -97,8 +134,15 @@ async function fromWhole(container: unknown, context: EnvironmentContext): Promi
 }
 
 /** The environment of a container as its process gets it. */
-export async function containerEnvironment(pod: ApiObject, container: unknown, context: EnvironmentContext): Promise<Record<string, string>> {
-  const variables: Record<string, string> = { ...serviceVariables(pod, context), ...(await fromWhole(container, context)) };
+export async function containerEnvironment(
+  pod: ApiObject,
+  container: unknown,
+  context: EnvironmentContext,
+): Promise<Record<string, string>> {
+  const variables: Record<string, string> = {
+    ...serviceVariables(pod, context),
+    ...(await fromWhole(container, context)),
+  };
   for (const entry of digList(container, 'env')) {
     if (!isJsonObject(entry)) continue;
     const name = String(entry['name']);
@@ -108,5 +152,10 @@ export async function containerEnvironment(pod: ApiObject, container: unknown, c
       : expand(String(entry['value'] ?? ''), variables);
     if (value !== undefined) variables[name] = value;
   }
-  return Object.fromEntries(Object.entries(variables).map(([k, v]) => [k, translate(resolveServices(v, context.services), context)]));
+  return Object.fromEntries(
+    Object.entries(variables).map(([k, v]) => [
+      k,
+      translate(resolveServices(v, context.services), context),
+    ]),
+  );
 }

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { arch, availableParallelism, hostname, release, totalmem, type as osType } from 'node:os';
+import { arch, availableParallelism, hostname, type as osType, release, totalmem } from 'node:os';
 import { isShoalError, rfc3339 } from '@shoal/core';
 import type { ApiClient } from '../client/api-client.ts';
 
@@ -22,23 +22,45 @@ function osImage(): string {
 
 function condition(type: string, holds: boolean, reason: string): object {
   const now = rfc3339(Date.now());
-  return { type, status: holds ? 'True' : 'False', reason, message: reason, lastHeartbeatTime: now, lastTransitionTime: now };
+  return {
+    type,
+    status: holds ? 'True' : 'False',
+    reason,
+    message: reason,
+    lastHeartbeatTime: now,
+    lastTransitionTime: now,
+  };
 }
 
 function nodeStatus(identity: NodeIdentity): object {
-  const amounts = { cpu: String(availableParallelism()), memory: `${Math.floor(totalmem() / 1024)}Ki`, pods: '110' };
+  const amounts = {
+    cpu: String(availableParallelism()),
+    memory: `${Math.floor(totalmem() / 1024)}Ki`,
+    pods: '110',
+  };
   return {
     capacity: amounts,
     allocatable: amounts,
-    addresses: [{ type: 'InternalIP', address: identity.ip }, { type: 'Hostname', address: identity.name }],
+    addresses: [
+      { type: 'InternalIP', address: identity.ip },
+      { type: 'Hostname', address: identity.name },
+    ],
     daemonEndpoints: { kubeletEndpoint: { Port: identity.agentPort } },
     nodeInfo: {
-      architecture: arch() === 'x64' ? 'amd64' : arch(), operatingSystem: osType().toLowerCase(), osImage: osImage(),
-      kernelVersion: release(), kubeletVersion: 'v1.32.4-shoal', kubeProxyVersion: '', containerRuntimeVersion: 'process://node',
-      bootID: '', machineID: hostname(), systemUUID: '',
+      architecture: arch() === 'x64' ? 'amd64' : arch(),
+      operatingSystem: osType().toLowerCase(),
+      osImage: osImage(),
+      kernelVersion: release(),
+      kubeletVersion: 'v1.32.4-shoal',
+      kubeProxyVersion: '',
+      containerRuntimeVersion: 'process://node',
+      bootID: '',
+      machineID: hostname(),
+      systemUUID: '',
     },
     conditions: [
-      condition('MemoryPressure', false, 'NodeHasSufficientMemory'), condition('DiskPressure', false, 'NodeHasNoDiskPressure'),
+      condition('MemoryPressure', false, 'NodeHasSufficientMemory'),
+      condition('DiskPressure', false, 'NodeHasNoDiskPressure'),
       condition('Ready', true, 'NodeAgentReady'),
     ],
   };
@@ -52,20 +74,38 @@ async function ignoring(code: string, promise: Promise<unknown>): Promise<void> 
 
 /** Makes the Node object, or brings it up to date. */
 export async function registerNode(client: ApiClient, identity: NodeIdentity): Promise<void> {
-  const labels = { 'kubernetes.io/hostname': identity.name, 'kubernetes.io/os': 'linux', ...identity.labels };
+  const labels = {
+    'kubernetes.io/hostname': identity.name,
+    'kubernetes.io/os': 'linux',
+    ...identity.labels,
+  };
   const body = { apiVersion: 'v1', kind: 'Node', metadata: { name: identity.name, labels } };
   await ignoring('already_exists', client.request('POST', '/api/v1/nodes', body));
   const patch = { contentType: 'application/merge-patch+json' };
   await client.request('PATCH', `/api/v1/nodes/${identity.name}`, { metadata: { labels } }, patch);
-  await client.request('PATCH', `/api/v1/nodes/${identity.name}/status`, { status: nodeStatus(identity) }, patch);
+  await client.request(
+    'PATCH',
+    `/api/v1/nodes/${identity.name}/status`,
+    { status: nodeStatus(identity) },
+    patch,
+  );
 }
 
 /** Says that this node is alive. */
 export async function renewLease(client: ApiClient, name: string): Promise<void> {
   const path = '/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases';
-  const spec = { holderIdentity: name, leaseDurationSeconds: LEASE_SECONDS, renewTime: new Date().toISOString() };
+  const spec = {
+    holderIdentity: name,
+    leaseDurationSeconds: LEASE_SECONDS,
+    renewTime: new Date().toISOString(),
+  };
   try {
-    await client.request('PATCH', `${path}/${name}`, { spec }, { contentType: 'application/merge-patch+json' });
+    await client.request(
+      'PATCH',
+      `${path}/${name}`,
+      { spec },
+      { contentType: 'application/merge-patch+json' },
+    );
   } catch (error) {
     if (!isShoalError(error) || error.code !== 'not_found') throw error;
     await ignoring('already_exists', client.request('POST', path, { metadata: { name }, spec }));

@@ -37,7 +37,14 @@ export class PodRunner {
     this.pod = pod;
     this.#context = context;
     const make = (list: string, statuses: string): ContainerRunner[] =>
-      digList(pod, 'spec', list).map((c) => new ContainerRunner(c, this.#containerContext(), runsBefore(pod, statuses, digString(c, 'name'))));
+      digList(pod, 'spec', list).map(
+        (c) =>
+          new ContainerRunner(
+            c,
+            this.#containerContext(),
+            runsBefore(pod, statuses, digString(c, 'name')),
+          ),
+      );
     this.#init = make('initContainers', 'initContainerStatuses');
     this.#main = make('containers', 'containerStatuses');
     this.done = this.#run();
@@ -48,7 +55,10 @@ export class PodRunner {
   }
 
   /** Log file of a container; undefined when there is no such container, or no earlier run of it. */
-  logOf(container: string, previous: boolean): { path: string; running: () => boolean } | undefined {
+  logOf(
+    container: string,
+    previous: boolean,
+  ): { path: string; running: () => boolean } | undefined {
     const runner = [...this.#init, ...this.#main].find((r) => r.name === container);
     const path = runner?.logPath(previous);
     return runner && path ? { path, running: () => runner.running && !previous } : undefined;
@@ -72,11 +82,25 @@ export class PodRunner {
     const { rootfs, hostIp, podIp, readConfig } = this.#context;
     const hostPaths = new Map<string, string>();
     for (const mount of digList(container, 'volumeMounts')) {
-      const volume = digList(this.pod, 'spec', 'volumes').find((v) => digString(v, 'name') === digString(mount, 'name'));
+      const volume = digList(this.pod, 'spec', 'volumes').find(
+        (v) => digString(v, 'name') === digString(mount, 'name'),
+      );
       const path = digString(volume, 'hostPath', 'path');
-      if (path) hostPaths.set((digString(mount, 'mountPath') ?? '').replace(/\/+$/, ''), path.replace(/\/+$/, ''));
+      if (path)
+        hostPaths.set(
+          (digString(mount, 'mountPath') ?? '').replace(/\/+$/, ''),
+          path.replace(/\/+$/, ''),
+        );
     }
-    return { rootfs, hostIp, podIp, readConfig, hostPaths, mounts: mountsOf(container, this.#volumes), services: await this.#context.services() };
+    return {
+      rootfs,
+      hostIp,
+      podIp,
+      readConfig,
+      hostPaths,
+      mounts: mountsOf(container, this.#volumes),
+      services: await this.#context.services(),
+    };
   }
 
   async #run(): Promise<void> {
@@ -112,15 +136,20 @@ export class PodRunner {
   #pause(ms: number): Promise<void> {
     return new Promise((resolve) => {
       const timer = setTimeout(resolve, ms);
-      this.#stopping.signal.addEventListener('abort', () => {
-        clearTimeout(timer);
-        resolve();
-      }, { once: true });
+      this.#stopping.signal.addEventListener(
+        'abort',
+        () => {
+          clearTimeout(timer);
+          resolve();
+        },
+        { once: true },
+      );
     });
   }
 
   #setWaiting(reason: string, message?: string): void {
-    for (const runner of this.#main) runner.status.state = { waiting: { reason, ...(message ? { message } : {}) } };
+    for (const runner of this.#main)
+      runner.status.state = { waiting: { reason, ...(message ? { message } : {}) } };
     this.#publish();
   }
 
@@ -158,33 +187,56 @@ export class PodRunner {
   }
 
   #condition(type: string, holds: boolean): object {
-    return { type, status: holds ? 'True' : 'False', lastTransitionTime: rfc3339(Date.now()), ...(holds || !this.ended ? {} : { reason: 'PodCompleted' }) };
+    return {
+      type,
+      status: holds ? 'True' : 'False',
+      lastTransitionTime: rfc3339(Date.now()),
+      ...(holds || !this.ended ? {} : { reason: 'PodCompleted' }),
+    };
   }
 
   #statuses(runners: readonly ContainerRunner[], specs: string): object[] {
     return runners.map((runner, i) => {
       const { state, lastState, ready, started, restartCount } = runner.status;
       const image = digString(digList(this.pod, 'spec', specs)[i], 'image') ?? '';
-      return { name: runner.name, state, lastState, ready, started, restartCount, image, imageID: '', containerID: `process://${this.pod.metadata.uid}/${runner.name}` };
+      return {
+        name: runner.name,
+        state,
+        lastState,
+        ready,
+        started,
+        restartCount,
+        image,
+        imageID: '',
+        containerID: `process://${this.pod.metadata.uid}/${runner.name}`,
+      };
     });
   }
 
   #publish(): void {
-    const ready = this.#phase === 'Running' && this.#main.length > 0 && this.#main.every((r) => r.status.ready);
+    const ready =
+      this.#phase === 'Running' && this.#main.length > 0 && this.#main.every((r) => r.status.ready);
     const initialized = this.#init.every((r) => r.status.ready) || this.#phase !== 'Pending';
     const { hostIp, podIp } = this.#context;
     this.#context.onStatus({
       phase: this.#phase,
       ...(this.#message ? { message: this.#message } : {}),
-      hostIP: hostIp, hostIPs: [{ ip: hostIp }], podIP: podIp, podIPs: [{ ip: podIp }],
+      hostIP: hostIp,
+      hostIPs: [{ ip: hostIp }],
+      podIP: podIp,
+      podIPs: [{ ip: podIp }],
       startTime: digString(this.pod, 'status', 'startTime') ?? this.#startTime,
       qosClass: 'BestEffort',
       conditions: [
-        this.#condition('PodScheduled', true), this.#condition('Initialized', initialized),
-        this.#condition('ContainersReady', ready), this.#condition('Ready', ready),
+        this.#condition('PodScheduled', true),
+        this.#condition('Initialized', initialized),
+        this.#condition('ContainersReady', ready),
+        this.#condition('Ready', ready),
       ],
       containerStatuses: this.#statuses(this.#main, 'containers'),
-      ...(this.#init.length > 0 ? { initContainerStatuses: this.#statuses(this.#init, 'initContainers') } : {}),
+      ...(this.#init.length > 0
+        ? { initContainerStatuses: this.#statuses(this.#init, 'initContainers') }
+        : {}),
     });
   }
 
@@ -193,7 +245,8 @@ export class PodRunner {
   /** Ends every container: SIGTERM, and SIGKILL after the grace period. */
   async stop(graceSeconds?: number): Promise<void> {
     this.#stopping.abort();
-    const seconds = graceSeconds ?? digNumber(this.pod, 'spec', 'terminationGracePeriodSeconds') ?? 30;
+    const seconds =
+      graceSeconds ?? digNumber(this.pod, 'spec', 'terminationGracePeriodSeconds') ?? 30;
     await Promise.all([...this.#init, ...this.#main].map((r) => r.stop(seconds * 1000)));
     await this.done;
   }

@@ -20,11 +20,16 @@ export class PodStore {
   }
 
   pods(): ApiObject[] {
-    return this.#db.prepare('SELECT body FROM pods').all().map((r) => JSON.parse(String(r['body'])) as ApiObject);
+    return this.#db
+      .prepare('SELECT body FROM pods')
+      .all()
+      .map((r) => JSON.parse(String(r['body'])) as ApiObject);
   }
 
   savePod(pod: ApiObject): void {
-    this.#db.prepare('INSERT OR REPLACE INTO pods VALUES(?, ?)').run(digString(pod, 'metadata', 'uid') ?? '', JSON.stringify(pod));
+    this.#db
+      .prepare('INSERT OR REPLACE INTO pods VALUES(?, ?)')
+      .run(digString(pod, 'metadata', 'uid') ?? '', JSON.stringify(pod));
   }
 
   removePod(uid: string): void {
@@ -32,12 +37,19 @@ export class PodStore {
   }
 
   processes(): ProcessRecord[] {
-    return this.#db.prepare('SELECT pid, start_time FROM processes').all()
-      .map((r) => ({ pid: Number(r['pid']), startTime: r['start_time'] === null ? undefined : String(r['start_time']) }));
+    return this.#db
+      .prepare('SELECT pid, start_time FROM processes')
+      .all()
+      .map((r) => ({
+        pid: Number(r['pid']),
+        startTime: r['start_time'] === null ? undefined : String(r['start_time']),
+      }));
   }
 
   addProcess(record: ProcessRecord): void {
-    this.#db.prepare('INSERT OR REPLACE INTO processes VALUES(?, ?)').run(record.pid, record.startTime ?? null);
+    this.#db
+      .prepare('INSERT OR REPLACE INTO processes VALUES(?, ?)')
+      .run(record.pid, record.startTime ?? null);
   }
 
   removeProcess(pid: number): void {

@@ -36,7 +36,9 @@ export interface RunningProcess {
 }
 
 /** Where `setpriv` is, if anywhere: it makes the kernel end a worker whose agent was killed. */
-const SETPRIV = ['/usr/bin/setpriv', '/bin/setpriv'].find((p) => process.platform === 'linux' && existsSync(p));
+const SETPRIV = ['/usr/bin/setpriv', '/bin/setpriv'].find(
+  (p) => process.platform === 'linux' && existsSync(p),
+);
 
 function killGroup(pid: number, signal: NodeJS.Signals): void {
   try {
@@ -73,18 +75,30 @@ export function killLeftover(pid: number, startTime: string | undefined): void {
 function waitForExit(child: ChildProcess): Promise<Exit> {
   return new Promise((resolve) => {
     child.once('error', () => resolve({ code: 127, signal: undefined }));
-    child.once('exit', (code, signal) => resolve({ code: code ?? 128 + 9, signal: signal ?? undefined }));
+    child.once('exit', (code, signal) =>
+      resolve({ code: code ?? 128 + 9, signal: signal ?? undefined }),
+    );
   });
 }
 
 /** Starts a process; it begins its own session, so that the whole group can be ended together. */
 export async function startProcess(spec: ProcessSpec): Promise<RunningProcess> {
-  const path = [...spec.path, dirname(process.execPath), process.env['PATH'] ?? '/usr/bin:/bin'].join(delimiter);
+  const path = [
+    ...spec.path,
+    dirname(process.execPath),
+    process.env['PATH'] ?? '/usr/bin:/bin',
+  ].join(delimiter);
   const guard = SETPRIV ? [SETPRIV, '--pdeathsig', 'KILL', '--'] : [];
   const [program = '', ...args] = [...guard, ...spec.command];
   const child = spawn(program, args, {
     cwd: spec.workingDir,
-    env: { PATH: path, HOME: spec.workingDir, LANG: 'C.UTF-8', TMPDIR: '/tmp', ...spec.environment },
+    env: {
+      PATH: path,
+      HOME: spec.workingDir,
+      LANG: 'C.UTF-8',
+      TMPDIR: '/tmp',
+      ...spec.environment,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
     detached: true,
   });
@@ -93,7 +107,13 @@ export async function startProcess(spec: ProcessSpec): Promise<RunningProcess> {
   if (child.stderr) spec.log.follow(child.stderr, 'stderr');
   await new Promise<void>((resolve, reject) => {
     child.once('spawn', () => resolve());
-    child.once('error', (cause) => reject(new ShoalError('failed_precondition', `exec ${spec.command[0]}: ${cause.message}`, { cause })));
+    child.once('error', (cause) =>
+      reject(
+        new ShoalError('failed_precondition', `exec ${spec.command[0]}: ${cause.message}`, {
+          cause,
+        }),
+      ),
+    );
   });
   const pid = child.pid ?? 0;
   return { pid, exited, stop: (graceMs) => stopProcess(pid, exited, graceMs) };

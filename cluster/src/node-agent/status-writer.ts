@@ -29,7 +29,12 @@ export class StatusWriter {
 
   put(pod: ApiObject, status: Record<string, unknown>): void {
     const uid = pod.metadata.uid ?? '';
-    const entry = this.#entries.get(uid) ?? { pod, wanted: status, written: undefined, writing: undefined };
+    const entry = this.#entries.get(uid) ?? {
+      pod,
+      wanted: status,
+      written: undefined,
+      writing: undefined,
+    };
     entry.wanted = structuredClone(status);
     this.#entries.set(uid, entry);
     entry.writing ??= this.#write(uid, entry);
@@ -47,7 +52,11 @@ export class StatusWriter {
   async #write(uid: string, entry: Entry): Promise<void> {
     const { clock, random, signal } = this.#options;
     let attempt = 0;
-    while (!signal.aborted && this.#entries.get(uid) === entry && !isDeepStrictEqual(entry.wanted, entry.written)) {
+    while (
+      !signal.aborted &&
+      this.#entries.get(uid) === entry &&
+      !isDeepStrictEqual(entry.wanted, entry.written)
+    ) {
       const status = entry.wanted;
       try {
         await this.#send(entry.pod, status);
@@ -55,7 +64,9 @@ export class StatusWriter {
         attempt = 0;
       } catch (error) {
         if (isShoalError(error) && (error.code === 'not_found' || error.code === 'conflict')) break;
-        await clock.sleep(backoffMs(attempt++, { baseMs: 200, capMs: 5_000 }, random) + 50, signal).catch(() => undefined);
+        await clock
+          .sleep(backoffMs(attempt++, { baseMs: 200, capMs: 5_000 }, random) + 50, signal)
+          .catch(() => undefined);
       }
     }
     entry.writing = undefined;
@@ -64,6 +75,11 @@ export class StatusWriter {
   async #send(pod: ApiObject, status: Record<string, unknown>): Promise<void> {
     const { namespace, name, uid } = pod.metadata;
     const path = `/api/v1/namespaces/${namespace}/pods/${name}/status`;
-    await this.#options.client.request('PATCH', path, { metadata: { uid }, status }, { contentType: 'application/merge-patch+json' });
+    await this.#options.client.request(
+      'PATCH',
+      path,
+      { metadata: { uid }, status },
+      { contentType: 'application/merge-patch+json' },
+    );
   }
 }

@@ -7,7 +7,10 @@ import { type ApiObject, digList, digObject, digString } from '../object.ts';
 export type VolumePaths = ReadonlyMap<string, string>;
 
 /** Reads a ConfigMap or Secret of the pod's namespace; undefined when there is none. */
-export type ReadConfig = (kind: 'configmaps' | 'secrets', name: string) => Promise<ApiObject | undefined>;
+export type ReadConfig = (
+  kind: 'configmaps' | 'secrets',
+  name: string,
+) => Promise<ApiObject | undefined>;
 
 export interface VolumeContext {
   /** The node's root directory; host paths are below it. */
@@ -28,10 +31,16 @@ function mountHostPath(source: object, rootfs: string): string {
   const real = underRoot(rootfs, path);
   const present = existsSync(real);
   if (type === 'Directory' && !(present && statSync(real).isDirectory())) {
-    throw new ShoalError('failed_precondition', `hostPath type check failed: ${path} is not a directory on this node`);
+    throw new ShoalError(
+      'failed_precondition',
+      `hostPath type check failed: ${path} is not a directory on this node`,
+    );
   }
   if (type === 'File' && !(present && statSync(real).isFile())) {
-    throw new ShoalError('failed_precondition', `hostPath type check failed: ${path} is not a file on this node`);
+    throw new ShoalError(
+      'failed_precondition',
+      `hostPath type check failed: ${path} is not a file on this node`,
+    );
   }
   if (present) return real;
   mkdirSync(type === 'FileOrCreate' ? dirname(real) : real, { recursive: true });
@@ -39,7 +48,11 @@ function mountHostPath(source: object, rootfs: string): string {
   return real;
 }
 
-async function mountFiles(kind: 'configmaps' | 'secrets', source: object, to: { dir: string; read: ReadConfig }): Promise<string> {
+async function mountFiles(
+  kind: 'configmaps' | 'secrets',
+  source: object,
+  to: { dir: string; read: ReadConfig },
+): Promise<string> {
   const name = digString(source, 'name') ?? digString(source, 'secretName') ?? '';
   const object = await to.read(kind, name);
   if (!object) {
@@ -49,10 +62,14 @@ async function mountFiles(kind: 'configmaps' | 'secrets', source: object, to: { 
   mkdirSync(to.dir, { recursive: true, mode: 0o700 });
   const items = digList(source, 'items').filter(isJsonObject);
   const data = digObject(object, 'data');
-  const files = items.length > 0 ? items.map((i) => [String(i['key']), String(i['path'])] as const) : Object.keys(data).map((k) => [k, k] as const);
+  const files =
+    items.length > 0
+      ? items.map((i) => [String(i['key']), String(i['path'])] as const)
+      : Object.keys(data).map((k) => [k, k] as const);
   for (const [key, path] of files) {
     const value = data[key];
-    if (typeof value !== 'string') throw new ShoalError('not_found', `"${name}" has no key "${key}"`, { retry: 'backoff' });
+    if (typeof value !== 'string')
+      throw new ShoalError('not_found', `"${name}" has no key "${key}"`, { retry: 'backoff' });
     const file = join(to.dir, normalize(join('/', path)));
     mkdirSync(dirname(file), { recursive: true });
     writeFileSync(file, kind === 'secrets' ? Buffer.from(value, 'base64') : value);
@@ -68,16 +85,26 @@ export async function prepareVolumes(pod: ApiObject, context: VolumeContext): Pr
     const name = digString(volume, 'name') ?? '';
     const dir = join(context.podDir, 'volumes', name);
     if (!isJsonObject(volume)) continue;
-    if (isJsonObject(volume['hostPath'])) paths.set(name, mountHostPath(volume['hostPath'], context.rootfs));
+    if (isJsonObject(volume['hostPath']))
+      paths.set(name, mountHostPath(volume['hostPath'], context.rootfs));
     else if (isJsonObject(volume['emptyDir'])) {
       mkdirSync(dir, { recursive: true });
       paths.set(name, dir);
     } else if (isJsonObject(volume['configMap'])) {
-      paths.set(name, await mountFiles('configmaps', volume['configMap'], { dir, read: context.readConfig }));
+      paths.set(
+        name,
+        await mountFiles('configmaps', volume['configMap'], { dir, read: context.readConfig }),
+      );
     } else if (isJsonObject(volume['secret'])) {
-      paths.set(name, await mountFiles('secrets', volume['secret'], { dir, read: context.readConfig }));
+      paths.set(
+        name,
+        await mountFiles('secrets', volume['secret'], { dir, read: context.readConfig }),
+      );
     } else {
-      throw new ShoalError('unsupported', `volume "${name}": this cluster mounts hostPath, emptyDir, configMap and secret only`);
+      throw new ShoalError(
+        'unsupported',
+        `volume "${name}": this cluster mounts hostPath, emptyDir, configMap and secret only`,
+      );
     }
   }
   return paths;
@@ -94,8 +121,10 @@ export function mountsOf(container: unknown, volumes: VolumePaths): Mount[] {
     .map((m) => {
       const base = volumes.get(digString(m, 'name') ?? '') ?? '';
       const sub = digString(m, 'subPath');
-      return { mountPath: (digString(m, 'mountPath') ?? '').replace(/\/+$/, ''), realPath: sub ? join(base, normalize(join('/', sub))) : base };
+      return {
+        mountPath: (digString(m, 'mountPath') ?? '').replace(/\/+$/, ''),
+        realPath: sub ? join(base, normalize(join('/', sub))) : base,
+      };
     })
     .toSorted((a, b) => b.mountPath.length - a.mountPath.length);
 }
-

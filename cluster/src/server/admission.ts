@@ -1,6 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
-import { applyDefaults, type FieldError, isJsonObject, prune, rfc3339, validate } from '@shoal/core';
+import {
+  applyDefaults,
+  type FieldError,
+  isJsonObject,
+  prune,
+  rfc3339,
+  validate,
+} from '@shoal/core';
 import type { ApiObject } from '../object.ts';
 import { applyBuiltinDefaults } from './builtin-defaults.ts';
 import { builtinFaults, immutableFaults } from './builtin-rules.ts';
@@ -68,7 +75,12 @@ function dropNulls(value: unknown): void {
   }
 }
 
-function dropUnknown(resource: Resource, registry: ResourceRegistry, object: ApiObject, mode: FieldValidation): string[] {
+function dropUnknown(
+  resource: Resource,
+  registry: ResourceRegistry,
+  object: ApiObject,
+  mode: FieldValidation,
+): string[] {
   const unknown = prune(object, resource.schema, { resolve: registry.resolveRef });
   if (unknown.length === 0 || mode === 'Ignore') return [];
   const texts = unknown.map((path) => `unknown field "${path}"`);
@@ -83,11 +95,23 @@ function dropUnknown(resource: Resource, registry: ResourceRegistry, object: Api
 function metadataFaults(resource: Resource, object: ApiObject): FieldError[] {
   const { name } = object.metadata;
   if (!name) {
-    return [{ field: 'metadata.name', reason: 'FieldValueRequired', message: 'Required value: name or generateName is required' }];
+    return [
+      {
+        field: 'metadata.name',
+        reason: 'FieldValueRequired',
+        message: 'Required value: name or generateName is required',
+      },
+    ];
   }
   const bad = name.length > 253 || (!FREE_NAMES.has(resource.plural) && !NAME.test(name));
   return bad
-    ? [{ field: 'metadata.name', reason: 'FieldValueInvalid', message: `Invalid value: "${name}": ${NAME_RULE}` }]
+    ? [
+        {
+          field: 'metadata.name',
+          reason: 'FieldValueInvalid',
+          message: `Invalid value: "${name}": ${NAME_RULE}`,
+        },
+      ]
     : [];
 }
 
@@ -103,10 +127,18 @@ function check(resource: Resource, registry: ResourceRegistry, object: ApiObject
 const SUFFIX = 'bcdfghjklmnpqrstvwxz2456789';
 
 function randomSuffix(): string {
-  return Array.from(crypto.getRandomValues(new Uint8Array(5)), (b) => SUFFIX[b % SUFFIX.length]).join('');
+  return Array.from(
+    crypto.getRandomValues(new Uint8Array(5)),
+    (b) => SUFFIX[b % SUFFIX.length],
+  ).join('');
 }
 
-function shape(resource: Resource, registry: ResourceRegistry, object: ApiObject, mode: FieldValidation): string[] {
+function shape(
+  resource: Resource,
+  registry: ResourceRegistry,
+  object: ApiObject,
+  mode: FieldValidation,
+): string[] {
   if (resource.builtin) dropNulls(object);
   else dropNulls(object.metadata);
   const warnings = dropUnknown(resource, registry, object, mode);
@@ -123,9 +155,13 @@ export function admitCreate(
   options: AdmissionOptions,
 ): Admitted {
   const { metadata } = object;
-  if (!metadata.name && metadata.generateName) metadata.name = `${metadata.generateName}${randomSuffix()}`;
+  if (!metadata.name && metadata.generateName)
+    metadata.name = `${metadata.generateName}${randomSuffix()}`;
   if (metadata.resourceVersion) {
-    throw new StatusError('BadRequest', 'resourceVersion should not be set on objects to be created');
+    throw new StatusError(
+      'BadRequest',
+      'resourceVersion should not be set on objects to be created',
+    );
   }
   const warnings = shape(resource, registry, object, options.fieldValidation);
   if (resource.status && !resource.builtin) delete object.status;
@@ -149,9 +185,17 @@ function keepServerFields(next: ApiObject, current: ApiObject): void {
   const { metadata } = next;
   const old = current.metadata;
   metadata.uid = old.uid ?? '';
-  const owned = ['creationTimestamp', 'deletionTimestamp', 'deletionGracePeriodSeconds', 'generateName'];
+  const owned = [
+    'creationTimestamp',
+    'deletionTimestamp',
+    'deletionGracePeriodSeconds',
+    'generateName',
+  ];
   for (const field of owned) delete metadata[field];
-  Object.assign(metadata, Object.fromEntries(Object.entries(old).filter(([field]) => owned.includes(field))));
+  Object.assign(
+    metadata,
+    Object.fromEntries(Object.entries(old).filter(([field]) => owned.includes(field))),
+  );
 }
 
 /** Makes an update complete and checks it against what is stored. */
@@ -164,7 +208,10 @@ export function admitUpdate(
   const { current, subresource } = change;
   const next =
     subresource === 'status'
-      ? { ...structuredClone(current), ...(change.next.status === undefined ? {} : { status: change.next.status }) }
+      ? {
+          ...structuredClone(current),
+          ...(change.next.status === undefined ? {} : { status: change.next.status }),
+        }
       : change.next;
   const warnings = shape(resource, registry, next, options.fieldValidation);
   if (resource.status && subresource === undefined) {

@@ -13,11 +13,17 @@ export type TokenTable = readonly { readonly token: string; readonly user: User 
 function fromCertificate(request: IncomingMessage): User | undefined {
   const { socket } = request;
   if (!(socket instanceof TLSSocket) || !socket.authorized) return undefined;
-  const subject = socket.getPeerCertificate().subject as unknown as Record<string, unknown> | undefined;
+  const subject = socket.getPeerCertificate().subject as unknown as
+    | Record<string, unknown>
+    | undefined;
   const name = subject?.['CN'];
   if (typeof name !== 'string') return undefined;
   const organization = subject?.['O'];
-  const groups = Array.isArray(organization) ? organization.map(String) : organization ? [String(organization)] : [];
+  const groups = Array.isArray(organization)
+    ? organization.map(String)
+    : organization
+      ? [String(organization)]
+      : [];
   return { name, groups };
 }
 

@@ -23,20 +23,34 @@ export function ageOf(stamp: unknown, nowMs: number): string {
 
 type Get = (object: ApiObject, nowMs: number) => Cell;
 
-const column = (name: string, cell: Get, extra: Partial<Column> = {}): Column => ({ name, type: 'string', cell, ...extra });
+const column = (name: string, cell: Get, extra: Partial<Column> = {}): Column => ({
+  name,
+  type: 'string',
+  cell,
+  ...extra,
+});
 const wide = { priority: 1 };
 
 export const nameColumn: Column = column('Name', (o) => o.metadata.name, { format: 'name' });
-export const ageColumn: Column = column('Age', (o, now) => ageOf(o.metadata.creationTimestamp, now));
+export const ageColumn: Column = column('Age', (o, now) =>
+  ageOf(o.metadata.creationTimestamp, now),
+);
 
-const at = (...path: string[]): Get => (o) => {
-  const value = dig(o, ...path);
-  return typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean' ? value : '<none>';
-};
+const at =
+  (...path: string[]): Get =>
+  (o) => {
+    const value = dig(o, ...path);
+    return typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean'
+      ? value
+      : '<none>';
+  };
 
 function podStatus(pod: ApiObject): string {
   if (pod.metadata.deletionTimestamp) return 'Terminating';
-  const statuses = [...digList(pod, 'status', 'initContainerStatuses'), ...digList(pod, 'status', 'containerStatuses')];
+  const statuses = [
+    ...digList(pod, 'status', 'initContainerStatuses'),
+    ...digList(pod, 'status', 'containerStatuses'),
+  ];
   for (const s of statuses) {
     const waiting = digString(s, 'state', 'waiting', 'reason');
     if (waiting) return waiting;
@@ -58,14 +72,24 @@ function podReady(pod: ApiObject): string {
 function podRestarts(pod: ApiObject, now: number): string {
   const statuses = digList(pod, 'status', 'containerStatuses');
   const total = statuses.reduce<number>((sum, s) => sum + (digNumber(s, 'restartCount') ?? 0), 0);
-  const last = statuses.map((s) => digString(s, 'lastState', 'terminated', 'finishedAt')).filter((t) => t !== undefined).toSorted().at(-1);
+  const last = statuses
+    .map((s) => digString(s, 'lastState', 'terminated', 'finishedAt'))
+    .filter((t) => t !== undefined)
+    .toSorted()
+    .at(-1);
   return total > 0 && last ? `${total} (${ageOf(last, now)} ago)` : String(total);
 }
 
 const pods: Column[] = [
-  nameColumn, column('Ready', podReady), column('Status', podStatus), column('Restarts', podRestarts), ageColumn,
-  column('IP', at('status', 'podIP'), wide), column('Node', at('spec', 'nodeName'), wide),
-  column('Nominated Node', () => '<none>', wide), column('Readiness Gates', () => '<none>', wide),
+  nameColumn,
+  column('Ready', podReady),
+  column('Status', podStatus),
+  column('Restarts', podRestarts),
+  ageColumn,
+  column('IP', at('status', 'podIP'), wide),
+  column('Node', at('spec', 'nodeName'), wide),
+  column('Nominated Node', () => '<none>', wide),
+  column('Readiness Gates', () => '<none>', wide),
 ];
 
 function nodeStatus(node: ApiObject): string {
@@ -76,21 +100,33 @@ function nodeStatus(node: ApiObject): string {
 
 function nodeRoles(node: ApiObject): string {
   const prefix = 'node-role.kubernetes.io/';
-  const roles = Object.keys(node.metadata.labels ?? {}).filter((l) => l.startsWith(prefix)).map((l) => l.slice(prefix.length));
+  const roles = Object.keys(node.metadata.labels ?? {})
+    .filter((l) => l.startsWith(prefix))
+    .map((l) => l.slice(prefix.length));
   return roles.length > 0 ? roles.toSorted().join(',') : '<none>';
 }
 
 const nodes: Column[] = [
-  nameColumn, column('Status', nodeStatus), column('Roles', nodeRoles), ageColumn,
+  nameColumn,
+  column('Status', nodeStatus),
+  column('Roles', nodeRoles),
+  ageColumn,
   column('Version', at('status', 'nodeInfo', 'kubeletVersion')),
-  column('Internal-IP', (o) => digString(digList(o, 'status', 'addresses')[0], 'address') ?? '<none>', wide),
+  column(
+    'Internal-IP',
+    (o) => digString(digList(o, 'status', 'addresses')[0], 'address') ?? '<none>',
+    wide,
+  ),
   column('External-IP', () => '<none>', wide),
-  column('OS-Image', at('status', 'nodeInfo', 'osImage'), wide), column('Kernel-Version', at('status', 'nodeInfo', 'kernelVersion'), wide),
+  column('OS-Image', at('status', 'nodeInfo', 'osImage'), wide),
+  column('Kernel-Version', at('status', 'nodeInfo', 'kernelVersion'), wide),
   column('Container-Runtime', at('status', 'nodeInfo', 'containerRuntimeVersion'), wide),
 ];
 
 function servicePorts(service: ApiObject): string {
-  const ports = digList(service, 'spec', 'ports').map((p) => `${digNumber(p, 'port')}/${digString(p, 'protocol') ?? 'TCP'}`);
+  const ports = digList(service, 'spec', 'ports').map(
+    (p) => `${digNumber(p, 'port')}/${digString(p, 'protocol') ?? 'TCP'}`,
+  );
   return ports.length > 0 ? ports.join(',') : '<none>';
 }
 
@@ -100,46 +136,83 @@ function selectorText(selector: object): string {
 }
 
 const services: Column[] = [
-  nameColumn, column('Type', at('spec', 'type')), column('Cluster-IP', at('spec', 'clusterIP')),
-  column('External-IP', () => '<none>'), column('Port(s)', servicePorts), ageColumn,
+  nameColumn,
+  column('Type', at('spec', 'type')),
+  column('Cluster-IP', at('spec', 'clusterIP')),
+  column('External-IP', () => '<none>'),
+  column('Port(s)', servicePorts),
+  ageColumn,
   column('Selector', (o) => selectorText(digObject(o, 'spec', 'selector')), wide),
 ];
 
-const number = (...path: string[]): Get => (o) => digNumber(o, ...path) ?? 0;
+const number =
+  (...path: string[]): Get =>
+  (o) =>
+    digNumber(o, ...path) ?? 0;
 
 function containerNames(object: ApiObject, field: 'name' | 'image'): string {
-  return digList(object, 'spec', 'template', 'spec', 'containers').map((c) => digString(c, field) ?? '').join(',');
+  return digList(object, 'spec', 'template', 'spec', 'containers')
+    .map((c) => digString(c, field) ?? '')
+    .join(',');
 }
 
 const workloadWide: Column[] = [
-  column('Containers', (o) => containerNames(o, 'name'), wide), column('Images', (o) => containerNames(o, 'image'), wide),
+  column('Containers', (o) => containerNames(o, 'name'), wide),
+  column('Images', (o) => containerNames(o, 'image'), wide),
   column('Selector', (o) => selectorText(digObject(o, 'spec', 'selector', 'matchLabels')), wide),
 ];
 
 const deployments: Column[] = [
-  nameColumn, column('Ready', (o) => `${digNumber(o, 'status', 'readyReplicas') ?? 0}/${digNumber(o, 'spec', 'replicas') ?? 0}`),
-  column('Up-to-date', number('status', 'updatedReplicas')), column('Available', number('status', 'availableReplicas')), ageColumn, ...workloadWide,
+  nameColumn,
+  column(
+    'Ready',
+    (o) =>
+      `${digNumber(o, 'status', 'readyReplicas') ?? 0}/${digNumber(o, 'spec', 'replicas') ?? 0}`,
+  ),
+  column('Up-to-date', number('status', 'updatedReplicas')),
+  column('Available', number('status', 'availableReplicas')),
+  ageColumn,
+  ...workloadWide,
 ];
 const replicaSets: Column[] = [
-  nameColumn, column('Desired', number('spec', 'replicas')), column('Current', number('status', 'replicas')),
-  column('Ready', number('status', 'readyReplicas')), ageColumn, ...workloadWide,
+  nameColumn,
+  column('Desired', number('spec', 'replicas')),
+  column('Current', number('status', 'replicas')),
+  column('Ready', number('status', 'readyReplicas')),
+  ageColumn,
+  ...workloadWide,
 ];
 
 function eventLastSeen(event: ApiObject, now: number): string {
-  return ageOf(event['lastTimestamp'] ?? event['eventTime'] ?? event.metadata.creationTimestamp, now);
+  return ageOf(
+    event['lastTimestamp'] ?? event['eventTime'] ?? event.metadata.creationTimestamp,
+    now,
+  );
 }
 
 const events: Column[] = [
-  column('Last Seen', eventLastSeen), column('Type', at('type')), column('Reason', at('reason')),
-  column('Object', (o) => `${digString(o, 'involvedObject', 'kind')?.toLowerCase()}/${digString(o, 'involvedObject', 'name')}`),
-  column('Message', at('message')), column('Count', at('count'), wide), column('Name', (o) => o.metadata.name, { ...wide, format: 'name' }),
+  column('Last Seen', eventLastSeen),
+  column('Type', at('type')),
+  column('Reason', at('reason')),
+  column(
+    'Object',
+    (o) =>
+      `${digString(o, 'involvedObject', 'kind')?.toLowerCase()}/${digString(o, 'involvedObject', 'name')}`,
+  ),
+  column('Message', at('message')),
+  column('Count', at('count'), wide),
+  column('Name', (o) => o.metadata.name, { ...wide, format: 'name' }),
 ];
 
-const dataCount: Get = (o) => Object.keys({ ...digObject(o, 'data'), ...digObject(o, 'binaryData') }).length;
+const dataCount: Get = (o) =>
+  Object.keys({ ...digObject(o, 'data'), ...digObject(o, 'binaryData') }).length;
 
 function endpointsText(endpoints: ApiObject): string {
   const list = digList(endpoints, 'subsets').flatMap((s) =>
-    digList(s, 'addresses').flatMap((a) => digList(s, 'ports').map((p) => `${digString(a, 'ip')}:${digNumber(p, 'port')}`)));
+    digList(s, 'addresses').flatMap((a) =>
+      digList(s, 'ports').map((p) => `${digString(a, 'ip')}:${digNumber(p, 'port')}`),
+    ),
+  );
   return list.length > 0 ? list.join(',') : '<none>';
 }
 
@@ -151,7 +224,11 @@ const created: Column = column('Created At', (o) => o.metadata.creationTimestamp
 
 /** Columns of the built-in kinds that have more than a name and an age. */
 export const BUILTIN_COLUMNS: Readonly<Record<string, readonly Column[]>> = {
-  pods, nodes, services, deployments, events,
+  pods,
+  nodes,
+  services,
+  deployments,
+  events,
   replicasets: replicaSets,
   namespaces: [nameColumn, column('Status', at('status', 'phase')), ageColumn],
   configmaps: [nameColumn, column('Data', dataCount), ageColumn],

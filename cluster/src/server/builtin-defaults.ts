@@ -32,8 +32,10 @@ function defaultContainer(container: unknown): void {
   setDefault(container, 'terminationMessagePath', '/dev/termination-log');
   setDefault(container, 'terminationMessagePolicy', 'File');
   setDefault(container, 'resources', {});
-  for (const port of digList(container, 'ports')) if (isJsonObject(port)) setDefault(port, 'protocol', 'TCP');
-  for (const probe of ['livenessProbe', 'readinessProbe', 'startupProbe']) defaultProbe(container[probe]);
+  for (const port of digList(container, 'ports'))
+    if (isJsonObject(port)) setDefault(port, 'protocol', 'TCP');
+  for (const probe of ['livenessProbe', 'readinessProbe', 'startupProbe'])
+    defaultProbe(container[probe]);
 }
 
 function defaultPodSpec(spec: JsonObject): void {
@@ -43,7 +45,8 @@ function defaultPodSpec(spec: JsonObject): void {
   setDefault(spec, 'schedulerName', 'default-scheduler');
   setDefault(spec, 'enableServiceLinks', true);
   setDefault(spec, 'securityContext', {});
-  for (const list of ['containers', 'initContainers']) digList(spec, list).forEach(defaultContainer);
+  for (const list of ['containers', 'initContainers'])
+    digList(spec, list).forEach(defaultContainer);
 }
 
 function defaultTemplate(spec: JsonObject): void {
@@ -55,7 +58,10 @@ function defaultDeployment(spec: JsonObject): void {
   setDefault(spec, 'replicas', 1);
   setDefault(spec, 'revisionHistoryLimit', 10);
   setDefault(spec, 'progressDeadlineSeconds', 600);
-  setDefault(spec, 'strategy', { type: 'RollingUpdate', rollingUpdate: { maxSurge: '25%', maxUnavailable: '25%' } });
+  setDefault(spec, 'strategy', {
+    type: 'RollingUpdate',
+    rollingUpdate: { maxSurge: '25%', maxUnavailable: '25%' },
+  });
   defaultTemplate(spec);
 }
 
@@ -100,7 +106,10 @@ const DEFAULTERS: Readonly<Record<string, (object: ApiObject) => void>> = {
     o['type'] ??= 'Opaque';
     const plain = o['stringData'];
     if (!isJsonObject(plain)) return;
-    const encoded = Object.entries(plain).map(([k, v]) => [k, Buffer.from(String(v)).toString('base64')]);
+    const encoded = Object.entries(plain).map(([k, v]) => [
+      k,
+      Buffer.from(String(v)).toString('base64'),
+    ]);
     o['data'] = { ...digObject(o, 'data'), ...Object.fromEntries(encoded) };
     delete o['stringData'];
   },

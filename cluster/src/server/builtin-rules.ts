@@ -19,7 +19,11 @@ function podSpecFaults(spec: object, path: string): FieldError[] {
   for (const [i, c] of containers.entries()) {
     const name = digString(c, 'name') ?? '';
     if (names.has(name)) {
-      faults.push({ field: `${path}.containers[${i}].name`, reason: 'FieldValueInvalid', message: `Duplicate value: "${name}"` });
+      faults.push({
+        field: `${path}.containers[${i}].name`,
+        reason: 'FieldValueInvalid',
+        message: `Duplicate value: "${name}"`,
+      });
     }
     names.add(name);
     if (!digString(c, 'image')) faults.push(required(`${path}.containers[${i}].image`));
@@ -29,7 +33,11 @@ function podSpecFaults(spec: object, path: string): FieldError[] {
     for (const [j, m] of digList(c, 'volumeMounts').entries()) {
       const name = digString(m, 'name');
       if (!volumes.has(name)) {
-        faults.push({ field: `${path}.containers[${i}].volumeMounts[${j}].name`, reason: 'FieldValueInvalid', message: `Not found: "${name}"` });
+        faults.push({
+          field: `${path}.containers[${i}].volumeMounts[${j}].name`,
+          reason: 'FieldValueInvalid',
+          message: `Not found: "${name}"`,
+        });
       }
     }
   }
@@ -37,12 +45,20 @@ function podSpecFaults(spec: object, path: string): FieldError[] {
 }
 
 function workloadFaults(object: ApiObject): FieldError[] {
-  const labels = digObject(object, 'spec', 'template', 'metadata', 'labels') as Record<string, string>;
+  const labels = digObject(object, 'spec', 'template', 'metadata', 'labels') as Record<
+    string,
+    string
+  >;
   const selector = digObject(object, 'spec', 'selector');
   const faults = podSpecFaults(digObject(object, 'spec', 'template', 'spec'), 'spec.template.spec');
   if (Object.keys(selector).length === 0) faults.push(required('spec.selector'));
   else if (!matchesSelector(selector, labels)) {
-    faults.push(fault('spec.template.metadata.labels', `Invalid value: ${JSON.stringify(labels)}: \`selector\` does not match template \`labels\``));
+    faults.push(
+      fault(
+        'spec.template.metadata.labels',
+        `Invalid value: ${JSON.stringify(labels)}: \`selector\` does not match template \`labels\``,
+      ),
+    );
   }
   return faults;
 }
@@ -64,7 +80,11 @@ export function builtinFaults(plural: string, object: ApiObject): FieldError[] {
 function frozenPodSpec(object: ApiObject): unknown {
   const { activeDeadlineSeconds: _a, tolerations: _t, nodeName: _n, ...rest } = object.spec ?? {};
   const withoutImage = (c: unknown): unknown => ({ ...(c as object), image: undefined });
-  return { ...rest, containers: digList(rest, 'containers').map(withoutImage), initContainers: digList(rest, 'initContainers').map(withoutImage) };
+  return {
+    ...rest,
+    containers: digList(rest, 'containers').map(withoutImage),
+    initContainers: digList(rest, 'initContainers').map(withoutImage),
+  };
 }
 
 const IMMUTABLE = 'field is immutable';
@@ -72,12 +92,23 @@ const IMMUTABLE = 'field is immutable';
 /** What may not change in an update of a built-in kind. */
 export function immutableFaults(plural: string, next: ApiObject, current: ApiObject): FieldError[] {
   if (plural === 'pods' && !isDeepStrictEqual(frozenPodSpec(next), frozenPodSpec(current))) {
-    const message = 'Forbidden: pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations`';
+    const message =
+      'Forbidden: pod updates may not change fields other than `spec.containers[*].image`, `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations`';
     return [{ field: 'spec', reason: 'FieldValueInvalid', message }];
   }
-  const frozen = plural === 'deployments' || plural === 'replicasets' ? 'selector' : plural === 'jobs' ? 'template' : undefined;
+  const frozen =
+    plural === 'deployments' || plural === 'replicasets'
+      ? 'selector'
+      : plural === 'jobs'
+        ? 'template'
+        : undefined;
   if (frozen && !isDeepStrictEqual(next.spec?.[frozen], current.spec?.[frozen])) {
-    return [fault(`spec.${frozen}`, `Invalid value: ${JSON.stringify(next.spec?.[frozen])}: ${IMMUTABLE}`)];
+    return [
+      fault(
+        `spec.${frozen}`,
+        `Invalid value: ${JSON.stringify(next.spec?.[frozen])}: ${IMMUTABLE}`,
+      ),
+    ];
   }
   return [];
 }

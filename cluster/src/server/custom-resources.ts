@@ -33,8 +33,15 @@ function withObjectFields(schema: StructuralSchema): StructuralSchema {
     type: 'object',
     properties: {
       ...schema.properties,
-      apiVersion: { type: 'string', description: 'APIVersion defines the versioned schema of this representation of an object.' },
-      kind: { type: 'string', description: 'Kind is a string value representing the REST resource this object represents.' },
+      apiVersion: {
+        type: 'string',
+        description: 'APIVersion defines the versioned schema of this representation of an object.',
+      },
+      kind: {
+        type: 'string',
+        description:
+          'Kind is a string value representing the REST resource this object represents.',
+      },
       metadata: { $ref: '#/components/schemas/V1ObjectMeta' },
     },
   };
@@ -59,7 +66,9 @@ export function resourcesOf(crd: ApiObject): Resource[] {
         namespaced: dig(crd, 'spec', 'scope') !== 'Cluster',
         status: isJsonObject(dig(version, 'subresources', 'status')),
         scale: false,
-        schema: withObjectFields(digObject(version, 'schema', 'openAPIV3Schema') as StructuralSchema),
+        schema: withObjectFields(
+          digObject(version, 'schema', 'openAPIV3Schema') as StructuralSchema,
+        ),
         columns: columns.length > 0 ? [nameColumn, ...columns] : [nameColumn, ageColumn],
         builtin: false,
       };

@@ -12,7 +12,12 @@ function subresources(r: Resource): Subresource[] {
   return [
     ...(r.status ? [{ name: 'status', verbs: SUB_VERBS }] : []),
     ...(r.scale ? [{ name: 'scale', verbs: SUB_VERBS }] : []),
-    ...(r.plural === 'pods' && r.group === '' ? [{ name: 'log', verbs: ['get'] }, { name: 'binding', verbs: ['create'] }] : []),
+    ...(r.plural === 'pods' && r.group === ''
+      ? [
+          { name: 'log', verbs: ['get'] },
+          { name: 'binding', verbs: ['create'] },
+        ]
+      : []),
   ];
 }
 
@@ -26,30 +31,51 @@ function aggregatedResource(r: Resource): unknown {
     verbs: VERBS,
     shortNames: r.shortNames,
     categories: r.categories,
-    subresources: subresources(r).map((s) => ({ subresource: s.name, responseKind, verbs: s.verbs })),
+    subresources: subresources(r).map((s) => ({
+      subresource: s.name,
+      responseKind,
+      verbs: s.verbs,
+    })),
   };
 }
 
 /** `APIGroupDiscoveryList` for `/api` (core) or `/apis` (all other groups). */
-export function aggregatedDiscovery(registry: ResourceRegistry, core: boolean, version: string): unknown {
+export function aggregatedDiscovery(
+  registry: ResourceRegistry,
+  core: boolean,
+  version: string,
+): unknown {
   const groups = new Map<string, unknown[]>();
   for (const gv of registry.groupVersions()) {
     if ((gv.group === '') !== core) continue;
     const versions = groups.get(gv.group) ?? [];
-    versions.push({ version: gv.version, freshness: 'Current', resources: gv.resources.map(aggregatedResource) });
+    versions.push({
+      version: gv.version,
+      freshness: 'Current',
+      resources: gv.resources.map(aggregatedResource),
+    });
     groups.set(gv.group, versions);
   }
   return {
     kind: 'APIGroupDiscoveryList',
     apiVersion: `apidiscovery.k8s.io/${version}`,
     metadata: {},
-    items: [...groups].map(([name, versions]) => ({ metadata: { name: name === '' ? undefined : name }, versions })),
+    items: [...groups].map(([name, versions]) => ({
+      metadata: { name: name === '' ? undefined : name },
+      versions,
+    })),
   };
 }
 
 function groupOf(group: string, versions: readonly string[]): unknown {
   const list = versions.map((version) => ({ groupVersion: `${group}/${version}`, version }));
-  return { kind: 'APIGroup', apiVersion: 'v1', name: group, versions: list, preferredVersion: list[0] };
+  return {
+    kind: 'APIGroup',
+    apiVersion: 'v1',
+    name: group,
+    versions: list,
+    preferredVersion: list[0],
+  };
 }
 
 function versionsByGroup(registry: ResourceRegistry): Map<string, string[]> {
@@ -78,10 +104,26 @@ export function resourceList(registry: ResourceRegistry, group: string, version:
   if (!found) return undefined;
   const resources = found.resources.flatMap((r) => [
     {
-      name: r.plural, singularName: r.singular, namespaced: r.namespaced, kind: r.kind,
-      verbs: VERBS, shortNames: r.shortNames, categories: r.categories,
+      name: r.plural,
+      singularName: r.singular,
+      namespaced: r.namespaced,
+      kind: r.kind,
+      verbs: VERBS,
+      shortNames: r.shortNames,
+      categories: r.categories,
     },
-    ...subresources(r).map((s) => ({ name: `${r.plural}/${s.name}`, singularName: '', namespaced: r.namespaced, kind: r.kind, verbs: s.verbs })),
+    ...subresources(r).map((s) => ({
+      name: `${r.plural}/${s.name}`,
+      singularName: '',
+      namespaced: r.namespaced,
+      kind: r.kind,
+      verbs: s.verbs,
+    })),
   ]);
-  return { kind: 'APIResourceList', apiVersion: 'v1', groupVersion: apiVersionOf({ group, version }), resources };
+  return {
+    kind: 'APIResourceList',
+    apiVersion: 'v1',
+    groupVersion: apiVersionOf({ group, version }),
+    resources,
+  };
 }

@@ -51,7 +51,10 @@ export async function readJson(exchange: Exchange): Promise<unknown> {
   try {
     return JSON.parse(body.toString('utf8')) as unknown;
   } catch (error) {
-    throw new StatusError('BadRequest', `the body is not valid JSON: ${error instanceof Error ? error.message : error}`);
+    throw new StatusError(
+      'BadRequest',
+      `the body is not valid JSON: ${error instanceof Error ? error.message : error}`,
+    );
   }
 }
 
@@ -92,7 +95,10 @@ export function refuse(reason: StatusReason, message: string): never {
 }
 
 /** Options that DELETE carries in its body or its query. */
-export function readDeleteOptions(body: unknown, query: URLSearchParams): {
+export function readDeleteOptions(
+  body: unknown,
+  query: URLSearchParams,
+): {
   dryRun: boolean;
   gracePeriodSeconds?: number;
   propagationPolicy?: 'Background' | 'Foreground' | 'Orphan';
@@ -102,7 +108,12 @@ export function readDeleteOptions(body: unknown, query: URLSearchParams): {
   const grace = given['gracePeriodSeconds'] ?? query.get('gracePeriodSeconds') ?? undefined;
   const policy = given['propagationPolicy'] ?? query.get('propagationPolicy') ?? undefined;
   const dry = given['dryRun'] ?? query.getAll('dryRun');
-  if (policy !== undefined && policy !== 'Background' && policy !== 'Foreground' && policy !== 'Orphan') {
+  if (
+    policy !== undefined &&
+    policy !== 'Background' &&
+    policy !== 'Foreground' &&
+    policy !== 'Orphan'
+  ) {
     refuse('Invalid', `propagationPolicy: Unsupported value: ${JSON.stringify(policy)}`);
   }
   return {

@@ -1,5 +1,5 @@
-import { createServer, type Server } from 'node:https';
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { createServer, type Server } from 'node:https';
 import type { KeyPair, Logger } from '@shoal/core';
 import { authenticate, type TokenTable } from './authenticate.ts';
 import { aggregatedDiscovery, groupList, oneGroup, resourceList } from './discovery.ts';
@@ -13,8 +13,15 @@ import type { Verbs } from './verbs.ts';
 
 /** The version whose client behaviour this server was built against. */
 const VERSION = {
-  major: '1', minor: '32', gitVersion: 'v1.32.4-shoal', gitCommit: '', gitTreeState: 'clean',
-  buildDate: '1970-01-01T00:00:00Z', goVersion: '', compiler: '', platform: 'linux/amd64',
+  major: '1',
+  minor: '32',
+  gitVersion: 'v1.32.4-shoal',
+  gitCommit: '',
+  gitTreeState: 'clean',
+  buildDate: '1970-01-01T00:00:00Z',
+  goVersion: '',
+  compiler: '',
+  platform: 'linux/amd64',
 };
 
 export interface HttpOptions {
@@ -39,7 +46,13 @@ export class HttpFront {
     this.#options = options;
     this.#resources = new ResourceHandler(options.verbs);
     this.server = createServer(
-      { key: options.tls.privateKey, cert: options.tls.certificate, ca: options.authority, requestCert: true, rejectUnauthorized: false },
+      {
+        key: options.tls.privateKey,
+        cert: options.tls.certificate,
+        ca: options.authority,
+        requestCert: true,
+        rejectUnauthorized: false,
+      },
       (request, response) => void this.#serve(request, response),
     );
     this.server.requestTimeout = 60_000;
@@ -49,8 +62,11 @@ export class HttpFront {
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const url = new URL(request.url ?? '/', 'https://server');
     const exchange: Exchange = {
-      request, response, method: request.method ?? 'GET',
-      path: url.pathname, query: url.searchParams,
+      request,
+      response,
+      method: request.method ?? 'GET',
+      path: url.pathname,
+      query: url.searchParams,
     };
     try {
       await this.#route(exchange);
@@ -67,9 +83,12 @@ export class HttpFront {
     const { path } = exchange;
     if (path === '/livez' || path === '/healthz') return sendText(exchange, 'ok');
     if (path === '/readyz') {
-      return this.#options.isReady() ? sendText(exchange, 'ok') : refuse('ServiceUnavailable', 'not ready');
+      return this.#options.isReady()
+        ? sendText(exchange, 'ok')
+        : refuse('ServiceUnavailable', 'not ready');
     }
-    if (!authenticate(exchange.request, this.#options.tokens)) refuse('Unauthorized', 'Unauthorized');
+    if (!authenticate(exchange.request, this.#options.tokens))
+      refuse('Unauthorized', 'Unauthorized');
     if (this.#meta(exchange)) return;
     const request = this.#parse(path);
     if (!request) refuse('NotFound', 'the server could not find the requested resource');
@@ -84,9 +103,11 @@ export class HttpFront {
     const { path } = exchange;
     const { registry, openApi } = this.#options;
     if (path === '/version') sendJson(exchange, VERSION);
-    else if (path === '/openapi/v2') sendText(exchange, '', 'application/com.github.proto-openapi.spec.v2@v1.0+protobuf');
+    else if (path === '/openapi/v2')
+      sendText(exchange, '', 'application/com.github.proto-openapi.spec.v2@v1.0+protobuf');
     else if (path === '/openapi/v3') sendJson(exchange, openApi.index());
-    else if (path.startsWith('/openapi/v3/')) this.#openApiDocument(exchange, path.slice('/openapi/v3/'.length));
+    else if (path.startsWith('/openapi/v3/'))
+      this.#openApiDocument(exchange, path.slice('/openapi/v3/'.length));
     else if (path === '/api' || path === '/apis') this.#discovery(exchange, path === '/api');
     else if (path === '/api/v1') sendJson(exchange, resourceList(registry, '', 'v1'));
     else return this.#groupMeta(exchange);
@@ -98,7 +119,8 @@ export class HttpFront {
     const match = /^\/apis\/([^/]+)(?:\/([^/]+))?$/.exec(exchange.path);
     if (!match) return false;
     const [, group = '', version] = match;
-    const found = version === undefined ? oneGroup(registry, group) : resourceList(registry, group, version);
+    const found =
+      version === undefined ? oneGroup(registry, group) : resourceList(registry, group, version);
     if (found === undefined) refuse('NotFound', 'the server could not find the requested resource');
     sendJson(exchange, found);
     return true;
@@ -115,12 +137,21 @@ export class HttpFront {
   #discovery(exchange: Exchange, core: boolean): void {
     const { registry } = this.#options;
     const accept = exchange.request.headers.accept ?? '';
-    const version = accept.includes('v=v2;') ? 'v2' : accept.includes('v=v2beta1;') ? 'v2beta1' : undefined;
+    const version = accept.includes('v=v2;')
+      ? 'v2'
+      : accept.includes('v=v2beta1;')
+        ? 'v2beta1'
+        : undefined;
     if (version) {
       const contentType = `application/json;g=apidiscovery.k8s.io;v=${version};as=APIGroupDiscoveryList`;
       sendJson(exchange, aggregatedDiscovery(registry, core, version), { contentType });
     } else if (core) {
-      sendJson(exchange, { kind: 'APIVersions', apiVersion: 'v1', versions: ['v1'], serverAddressByClientCIDRs: [] });
+      sendJson(exchange, {
+        kind: 'APIVersions',
+        apiVersion: 'v1',
+        versions: ['v1'],
+        serverAddressByClientCIDRs: [],
+      });
     } else {
       sendJson(exchange, groupList(registry));
     }
@@ -133,7 +164,8 @@ export class HttpFront {
     if (!core && parts[0] !== 'apis') return undefined;
     const [group = '', version = ''] = core ? ['', parts[1]] : [parts[1], parts[2]];
     const rest = parts.slice(core ? 2 : 3).filter((p) => p !== '');
-    const scoped = rest[0] === 'namespaces' && rest.length > 2 && rest[2] !== 'status' && rest[2] !== 'finalize';
+    const scoped =
+      rest[0] === 'namespaces' && rest.length > 2 && rest[2] !== 'status' && rest[2] !== 'finalize';
     const [plural = '', name, subresource] = scoped ? rest.slice(2) : rest;
     const resource = this.#options.registry.find(group, version, plural);
     if (!resource || rest.length > (scoped ? 5 : 3)) return undefined;
@@ -142,6 +174,9 @@ export class HttpFront {
 }
 
 function sendText(exchange: Exchange, text: string, type = 'text/plain; charset=utf-8'): void {
-  exchange.response.writeHead(200, { 'Content-Type': type, 'Content-Length': Buffer.byteLength(text) });
+  exchange.response.writeHead(200, {
+    'Content-Type': type,
+    'Content-Length': Buffer.byteLength(text),
+  });
   exchange.response.end(text);
 }

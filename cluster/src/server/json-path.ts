@@ -4,7 +4,8 @@ import { isJsonObject } from '@shoal/core';
  * The part of JSONPath that printer columns use: `.a.b`, `[0]`, `[-1:]`, `[*]`,
  * `[?(@.key=="value")]`, `['a.b']`.
  */
-const STEP = /\.([\w$-]+)|\['([^']+)'\]|\[(-?\d+)\]|\[(-?\d*):(-?\d*)\]|\[\*\]|\[\?\(@\.([\w.]+)\s*==\s*["']([^"']*)["']\)\]/gy;
+const STEP =
+  /\.([\w$-]+)|\['([^']+)'\]|\[(-?\d+)\]|\[(-?\d*):(-?\d*)\]|\[\*\]|\[\?\(@\.([\w.]+)\s*==\s*["']([^"']*)["']\)\]/gy;
 
 function step(value: unknown, match: RegExpExecArray): unknown[] {
   const [whole, dot, quoted, index, from, to, key, wanted] = match;

@@ -25,7 +25,11 @@ export class LogProxy {
     const pod = this.#verbs.get({ resource, namespace, name });
     const container = exchange.query.get('container') ?? this.#onlyContainer(pod, name);
     const node = digString(pod, 'spec', 'nodeName');
-    if (!node) refuse('BadRequest', `container "${container}" in pod "${name}" is waiting to start: the pod is not scheduled yet`);
+    if (!node)
+      refuse(
+        'BadRequest',
+        `container "${container}" in pod "${name}" is waiting to start: the pod is not scheduled yet`,
+      );
     const { host, port } = this.#agentOf(node);
     const query = new URLSearchParams(exchange.query);
     query.set('container', container);
@@ -35,7 +39,10 @@ export class LogProxy {
   #onlyContainer(pod: unknown, name: string): string {
     const names = digList(pod, 'spec', 'containers').map((c) => digString(c, 'name') ?? '');
     if (names.length !== 1) {
-      refuse('BadRequest', `a container name must be specified for pod ${name}, choose one of: [${names.join(' ')}]`);
+      refuse(
+        'BadRequest',
+        `a container name must be specified for pod ${name}, choose one of: [${names.join(' ')}]`,
+      );
     }
     return names[0] ?? '';
   }
@@ -49,22 +56,41 @@ export class LogProxy {
     return { host, port };
   }
 
-  #pipe(exchange: Exchange, to: { host: string; port: number; path: string; node: string }): Promise<void> {
+  #pipe(
+    exchange: Exchange,
+    to: { host: string; port: number; path: string; node: string },
+  ): Promise<void> {
     const { response } = exchange;
     return new Promise((resolve) => {
       const fail = (): void => {
         if (response.headersSent) response.end();
         else {
           const message = `the agent of node "${to.node}" cannot be reached at ${to.host}:${to.port}`;
-          const body = JSON.stringify({ kind: 'Status', apiVersion: 'v1', metadata: {}, status: 'Failure', message, reason: 'ServiceUnavailable', code: 503 });
+          const body = JSON.stringify({
+            kind: 'Status',
+            apiVersion: 'v1',
+            metadata: {},
+            status: 'Failure',
+            message,
+            reason: 'ServiceUnavailable',
+            code: 503,
+          });
           response.writeHead(503, { 'Content-Type': 'application/json' }).end(body);
         }
         resolve();
       };
       const upstream = httpsRequest(
-        { ...to, key: this.#tls.privateKey, cert: this.#tls.certificate, ca: this.#authority, servername: '' },
+        {
+          ...to,
+          key: this.#tls.privateKey,
+          cert: this.#tls.certificate,
+          ca: this.#authority,
+          servername: '',
+        },
         (answer) => {
-          response.writeHead(answer.statusCode ?? 502, { 'Content-Type': answer.headers['content-type'] ?? 'text/plain' });
+          response.writeHead(answer.statusCode ?? 502, {
+            'Content-Type': answer.headers['content-type'] ?? 'text/plain',
+          });
           answer.pipe(response);
           answer.on('end', resolve);
           answer.on('error', fail);

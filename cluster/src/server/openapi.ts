@@ -27,13 +27,19 @@ function collectRefs(schema: unknown, into: Set<string>): void {
   }
 }
 
-const query = (name: string): unknown => ({ name, in: 'query', schema: { type: 'string', uniqueItems: true } });
+const query = (name: string): unknown => ({
+  name,
+  in: 'query',
+  schema: { type: 'string', uniqueItems: true },
+});
 const PATCH_PARAMETERS = ['dryRun', 'fieldManager', 'fieldValidation', 'force'].map(query);
 
 function pathsOf(r: Resource): Record<string, unknown> {
   const base = `/${groupPath(r)}${r.namespaced ? '/namespaces/{namespace}' : ''}/${r.plural}`;
   const gvk = { group: r.group, version: r.version, kind: r.kind };
-  const body = { content: { 'application/json': { schema: { $ref: `#/components/schemas/${schemaName(r)}` } } } };
+  const body = {
+    content: { 'application/json': { schema: { $ref: `#/components/schemas/${schemaName(r)}` } } },
+  };
   const operation = (action: string, parameters: unknown[]): unknown => ({
     operationId: `${action}${r.kind}`,
     parameters,
@@ -59,7 +65,10 @@ function documentOf(resources: readonly Resource[]): unknown {
   for (const r of resources) {
     collectRefs(r.schema, refs);
     const gvk = [{ group: r.group, version: r.version, kind: r.kind }];
-    schemas[schemaName(r)] = { ...r.schema, 'x-kubernetes-group-version-kind': gvk } as StructuralSchema;
+    schemas[schemaName(r)] = {
+      ...r.schema,
+      'x-kubernetes-group-version-kind': gvk,
+    } as StructuralSchema;
   }
   for (const name of refs) {
     const schema = BUILTIN_SCHEMAS[name];

@@ -23,11 +23,17 @@ interface Operation {
 function segments(pointer: string): string[] {
   if (pointer === '') return [];
   if (!pointer.startsWith('/')) throw new StatusError('Invalid', `invalid JSON pointer ${pointer}`);
-  return pointer.slice(1).split('/').map((s) => s.replaceAll('~1', '/').replaceAll('~0', '~'));
+  return pointer
+    .slice(1)
+    .split('/')
+    .map((s) => s.replaceAll('~1', '/').replaceAll('~0', '~'));
 }
 
 function missing(pointer: string): StatusError {
-  return new StatusError('Invalid', `the server rejected our request due to an error in our request: path ${pointer} does not exist`);
+  return new StatusError(
+    'Invalid',
+    `the server rejected our request due to an error in our request: path ${pointer} does not exist`,
+  );
 }
 
 function read(document: unknown, pointer: string): unknown {
@@ -81,17 +87,24 @@ function replace(document: unknown, pointer: string, value: unknown): unknown {
 function applyOperation(document: unknown, operation: Operation): unknown {
   const { op, path, from = '' } = operation;
   switch (op) {
-    case 'add': return add(document, path, operation.value);
-    case 'remove': return remove(document, path);
-    case 'replace': return replace(document, path, operation.value);
-    case 'copy': return add(document, path, structuredClone(read(document, from)));
+    case 'add':
+      return add(document, path, operation.value);
+    case 'remove':
+      return remove(document, path);
+    case 'replace':
+      return replace(document, path, operation.value);
+    case 'copy':
+      return add(document, path, structuredClone(read(document, from)));
     case 'move': {
       const value = read(document, from);
       return add(remove(document, from), path, value);
     }
     case 'test':
       if (!isDeepStrictEqual(read(document, path), operation.value)) {
-        throw new StatusError('Invalid', `the server rejected our request due to an error in our request: testing path ${path} failed`);
+        throw new StatusError(
+          'Invalid',
+          `the server rejected our request due to an error in our request: testing path ${path} failed`,
+        );
       }
       return document;
     default:
@@ -101,7 +114,8 @@ function applyOperation(document: unknown, operation: Operation): unknown {
 
 /** JSON Patch (RFC 6902) applied to a copy of the target. */
 export function jsonPatch(target: unknown, patch: unknown): unknown {
-  if (!Array.isArray(patch)) throw new StatusError('BadRequest', 'a JSON patch must be an array of operations');
+  if (!Array.isArray(patch))
+    throw new StatusError('BadRequest', 'a JSON patch must be an array of operations');
   let document = structuredClone(target);
   for (const operation of patch) {
     if (!isJsonObject(operation) || typeof operation['path'] !== 'string') {

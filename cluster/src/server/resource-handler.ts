@@ -27,9 +27,15 @@ function wantsTable(exchange: Exchange): boolean {
 function writeOptions(exchange: Exchange): WriteOptions {
   const mode = exchange.query.get('fieldValidation') ?? 'Warn';
   if (mode !== 'Strict' && mode !== 'Warn' && mode !== 'Ignore') {
-    refuse('Invalid', `fieldValidation: Unsupported value: ${JSON.stringify(mode)}: supported values: "Ignore", "Strict", "Warn"`);
+    refuse(
+      'Invalid',
+      `fieldValidation: Unsupported value: ${JSON.stringify(mode)}: supported values: "Ignore", "Strict", "Warn"`,
+    );
   }
-  return { dryRun: exchange.query.getAll('dryRun').includes('All'), fieldValidation: mode as FieldValidation };
+  return {
+    dryRun: exchange.query.getAll('dryRun').includes('All'),
+    fieldValidation: mode as FieldValidation,
+  };
 }
 
 function selection(exchange: Exchange, request: ResourceRequest): Predicate {
@@ -59,10 +65,17 @@ export class ResourceHandler {
 
   async #collection(exchange: Exchange, request: ResourceRequest): Promise<void> {
     switch (exchange.method) {
-      case 'GET': return this.#list(exchange, request);
-      case 'POST': return await this.#create(exchange, request);
-      case 'DELETE': return await this.#deleteCollection(exchange, request);
-      default: return refuse('MethodNotAllowed', `${exchange.method} is not supported on ${exchange.path}`);
+      case 'GET':
+        return this.#list(exchange, request);
+      case 'POST':
+        return await this.#create(exchange, request);
+      case 'DELETE':
+        return await this.#deleteCollection(exchange, request);
+      default:
+        return refuse(
+          'MethodNotAllowed',
+          `${exchange.method} is not supported on ${exchange.path}`,
+        );
     }
   }
 
@@ -71,22 +84,46 @@ export class ResourceHandler {
     if (subresource !== undefined && !(subresource === 'status' && resource.status)) {
       refuse('NotFound', 'the server could not find the requested resource');
     }
-    const target: Target = { resource, namespace, name, subresource: subresource === 'status' ? 'status' : undefined };
+    const target: Target = {
+      resource,
+      namespace,
+      name,
+      subresource: subresource === 'status' ? 'status' : undefined,
+    };
     switch (exchange.method) {
       case 'GET':
         if (isWatch(exchange)) return this.#watch(exchange, request);
         return this.#sendObject(exchange, resource, this.#verbs.get(target));
-      case 'PUT': return await this.#update(exchange, target);
-      case 'PATCH': return await this.#patch(exchange, target);
-      case 'DELETE': return await this.#delete(exchange, target);
-      default: return refuse('MethodNotAllowed', `${exchange.method} is not supported on ${exchange.path}`);
+      case 'PUT':
+        return await this.#update(exchange, target);
+      case 'PATCH':
+        return await this.#patch(exchange, target);
+      case 'DELETE':
+        return await this.#delete(exchange, target);
+      default:
+        return refuse(
+          'MethodNotAllowed',
+          `${exchange.method} is not supported on ${exchange.path}`,
+        );
     }
   }
 
-  #sendObject(exchange: Exchange, resource: Resource, object: ApiObject, reply: { code?: number; warnings?: readonly string[] } = {}): void {
-    const warnings = [...(reply.warnings ?? []), ...(resource.warning && exchange.method !== 'GET' ? [resource.warning] : [])];
+  #sendObject(
+    exchange: Exchange,
+    resource: Resource,
+    object: ApiObject,
+    reply: { code?: number; warnings?: readonly string[] } = {},
+  ): void {
+    const warnings = [
+      ...(reply.warnings ?? []),
+      ...(resource.warning && exchange.method !== 'GET' ? [resource.warning] : []),
+    ];
     const body = wantsTable(exchange)
-      ? toTable(resource, [object], { nowMs: Date.now(), includeObject: includeObject(exchange), metadata: { resourceVersion: object.metadata.resourceVersion } })
+      ? toTable(resource, [object], {
+          nowMs: Date.now(),
+          includeObject: includeObject(exchange),
+          metadata: { resourceVersion: object.metadata.resourceVersion },
+        })
       : textOf(object);
     sendJson(exchange, body, { ...reply, warnings });
   }
@@ -108,10 +145,21 @@ export class ResourceHandler {
     const page = paginate(items, exchange.query);
     const metadata = { resourceVersion: String(revision), ...page.metadata };
     if (wantsTable(exchange)) {
-      sendJson(exchange, toTable(resource, page.items, { nowMs: Date.now(), includeObject: includeObject(exchange), metadata }));
+      sendJson(
+        exchange,
+        toTable(resource, page.items, {
+          nowMs: Date.now(),
+          includeObject: includeObject(exchange),
+          metadata,
+        }),
+      );
       return;
     }
-    const head = JSON.stringify({ kind: `${resource.kind}List`, apiVersion: apiVersionOf(resource), metadata });
+    const head = JSON.stringify({
+      kind: `${resource.kind}List`,
+      apiVersion: apiVersionOf(resource),
+      metadata,
+    });
     sendJson(exchange, `${head.slice(0, -1)},"items":[${page.items.map(textOf).join(',')}]}`);
   }
 
@@ -120,7 +168,11 @@ export class ResourceHandler {
     const body = await readJson(exchange);
     const inBody = isJsonObject(body) ? digString(body, 'metadata', 'namespace') : undefined;
     const namespace = request.namespace ?? (resource.namespaced ? inBody : '') ?? 'default';
-    const { object, warnings } = await this.#verbs.create({ resource, namespace }, body, writeOptions(exchange));
+    const { object, warnings } = await this.#verbs.create(
+      { resource, namespace },
+      body,
+      writeOptions(exchange),
+    );
     this.#sendObject(exchange, resource, object, { code: 201, warnings });
   }
 
@@ -144,10 +196,25 @@ export class ResourceHandler {
   }
 
   /** Server-side apply of an object that is not there yet creates it. */
-  async #createByApply(exchange: Exchange, target: Target, apply: { patch: unknown; options: WriteOptions }): Promise<boolean> {
+  async #createByApply(
+    exchange: Exchange,
+    target: Target,
+    apply: { patch: unknown; options: WriteOptions },
+  ): Promise<boolean> {
     const { resource, namespace, name } = target;
-    if (this.#verbs.list(resource, resource.namespaced ? namespace : undefined, (o) => o.metadata.name === name).items.length > 0) return false;
-    const { object, warnings } = await this.#verbs.create({ resource, namespace }, apply.patch, apply.options);
+    if (
+      this.#verbs.list(
+        resource,
+        resource.namespaced ? namespace : undefined,
+        (o) => o.metadata.name === name,
+      ).items.length > 0
+    )
+      return false;
+    const { object, warnings } = await this.#verbs.create(
+      { resource, namespace },
+      apply.patch,
+      apply.options,
+    );
     this.#sendObject(exchange, resource, object, { code: 201, warnings });
     return true;
   }
@@ -156,7 +223,12 @@ export class ResourceHandler {
     const options = readDeleteOptions(await readJson(exchange), exchange.query);
     const { object, gone } = await this.#verbs.delete(target, options);
     const { resource, name } = target;
-    const details = { name, kind: resource.plural, uid: object.metadata.uid ?? '', ...(resource.group ? { group: resource.group } : {}) };
+    const details = {
+      name,
+      kind: resource.plural,
+      uid: object.metadata.uid ?? '',
+      ...(resource.group ? { group: resource.group } : {}),
+    };
     if (gone) sendJson(exchange, success(details));
     else this.#sendObject(exchange, resource, object);
   }
@@ -166,7 +238,10 @@ export class ResourceHandler {
     const options = readDeleteOptions(await readJson(exchange), exchange.query);
     const { items } = this.#verbs.list(resource, namespace, selection(exchange, request));
     for (const item of items) {
-      await this.#verbs.delete({ resource, namespace: item.metadata.namespace ?? '', name: item.metadata.name }, options);
+      await this.#verbs.delete(
+        { resource, namespace: item.metadata.namespace ?? '', name: item.metadata.name },
+        options,
+      );
     }
     sendJson(exchange, success({ kind: resource.plural }));
   }
@@ -178,7 +253,9 @@ export class ResourceHandler {
     const current = this.#verbs.get(target);
     if (exchange.method === 'GET') return sendJson(exchange, scaleOf(current));
     const body = await readJson(exchange);
-    const wanted = readScale(exchange.method === 'PATCH' ? mergePatch(scaleOf(current), body) : body);
+    const wanted = readScale(
+      exchange.method === 'PATCH' ? mergePatch(scaleOf(current), body) : body,
+    );
     const change = (o: ApiObject): unknown => ({ ...o, spec: { ...o.spec, replicas: wanted } });
     const { object } = await this.#verbs.modify(target, change, writeOptions(exchange));
     sendJson(exchange, scaleOf(object));
@@ -203,25 +280,42 @@ function includeObject(exchange: Exchange): string {
 }
 
 /** `limit` and `continue`: the token is the offset; pages are cut from the current state. */
-function paginate(items: ApiObject[], query: URLSearchParams): { items: ApiObject[]; metadata: object } {
+function paginate(
+  items: ApiObject[],
+  query: URLSearchParams,
+): { items: ApiObject[]; metadata: object } {
   const limit = Number(query.get('limit') ?? 0);
   const start = Number(query.get('continue') ?? 0) || 0;
-  if (!(limit > 0) || start + limit >= items.length) return { items: items.slice(start), metadata: {} };
+  if (!(limit > 0) || start + limit >= items.length)
+    return { items: items.slice(start), metadata: {} };
   const rest = items.length - start - limit;
-  return { items: items.slice(start, start + limit), metadata: { continue: String(start + limit), remainingItemCount: rest } };
+  return {
+    items: items.slice(start, start + limit),
+    metadata: { continue: String(start + limit), remainingItemCount: rest },
+  };
 }
 
-function patcher(type: string, patch: unknown, resource: Resource): (current: ApiObject) => unknown {
+function patcher(
+  type: string,
+  patch: unknown,
+  resource: Resource,
+): (current: ApiObject) => unknown {
   switch (type) {
-    case 'application/json-patch+json': return (current) => jsonPatch(current, patch);
-    case 'application/merge-patch+json': return (current) => mergePatch(current, patch);
+    case 'application/json-patch+json':
+      return (current) => jsonPatch(current, patch);
+    case 'application/merge-patch+json':
+      return (current) => mergePatch(current, patch);
     case 'application/strategic-merge-patch+json':
       if (!resource.builtin) {
-        refuse('UnsupportedMediaType', 'the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml');
+        refuse(
+          'UnsupportedMediaType',
+          'the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml',
+        );
       }
       return (current) => strategicMergePatch(current, patch);
     case 'application/apply-patch+yaml':
-      return (current) => (resource.builtin ? strategicMergePatch(current, patch) : mergePatch(current, patch));
+      return (current) =>
+        resource.builtin ? strategicMergePatch(current, patch) : mergePatch(current, patch);
     default:
       return refuse('UnsupportedMediaType', `unsupported patch type ${JSON.stringify(type)}`);
   }

@@ -49,7 +49,10 @@ export class ResourceRegistry {
   /** Rises whenever a kind comes or goes; part of the OpenAPI hash. */
   generation = 0;
 
-  constructor(builtins: readonly Resource[], definitions: Readonly<Record<string, StructuralSchema>>) {
+  constructor(
+    builtins: readonly Resource[],
+    definitions: Readonly<Record<string, StructuralSchema>>,
+  ) {
     this.resolveRef = (ref) => definitions[ref.slice(ref.lastIndexOf('/') + 1)];
     for (const resource of builtins) this.add(resource);
   }

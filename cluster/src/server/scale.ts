@@ -8,11 +8,19 @@ export function scaleOf(object: ApiObject): ApiObject {
   return {
     apiVersion: 'autoscaling/v1',
     kind: 'Scale',
-    metadata: { name, ...(namespace ? { namespace } : {}), ...(uid ? { uid } : {}), ...(resourceVersion ? { resourceVersion } : {}), ...(creationTimestamp ? { creationTimestamp } : {}) },
+    metadata: {
+      name,
+      ...(namespace ? { namespace } : {}),
+      ...(uid ? { uid } : {}),
+      ...(resourceVersion ? { resourceVersion } : {}),
+      ...(creationTimestamp ? { creationTimestamp } : {}),
+    },
     spec: { replicas: digNumber(object, 'spec', 'replicas') ?? 0 },
     status: {
       replicas: digNumber(object, 'status', 'replicas') ?? 0,
-      selector: Object.entries(labels).map(([k, v]) => `${k}=${v}`).join(','),
+      selector: Object.entries(labels)
+        .map(([k, v]) => `${k}=${v}`)
+        .join(','),
     },
   };
 }
@@ -21,7 +29,10 @@ export function scaleOf(object: ApiObject): ApiObject {
 export function readScale(body: unknown): number {
   const replicas = digNumber(body, 'spec', 'replicas') ?? 0;
   if (!Number.isInteger(replicas) || replicas < 0) {
-    throw new StatusError('Invalid', 'spec.replicas: Invalid value: must be greater than or equal to 0');
+    throw new StatusError(
+      'Invalid',
+      'spec.replicas: Invalid value: must be greater than or equal to 0',
+    );
   }
   return replicas;
 }

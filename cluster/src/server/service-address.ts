@@ -27,13 +27,21 @@ function hashOf(text: string): number {
  * Gives a Service its ClusterIP: the one it asks for, or a free one found from a hash of its name
  * (so the same service tends to get the same address again).
  */
-export function allocateAddress(service: ApiObject, others: readonly ApiObject[], subnets: ServiceSubnets): void {
+export function allocateAddress(
+  service: ApiObject,
+  others: readonly ApiObject[],
+  subnets: ServiceSubnets,
+): void {
   const { spec } = service;
   if (!isJsonObject(spec) || spec['clusterIP'] === 'None') return;
   const used = new Set(others.map((s) => digString(s, 'spec', 'clusterIP')));
   const asked = spec['clusterIP'];
   if (typeof asked === 'string' && asked !== '') {
-    if (used.has(asked)) throw new StatusError('Invalid', `spec.clusterIP: ${asked}: provided IP is already allocated`);
+    if (used.has(asked))
+      throw new StatusError(
+        'Invalid',
+        `spec.clusterIP: ${asked}: provided IP is already allocated`,
+      );
     return;
   }
   const pool = subnets.count * PER_SUBNET;

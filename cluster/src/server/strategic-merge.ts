@@ -45,7 +45,11 @@ function reorder(list: unknown[], order: unknown[], key: string | undefined): un
     .map(({ item }) => item);
 }
 
-function mergeObjects(list: unknown[], patch: unknown[], at: { field: string; key: string }): unknown[] {
+function mergeObjects(
+  list: unknown[],
+  patch: unknown[],
+  at: { field: string; key: string },
+): unknown[] {
   const { field, key } = at;
   if (patch.some((p) => isJsonObject(p) && p['$patch'] === 'replace')) {
     return patch.filter((p) => !(isJsonObject(p) && p['$patch'] === 'replace'));
@@ -62,7 +66,11 @@ function mergeObjects(list: unknown[], patch: unknown[], at: { field: string; ke
   return result;
 }
 
-function mergeLists(current: unknown, patch: unknown[], at: { field: string; parent: string }): unknown[] {
+function mergeLists(
+  current: unknown,
+  patch: unknown[],
+  at: { field: string; parent: string },
+): unknown[] {
   const list = Array.isArray(current) ? current : [];
   const key = mergeKey(at.field, at.parent);
   if (key && patch.every((p) => isJsonObject(p))) {
@@ -102,7 +110,8 @@ function mergeMap(target: unknown, patch: JsonObject, parent: string): unknown {
   for (const [key, value] of Object.entries(patch)) {
     if (key.startsWith('$')) applyDirective(result, key, value);
     else if (value === null) delete result[key];
-    else if (Array.isArray(value)) result[key] = mergeLists(result[key], value, { field: key, parent });
+    else if (Array.isArray(value))
+      result[key] = mergeLists(result[key], value, { field: key, parent });
     else if (isJsonObject(value)) result[key] = mergeMap(result[key], value, key);
     else result[key] = value;
   }

@@ -19,12 +19,17 @@ export interface TableOptions {
 
 function rowObject(resource: Resource, object: ApiObject, includeObject: string): unknown {
   if (includeObject === 'None') return undefined;
-  if (includeObject === 'Object') return { ...object, apiVersion: apiVersionOf(resource), kind: resource.kind };
+  if (includeObject === 'Object')
+    return { ...object, apiVersion: apiVersionOf(resource), kind: resource.kind };
   return { kind: 'PartialObjectMetadata', apiVersion: 'meta.k8s.io/v1', metadata: object.metadata };
 }
 
 /** Objects as the rows and columns that `kubectl get` prints. */
-export function toTable(resource: Resource, objects: readonly ApiObject[], options: TableOptions): Table {
+export function toTable(
+  resource: Resource,
+  objects: readonly ApiObject[],
+  options: TableOptions,
+): Table {
   return {
     kind: 'Table',
     apiVersion: 'meta.k8s.io/v1',

@@ -3,7 +3,13 @@ import { type Clock, rfc3339 } from '@shoal/core';
 import type { ApiObject, OwnerRef } from '../object.ts';
 import { dig, digNumber } from '../object.ts';
 import type { Key, RevisionedStore, Transaction } from '../store/revisioned-store.ts';
-import { type Admitted, admitCreate, admitUpdate, type FieldValidation, toApiObject } from './admission.ts';
+import {
+  type Admitted,
+  admitCreate,
+  admitUpdate,
+  type FieldValidation,
+  toApiObject,
+} from './admission.ts';
 import { type Resource, type ResourceRegistry, storeName } from './resource-registry.ts';
 import type { Predicate } from './selectors.ts';
 import { ALL_SUBNETS, allocateAddress, type ServiceSubnets } from './service-address.ts';
@@ -48,7 +54,12 @@ export class Verbs {
 
   readonly #serviceSubnets: ServiceSubnets;
 
-  constructor(store: RevisionedStore, registry: ResourceRegistry, clock: Clock, serviceSubnets: ServiceSubnets = ALL_SUBNETS) {
+  constructor(
+    store: RevisionedStore,
+    registry: ResourceRegistry,
+    clock: Clock,
+    serviceSubnets: ServiceSubnets = ALL_SUBNETS,
+  ) {
     this.#serviceSubnets = serviceSubnets;
     this.store = store;
     this.registry = registry;
@@ -84,12 +95,20 @@ export class Verbs {
   }
 
   /** Objects of a collection that pass the filter, and the revision they were read at. */
-  list(resource: Resource, namespace: string | undefined, filter: Predicate): { items: ApiObject[]; revision: number } {
+  list(
+    resource: Resource,
+    namespace: string | undefined,
+    filter: Predicate,
+  ): { items: ApiObject[]; revision: number } {
     const items = this.store.list(storeName(resource), namespace).filter(filter);
     return { items, revision: this.store.revision };
   }
 
-  create(target: Omit<Target, 'name'>, body: unknown, options: WriteOptions = {}): Promise<Admitted> {
+  create(
+    target: Omit<Target, 'name'>,
+    body: unknown,
+    options: WriteOptions = {},
+  ): Promise<Admitted> {
     const { resource, namespace } = target;
     const object = toApiObject(resource, body, namespace);
     const admitted = admitCreate(resource, this.registry, object, this.#options(options));
@@ -97,7 +116,8 @@ export class Verbs {
     return this.#write(options.dryRun, (tx) => {
       if (resource.namespaced) this.#checkNamespace(tx, resource, namespace, key.name);
       if (tx.get(key)) throw alreadyExists(resource, key.name);
-      if (resource.plural === 'services') allocateAddress(admitted.object, this.store.list('/services'), this.#serviceSubnets);
+      if (resource.plural === 'services')
+        allocateAddress(admitted.object, this.store.list('/services'), this.#serviceSubnets);
       return { ...admitted, object: tx.put(key, admitted.object) };
     });
   }
@@ -105,7 +125,10 @@ export class Verbs {
   #checkNamespace(tx: Transaction, resource: Resource, namespace: string, name: string): void {
     const found = tx.get({ resource: NAMESPACES, namespace: '', name: namespace });
     if (!found) {
-      throw new StatusError('NotFound', `namespaces "${namespace}" not found`, { name: namespace, kind: 'namespaces' });
+      throw new StatusError('NotFound', `namespaces "${namespace}" not found`, {
+        name: namespace,
+        kind: 'namespaces',
+      });
     }
     if (found.metadata.deletionTimestamp) {
       const message = `${resource.plural} "${name}" is forbidden: unable to create new content in namespace ${namespace} because it is being terminated`;
@@ -123,7 +146,11 @@ export class Verbs {
    *
    * @param change Gets the stored object (not to be changed) and returns the next one.
    */
-  modify(target: Target, change: (current: ApiObject) => unknown, options: WriteOptions = {}): Promise<Admitted> {
+  modify(
+    target: Target,
+    change: (current: ApiObject) => unknown,
+    options: WriteOptions = {},
+  ): Promise<Admitted> {
     const { resource, name } = target;
     const key = this.#key(target);
     return this.#write(options.dryRun, (tx) => {
@@ -148,23 +175,34 @@ export class Verbs {
     const { resource, name } = target;
     const { resourceVersion, uid } = next.metadata;
     if (next.metadata.name !== name) {
-      throw new StatusError('BadRequest', `the name of the object (${next.metadata.name}) does not match the name on the URL (${name})`);
+      throw new StatusError(
+        'BadRequest',
+        `the name of the object (${next.metadata.name}) does not match the name on the URL (${name})`,
+      );
     }
     if (uid && uid !== current.metadata.uid) {
-      throw conflict(resource, name, `Precondition failed: UID in precondition: ${uid}, UID in object meta: ${current.metadata.uid}`);
+      throw conflict(
+        resource,
+        name,
+        `Precondition failed: UID in precondition: ${uid}, UID in object meta: ${current.metadata.uid}`,
+      );
     }
     if (!resourceVersion && !resource.builtin) {
       const message = 'Invalid value: 0x0: must be specified for an update';
-      throw invalid(resource, name, [{ field: 'metadata.resourceVersion', reason: 'FieldValueInvalid', message }]);
+      throw invalid(resource, name, [
+        { field: 'metadata.resourceVersion', reason: 'FieldValueInvalid', message },
+      ]);
     }
-    if (resourceVersion && resourceVersion !== current.metadata.resourceVersion) throw conflict(resource, name);
+    if (resourceVersion && resourceVersion !== current.metadata.resourceVersion)
+      throw conflict(resource, name);
   }
 
   /** A deleted object goes for good when nothing holds it any more. */
   #isFinished(object: ApiObject): boolean {
     const { deletionTimestamp, finalizers, deletionGracePeriodSeconds } = object.metadata;
     if (!deletionTimestamp || (finalizers?.length ?? 0) > 0) return false;
-    if (object.kind === 'Namespace') return (object.spec?.['finalizers'] as unknown[] | undefined)?.length === 0;
+    if (object.kind === 'Namespace')
+      return (object.spec?.['finalizers'] as unknown[] | undefined)?.length === 0;
     return object.kind !== 'Pod' || deletionGracePeriodSeconds === 0;
   }
 
@@ -173,7 +211,10 @@ export class Verbs {
    *
    * @returns The object as it is now, and whether it is gone.
    */
-  delete(target: Target, options: DeleteOptions = {}): Promise<{ object: ApiObject; gone: boolean }> {
+  delete(
+    target: Target,
+    options: DeleteOptions = {},
+  ): Promise<{ object: ApiObject; gone: boolean }> {
     const { resource, name } = target;
     const key = this.#key(target);
     return this.#write(options.dryRun, (tx) => {
@@ -190,7 +231,10 @@ export class Verbs {
   #checkDeletePreconditions(target: Target, options: DeleteOptions, current: ApiObject): void {
     const { uid, resourceVersion } = options.preconditions ?? {};
     const { metadata } = current;
-    if ((uid && uid !== metadata.uid) || (resourceVersion && resourceVersion !== metadata.resourceVersion)) {
+    if (
+      (uid && uid !== metadata.uid) ||
+      (resourceVersion && resourceVersion !== metadata.resourceVersion)
+    ) {
       throw conflict(target.resource, target.name, 'Precondition failed');
     }
   }
@@ -198,13 +242,20 @@ export class Verbs {
   #markDeleted(current: ApiObject, options: DeleteOptions): ApiObject {
     const object = structuredClone(current);
     const { metadata } = object;
-    const extra = { Foreground: 'foregroundDeletion', Orphan: 'orphan', Background: undefined }[options.propagationPolicy ?? 'Background'];
-    if (extra && !metadata.finalizers?.includes(extra)) metadata.finalizers = [...(metadata.finalizers ?? []), extra];
+    const extra = { Foreground: 'foregroundDeletion', Orphan: 'orphan', Background: undefined }[
+      options.propagationPolicy ?? 'Background'
+    ];
+    if (extra && !metadata.finalizers?.includes(extra))
+      metadata.finalizers = [...(metadata.finalizers ?? []), extra];
     const grace = gracePeriod(object, options.gracePeriodSeconds);
-    metadata.deletionGracePeriodSeconds = Math.min(grace, metadata.deletionGracePeriodSeconds ?? grace);
+    metadata.deletionGracePeriodSeconds = Math.min(
+      grace,
+      metadata.deletionGracePeriodSeconds ?? grace,
+    );
     metadata.deletionTimestamp ??= rfc3339(this.clock.now() + grace * 1000);
     if (object.kind === 'Namespace') object.status = { ...object.status, phase: 'Terminating' };
-    else if (current.metadata.deletionTimestamp === undefined) metadata.generation = (metadata.generation ?? 1) + 1;
+    else if (current.metadata.deletionTimestamp === undefined)
+      metadata.generation = (metadata.generation ?? 1) + 1;
     return object;
   }
 }

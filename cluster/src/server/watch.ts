@@ -61,7 +61,9 @@ class WatchStream {
     const { resource, asTable, includeObject } = this.#request;
     const table = asTable && type !== 'BOOKMARK';
     const body = table
-      ? JSON.stringify(toTable(resource, [object], { nowMs: Date.now(), includeObject, headers: this.#first }))
+      ? JSON.stringify(
+          toTable(resource, [object], { nowMs: Date.now(), includeObject, headers: this.#first }),
+        )
       : textOf(object);
     this.#first = false;
     this.#line(`{"type":"${type}","object":${body}}\n`);
@@ -85,19 +87,30 @@ class WatchStream {
   }
 }
 
-function startRevision(query: URLSearchParams, store: RevisionedStore): { from: number; replay: boolean } {
+function startRevision(
+  query: URLSearchParams,
+  store: RevisionedStore,
+): { from: number; replay: boolean } {
   const asked = query.get('resourceVersion') ?? '';
   if (asked === '' || asked === '0') return { from: store.revision, replay: true };
   return { from: Number(asked), replay: false };
 }
 
 /** Serves one watch request. */
-export function serveWatch(exchange: Exchange, store: RevisionedStore, request: WatchRequest): void {
+export function serveWatch(
+  exchange: Exchange,
+  store: RevisionedStore,
+  request: WatchRequest,
+): void {
   const { resource, namespace, filter } = request;
   const name = storeName(resource);
   const { from, replay } = startRevision(exchange.query, store);
-  const expired = new StatusError('Expired', `too old resource version: ${from} (${store.revision})`);
-  if (!Number.isSafeInteger(from)) throw new StatusError('BadRequest', 'resourceVersion must be a number');
+  const expired = new StatusError(
+    'Expired',
+    `too old resource version: ${from} (${store.revision})`,
+  );
+  if (!Number.isSafeInteger(from))
+    throw new StatusError('BadRequest', 'resourceVersion must be a number');
   let stream: WatchStream | undefined;
   const pending: ChangeEvent[] = [];
   const deliver = (event: ChangeEvent): void => {
@@ -112,7 +125,8 @@ export function serveWatch(exchange: Exchange, store: RevisionedStore, request: 
   });
   if (!stop) throw expired;
   stream = new WatchStream(exchange, request);
-  if (replay) for (const object of store.list(name, namespace).filter(filter)) stream.event('ADDED', object);
+  if (replay)
+    for (const object of store.list(name, namespace).filter(filter)) stream.event('ADDED', object);
   pending.forEach(deliver);
   keepAlive(exchange, store, { stream, stop, resource });
 }

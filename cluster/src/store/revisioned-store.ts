@@ -31,7 +31,6 @@ type PendingWrite = { run: (tx: Transaction) => void; settle: (failure?: unknown
 
 const HISTORY = 20_000;
 
-
 /** The collection (resource and namespace) as one map key. */
 function collectionOf(key: Key): string {
   return `${key.resource}\n${key.namespace}`;
@@ -81,7 +80,11 @@ export class RevisionedStore {
 
   #load(): number {
     for (const row of this.#db.prepare('SELECT * FROM objects').iterate()) {
-      const key = { resource: String(row['resource']), namespace: String(row['namespace']), name: String(row['name']) };
+      const key = {
+        resource: String(row['resource']),
+        namespace: String(row['namespace']),
+        name: String(row['name']),
+      };
       this.#collection(key).set(key.name, JSON.parse(String(row['value'])) as ApiObject);
     }
     const row = this.#db.prepare("SELECT value FROM meta WHERE key='revision'").get();
@@ -179,7 +182,9 @@ export class RevisionedStore {
     } catch (error) {
       if (this.#db.isTransaction) this.#db.exec('ROLLBACK');
       this.#undo(events);
-      return new ShoalError('unavailable', `the cluster store cannot write: ${String(error)}`, { cause: error });
+      return new ShoalError('unavailable', `the cluster store cannot write: ${String(error)}`, {
+        cause: error,
+      });
     }
   }
 
@@ -199,7 +204,10 @@ export class RevisionedStore {
       put: (key, object) => {
         const previous = this.get(key);
         const revision = ++this.#revision;
-        const stored = { ...object, metadata: { ...object.metadata, resourceVersion: String(revision) } };
+        const stored = {
+          ...object,
+          metadata: { ...object.metadata, resourceVersion: String(revision) },
+        };
         this.#collection(key).set(key.name, stored);
         const type = previous ? 'MODIFIED' : 'ADDED';
         events.push({ revision, type, resource: key.resource, object: stored, previous });
@@ -210,7 +218,10 @@ export class RevisionedStore {
         if (!previous) return undefined;
         const revision = ++this.#revision;
         this.#collection(key).delete(key.name);
-        const object = { ...previous, metadata: { ...previous.metadata, resourceVersion: String(revision) } };
+        const object = {
+          ...previous,
+          metadata: { ...previous.metadata, resourceVersion: String(revision) },
+        };
         events.push({ revision, type: 'DELETED', resource: key.resource, object, previous });
         return object;
       },
@@ -266,4 +277,3 @@ export class RevisionedStore {
     this.#db.close();
   }
 }
-

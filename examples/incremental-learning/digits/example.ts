@@ -1,6 +1,6 @@
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { seededRandom, ShoalError } from '@shoal/core';
+import { ShoalError, seededRandom } from '@shoal/core';
 import { type Drift, generateDigits } from '@shoal/datasets';
 import { concatenate, OnnxEstimator, type Samples, select, slice, toImageLine } from '@shoal/lib';
 import { conv2d, dense, flatten, maxPool2d, relu, sequential } from '@shoal/training';
@@ -26,16 +26,43 @@ async function prepareData(kind: 'generated' | 'mnist'): Promise<StreamData> {
   const initial = slice(train, 0, 4_000);
   const original = slice(test, 0, 500);
   const rehearsal = slice(initial, 0, 500);
-  const fresh = kind === 'generated' ? generateDigits({ count: 1_200, seed: 3, drift: DRIFT }) : driftPixels(slice(train, 4_000, 5_200), DRIFT, 3);
-  const drifted = kind === 'generated' ? generateDigits({ count: 500, seed: 4, drift: DRIFT }) : driftPixels(slice(test, 500, 1_000), DRIFT, 4);
+  const fresh =
+    kind === 'generated'
+      ? generateDigits({ count: 1_200, seed: 3, drift: DRIFT })
+      : driftPixels(slice(train, 4_000, 5_200), DRIFT, 3);
+  const drifted =
+    kind === 'generated'
+      ? generateDigits({ count: 500, seed: 4, drift: DRIFT })
+      : driftPixels(slice(test, 500, 1_000), DRIFT, 4);
   const mixed = concatenate([fresh, rehearsal]);
-  return { initial, original, drifted, arriving: select(mixed, seededRandom(5).permutation(mixed.size)) };
+  return {
+    initial,
+    original,
+    drifted,
+    arriving: select(mixed, seededRandom(5).permutation(mixed.size)),
+  };
 }
 
 async function trainInitial(samples: Samples, context: ExampleContext): Promise<void> {
-  const layers = [conv2d(8, 3), relu(), maxPool2d(2), conv2d(16, 3), relu(), maxPool2d(2), flatten(), dense(10)];
-  const estimator = new OnnxEstimator({ model: sequential({ input: [1, 28, 28], layers, random: seededRandom(2) }), epochs: 3 });
-  await estimator.train(samples, { signal: context.signal, onProgress: (p) => context.progress((p.epoch - 1 + p.step / p.steps) / p.epochs, `loss ${p.loss.toFixed(3)}`) });
+  const layers = [
+    conv2d(8, 3),
+    relu(),
+    maxPool2d(2),
+    conv2d(16, 3),
+    relu(),
+    maxPool2d(2),
+    flatten(),
+    dense(10),
+  ];
+  const estimator = new OnnxEstimator({
+    model: sequential({ input: [1, 28, 28], layers, random: seededRandom(2) }),
+    epochs: 3,
+  });
+  await estimator.train(samples, {
+    signal: context.signal,
+    onProgress: (p) =>
+      context.progress((p.epoch - 1 + p.step / p.steps) / p.epochs, `loss ${p.loss.toFixed(3)}`),
+  });
   await estimator.save(context.nodePath('cloud-1', '/models/digits/initial.onnx'));
   await estimator.save(context.nodePath('edge-2', '/models/digits/deployed.onnx'));
   await estimator.close();
@@ -43,18 +70,34 @@ async function trainInitial(samples: Samples, context: ExampleContext): Promise<
 
 function lines(samples: Samples): string {
   const length = samples.inputs.length / samples.size;
-  return Array.from({ length: samples.size }, (_, i) => `${toImageLine(samples.inputs.subarray(i * length, (i + 1) * length), Number(samples.labels[i]))}\n`).join('');
+  return Array.from(
+    { length: samples.size },
+    (_, i) =>
+      `${toImageLine(samples.inputs.subarray(i * length, (i + 1) * length), Number(samples.labels[i]))}\n`,
+  ).join('');
 }
 
 async function measure(samples: Samples, context: ExampleContext): Promise<number> {
   const service = await context.get('Service', 'digits-inference');
   const url = `http://${String((service?.spec as { clusterIP?: string } | undefined)?.clusterIP)}/predict`;
-  const answers = await predictOverHttp<{ label: number }>(samples, { url, batch: 20, signal: context.signal, onProgress: context.progress });
-  return accuracyOf(answers.map((a) => a.label), samples.labels);
+  const answers = await predictOverHttp<{ label: number }>(samples, {
+    url,
+    batch: 20,
+    signal: context.signal,
+    onProgress: context.progress,
+  });
+  return accuracyOf(
+    answers.map((a) => a.label),
+    samples.labels,
+  );
 }
 
 interface JobStatus {
-  readonly conditions?: readonly { readonly stage: string; readonly type: string; readonly message?: string }[];
+  readonly conditions?: readonly {
+    readonly stage: string;
+    readonly type: string;
+    readonly message?: string;
+  }[];
   readonly round?: number;
   readonly deployedModel?: string;
 }
@@ -68,10 +111,20 @@ async function followJob(context: ExampleContext): Promise<void> {
     const now = last ? `round ${status.round}: ${last.stage} ${last.type}` : '';
     if (now !== shown && last) context.stage(now);
     shown = now;
-    if (last?.type === 'Failed') throw new ShoalError('failed_precondition', `${last.stage} failed: ${last.message ?? 'no reason given'}`);
+    if (last?.type === 'Failed')
+      throw new ShoalError(
+        'failed_precondition',
+        `${last.stage} failed: ${last.message ?? 'no reason given'}`,
+      );
     return status.deployedModel !== undefined;
   };
-  await waitFor(context, { kind: 'IncrementalLearningJob', name: 'digits', what: 'a deployed model', timeoutMs: 90_000, until });
+  await waitFor(context, {
+    kind: 'IncrementalLearningJob',
+    name: 'digits',
+    what: 'a deployed model',
+    timeoutMs: 90_000,
+    until,
+  });
 }
 
 /** A served model meets a changed world, learns from labelled samples, and is replaced while serving. */
@@ -86,18 +139,31 @@ async function run(context: ExampleContext): Promise<ExampleResult> {
   context.stage('starting the job');
   const manifest = readFileSync(join(import.meta.dirname, 'manifest.yaml'), 'utf8');
   await context.apply(parseAllDocuments(manifest).map((d) => d.toJS() as object));
-  const endpoints = (o: ClusterObject): boolean => ((o as { subsets?: { addresses?: unknown[] }[] }).subsets?.[0]?.addresses?.length ?? 0) > 0;
-  await waitFor(context, { kind: 'Endpoints', name: 'digits-inference', what: 'a ready worker', timeoutMs: 60_000, until: endpoints });
+  const endpoints = (o: ClusterObject): boolean =>
+    ((o as { subsets?: { addresses?: unknown[] }[] }).subsets?.[0]?.addresses?.length ?? 0) > 0;
+  await waitFor(context, {
+    kind: 'Endpoints',
+    name: 'digits-inference',
+    what: 'a ready worker',
+    timeoutMs: 60_000,
+    until: endpoints,
+  });
 
   context.stage('measuring the served model');
-  const before = { original: await measure(data.original, context), drifted: await measure(data.drifted, context) };
+  const before = {
+    original: await measure(data.original, context),
+    drifted: await measure(data.drifted, context),
+  };
   context.stage(`${data.arriving.size} labelled digits arrive`);
   const startedAt = performance.now();
   appendFileSync(stream, lines(data.arriving));
   await followJob(context);
   const seconds = (performance.now() - startedAt) / 1000;
   context.stage('measuring the served model again');
-  const after = { original: await measure(data.original, context), drifted: await measure(data.drifted, context) };
+  const after = {
+    original: await measure(data.original, context),
+    drifted: await measure(data.drifted, context),
+  };
   return {
     example: 'incremental-learning/digits',
     data: context.data,
@@ -106,8 +172,17 @@ async function run(context: ExampleContext): Promise<ExampleResult> {
       { measure: 'accuracy on drifted digits, after', value: after.drifted, unit: 'percent' },
       { measure: 'accuracy on original digits, before', value: before.original, unit: 'percent' },
       { measure: 'accuracy on original digits, after', value: after.original, unit: 'percent' },
-      { measure: 'gain on drifted digits', value: (after.drifted - before.drifted) * 100, unit: 'points' },
-      { measure: 'samples arrived → new model served', value: seconds, unit: 'seconds', note: 'train, evaluate, deploy, hot update' },
+      {
+        measure: 'gain on drifted digits',
+        value: (after.drifted - before.drifted) * 100,
+        unit: 'points',
+      },
+      {
+        measure: 'samples arrived → new model served',
+        value: seconds,
+        unit: 'seconds',
+        note: 'train, evaluate, deploy, hot update',
+      },
     ],
   };
 }

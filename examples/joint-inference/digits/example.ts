@@ -10,14 +10,30 @@ import { accuracyOf, predictOverHttp } from '../../src/predict-over-http.ts';
 import { waitFor } from '../../src/wait.ts';
 
 const LITTLE: readonly Layer[] = [flatten(), dense(16), relu(), dense(10)];
-const BIG: readonly Layer[] = [conv2d(16, 3), relu(), maxPool2d(2), conv2d(32, 3), relu(), maxPool2d(2), flatten(), dense(64), relu(), dense(10)];
+const BIG: readonly Layer[] = [
+  conv2d(16, 3),
+  relu(),
+  maxPool2d(2),
+  conv2d(32, 3),
+  relu(),
+  maxPool2d(2),
+  flatten(),
+  dense(64),
+  relu(),
+  dense(10),
+];
 
-async function trainTo(path: string, model: { layers: readonly Layer[]; epochs: number; train: Samples }, context: ExampleContext): Promise<void> {
+async function trainTo(
+  path: string,
+  model: { layers: readonly Layer[]; epochs: number; train: Samples },
+  context: ExampleContext,
+): Promise<void> {
   const bytes = sequential({ input: [1, 28, 28], layers: model.layers, random: seededRandom(1) });
   const estimator = new OnnxEstimator({ model: bytes, epochs: model.epochs });
   await estimator.train(model.train, {
     signal: context.signal,
-    onProgress: (p) => context.progress((p.epoch - 1 + p.step / p.steps) / p.epochs, `loss ${p.loss.toFixed(3)}`),
+    onProgress: (p) =>
+      context.progress((p.epoch - 1 + p.step / p.steps) / p.epochs, `loss ${p.loss.toFixed(3)}`),
   });
   await estimator.save(path);
   await estimator.close();
@@ -32,36 +48,85 @@ async function addressOf(context: ExampleContext, service: string): Promise<stri
 async function run(context: ExampleContext): Promise<ExampleResult> {
   const { train, test } = await digitData(context.data, { train: 6_000, test: 1_000 });
   context.stage('training the small model for the edge');
-  await trainTo(context.nodePath('edge-1', '/models/digits/little.onnx'), { layers: LITTLE, epochs: 3, train }, context);
+  await trainTo(
+    context.nodePath('edge-1', '/models/digits/little.onnx'),
+    { layers: LITTLE, epochs: 3, train },
+    context,
+  );
   context.stage('training the big model for the cloud');
-  await trainTo(context.nodePath('cloud-1', '/models/digits/big.onnx'), { layers: BIG, epochs: 2, train }, context);
+  await trainTo(
+    context.nodePath('cloud-1', '/models/digits/big.onnx'),
+    { layers: BIG, epochs: 2, train },
+    context,
+  );
 
   context.stage('starting the service');
   const manifest = readFileSync(join(import.meta.dirname, 'manifest.yaml'), 'utf8');
   await context.apply(parseAllDocuments(manifest).map((d) => d.toJS() as object));
-  const lastCondition = (o: { status?: unknown }): string | undefined => (o.status as { conditions?: { type: string }[] } | undefined)?.conditions?.at(-1)?.type;
-  await waitFor(context, { kind: 'JointInferenceService', name: 'digits', what: 'Running', timeoutMs: 60_000, until: (o) => lastCondition(o) === 'Running' });
+  const lastCondition = (o: { status?: unknown }): string | undefined =>
+    (o.status as { conditions?: { type: string }[] } | undefined)?.conditions?.at(-1)?.type;
+  await waitFor(context, {
+    kind: 'JointInferenceService',
+    name: 'digits',
+    what: 'Running',
+    timeoutMs: 60_000,
+    until: (o) => lastCondition(o) === 'Running',
+  });
 
   context.stage('asking the edge about 1,000 digits it has never seen');
   const startedAt = performance.now();
   const edgeUrl = `http://${await addressOf(context, 'digits-edge')}/predict`;
-  const joint = await predictOverHttp<JointInferenceResult>(test, { url: edgeUrl, batch: 10, signal: context.signal, onProgress: context.progress });
+  const joint = await predictOverHttp<JointInferenceResult>(test, {
+    url: edgeUrl,
+    batch: 10,
+    signal: context.signal,
+    onProgress: context.progress,
+  });
   const elapsed = performance.now() - startedAt;
 
   context.stage('asking the cloud alone about the same digits');
   const cloudUrl = `http://${await addressOf(context, 'digits-cloud')}:5000/digits/predict`;
-  const rows = await predictOverHttp<number[]>(test, { url: cloudUrl, batch: 50, signal: context.signal, onProgress: context.progress });
+  const rows = await predictOverHttp<number[]>(test, {
+    url: cloudUrl,
+    batch: 50,
+    signal: context.signal,
+    onProgress: context.progress,
+  });
   const cloud = rows.map((row) => row.indexOf(Math.max(...row)));
   const uploads = joint.filter((r) => r.source === 'cloud').length;
   return {
     example: 'joint-inference/digits',
     data: context.data,
     rows: [
-      { measure: 'accuracy, edge only', value: accuracyOf(joint.map((r) => r.edgeLabel), test.labels), unit: 'percent' },
+      {
+        measure: 'accuracy, edge only',
+        value: accuracyOf(
+          joint.map((r) => r.edgeLabel),
+          test.labels,
+        ),
+        unit: 'percent',
+      },
       { measure: 'accuracy, cloud only', value: accuracyOf(cloud, test.labels), unit: 'percent' },
-      { measure: 'accuracy, joint', value: accuracyOf(joint.map((r) => r.label), test.labels), unit: 'percent' },
-      { measure: 'upload ratio', value: uploads / joint.length, unit: 'percent', note: 'samples sent to the cloud' },
-      { measure: 'latency per sample', value: elapsed / joint.length, unit: 'ms', note: 'over HTTP, both models on this machine' },
+      {
+        measure: 'accuracy, joint',
+        value: accuracyOf(
+          joint.map((r) => r.label),
+          test.labels,
+        ),
+        unit: 'percent',
+      },
+      {
+        measure: 'upload ratio',
+        value: uploads / joint.length,
+        unit: 'percent',
+        note: 'samples sent to the cloud',
+      },
+      {
+        measure: 'latency per sample',
+        value: elapsed / joint.length,
+        unit: 'ms',
+        note: 'over HTTP, both models on this machine',
+      },
     ],
   };
 }

@@ -14,15 +14,22 @@ export function phaseOf(pod: KubeObject): string {
 /** What keeps a pod from running, in one sentence; undefined when nothing does. */
 export function troubleOf(pod: KubeObject): string | undefined {
   const status = isJsonObject(pod['status']) ? pod['status'] : {};
-  const unscheduled = objects(status['conditions']).find((c) => c['type'] === 'PodScheduled' && c['status'] === 'False');
+  const unscheduled = objects(status['conditions']).find(
+    (c) => c['type'] === 'PodScheduled' && c['status'] === 'False',
+  );
   if (unscheduled) return String(unscheduled['message']);
-  for (const container of [...objects(status['initContainerStatuses']), ...objects(status['containerStatuses'])]) {
+  for (const container of [
+    ...objects(status['initContainerStatuses']),
+    ...objects(status['containerStatuses']),
+  ]) {
     const state = isJsonObject(container['state']) ? container['state'] : {};
     const waiting = isJsonObject(state['waiting']) ? state['waiting'] : undefined;
     const reason = waiting?.['reason'];
-    if (waiting && typeof waiting['message'] === 'string') return `container ${container['name']}: ${reason}: ${waiting['message']}`;
+    if (waiting && typeof waiting['message'] === 'string')
+      return `container ${container['name']}: ${reason}: ${waiting['message']}`;
     const ended = isJsonObject(state['terminated']) ? state['terminated'] : undefined;
-    if (ended && ended['exitCode'] !== 0) return `container ${container['name']} ended with exit code ${ended['exitCode']}; see: kubectl logs ${pod.metadata.name} -n ${pod.metadata.namespace}`;
+    if (ended && ended['exitCode'] !== 0)
+      return `container ${container['name']} ended with exit code ${ended['exitCode']}; see: kubectl logs ${pod.metadata.name} -n ${pod.metadata.namespace}`;
   }
   return undefined;
 }
@@ -34,5 +41,7 @@ export function endedAt(pod: KubeObject): number | undefined {
     const ended = isJsonObject(c['state']) ? c['state']['terminated'] : undefined;
     return isJsonObject(ended) ? Date.parse(String(ended['finishedAt'])) : Number.NaN;
   });
-  return times.length > 0 && times.every((t) => Number.isFinite(t)) ? Math.max(...times) : undefined;
+  return times.length > 0 && times.every((t) => Number.isFinite(t))
+    ? Math.max(...times)
+    : undefined;
 }

@@ -7,19 +7,35 @@ import type { ObjectCache } from '../reconcile/object-cache.ts';
  *
  * @throws ShoalError `not_found` naming the field that refers to it.
  */
-export function requireModel(models: ObjectCache, namespace: string, reference: { name: string; field: string }): Model {
+export function requireModel(
+  models: ObjectCache,
+  namespace: string,
+  reference: { name: string; field: string },
+): Model {
   const found = models.get(namespace, reference.name);
   if (found) return found as unknown as Model;
   throw missing('Model', namespace, reference);
 }
 
 /** The Dataset of a name in the same namespace. @throws ShoalError `not_found`. */
-export function requireDataset(datasets: ObjectCache, namespace: string, reference: { name: string; field: string }): Dataset {
+export function requireDataset(
+  datasets: ObjectCache,
+  namespace: string,
+  reference: { name: string; field: string },
+): Dataset {
   const found = datasets.get(namespace, reference.name);
   if (found) return found as unknown as Dataset;
   throw missing('Dataset', namespace, reference);
 }
 
-function missing(kind: string, namespace: string, reference: { name: string; field: string }): ShoalError {
-  return new ShoalError('not_found', `${reference.field}: ${kind} "${reference.name}" does not exist in namespace ${namespace}; create it, or correct the name`, { retry: 'backoff' });
+function missing(
+  kind: string,
+  namespace: string,
+  reference: { name: string; field: string },
+): ShoalError {
+  return new ShoalError(
+    'not_found',
+    `${reference.field}: ${kind} "${reference.name}" does not exist in namespace ${namespace}; create it, or correct the name`,
+    { retry: 'backoff' },
+  );
 }

@@ -25,12 +25,32 @@ export async function edgeAuthority(dataDir: string, nowMs: number): Promise<Key
 }
 
 /** A node's certificate; its common name is the identity EdgeLink goes by. */
-export async function issueNodeCertificate(authority: KeyPair, node: string, nowMs: number): Promise<KeyPair> {
-  return await issueCertificate(authority, { commonName: `system:node:${node}`, organization: 'system:nodes', usages: ['client'], nowMs, validForMs: YEAR_MS });
+export async function issueNodeCertificate(
+  authority: KeyPair,
+  node: string,
+  nowMs: number,
+): Promise<KeyPair> {
+  return await issueCertificate(authority, {
+    commonName: `system:node:${node}`,
+    organization: 'system:nodes',
+    usages: ['client'],
+    nowMs,
+    validForMs: YEAR_MS,
+  });
 }
 
 /** The certificate the manager itself shows. */
-export async function issueManagerCertificate(authority: KeyPair, host: string, nowMs: number): Promise<KeyPair> {
+export async function issueManagerCertificate(
+  authority: KeyPair,
+  host: string,
+  nowMs: number,
+): Promise<KeyPair> {
   const ip = /^[\d.]+$/.test(host) ? { ipAddresses: [host] } : { dnsNames: [host] };
-  return await issueCertificate(authority, { commonName: 'shoal-global-manager', ...ip, usages: ['server'], nowMs, validForMs: YEAR_MS });
+  return await issueCertificate(authority, {
+    commonName: 'shoal-global-manager',
+    ...ip,
+    usages: ['server'],
+    nowMs,
+    validForMs: YEAR_MS,
+  });
 }

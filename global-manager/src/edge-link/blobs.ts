@@ -1,4 +1,15 @@
-import { closeSync, createReadStream, existsSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, statSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  createReadStream,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { digester, fromNode, isDigest, ShoalError } from '@shoal/core';
 
@@ -16,7 +27,8 @@ export class BlobStore {
 
   /** @throws ShoalError `invalid_argument` for a text that is no digest (and so no path either). */
   #path(digest: string): string {
-    if (!isDigest(digest)) throw new ShoalError('invalid_argument', `"${digest}" is not a sha256 digest`);
+    if (!isDigest(digest))
+      throw new ShoalError('invalid_argument', `"${digest}" is not a sha256 digest`);
     return join(this.#dir, digest.replace(':', '-'));
   }
 
@@ -24,7 +36,10 @@ export class BlobStore {
   stat(digest: string): { receivedBytes: number; complete: boolean } {
     const path = this.#path(digest);
     if (existsSync(path)) return { receivedBytes: statSync(path).size, complete: true };
-    return { receivedBytes: existsSync(`${path}.part`) ? statSync(`${path}.part`).size : 0, complete: false };
+    return {
+      receivedBytes: existsSync(`${path}.part`) ? statSync(`${path}.part`).size : 0,
+      complete: false,
+    };
   }
 
   /** Chunks of a complete blob from an offset. @throws ShoalError `not_found`. */
@@ -43,10 +58,22 @@ export class BlobStore {
     const path = this.#path(digest);
     const { receivedBytes, complete } = this.stat(digest);
     if (complete) return receivedBytes;
-    if (chunk.sizeBytes > MAX_BLOB_BYTES) throw new ShoalError('out_of_range', `blob ${digest} has ${chunk.sizeBytes} bytes, the limit is ${MAX_BLOB_BYTES}`);
-    if (chunk.offset > receivedBytes) throw new ShoalError('out_of_range', `blob ${digest}: chunk at ${chunk.offset}, but only ${receivedBytes} bytes are here`);
+    if (chunk.sizeBytes > MAX_BLOB_BYTES)
+      throw new ShoalError(
+        'out_of_range',
+        `blob ${digest} has ${chunk.sizeBytes} bytes, the limit is ${MAX_BLOB_BYTES}`,
+      );
+    if (chunk.offset > receivedBytes)
+      throw new ShoalError(
+        'out_of_range',
+        `blob ${digest}: chunk at ${chunk.offset}, but only ${receivedBytes} bytes are here`,
+      );
     const fresh = chunk.data.subarray(receivedBytes - chunk.offset);
-    if (receivedBytes + fresh.length > chunk.sizeBytes) throw new ShoalError('out_of_range', `blob ${digest} is longer than its ${chunk.sizeBytes} bytes`);
+    if (receivedBytes + fresh.length > chunk.sizeBytes)
+      throw new ShoalError(
+        'out_of_range',
+        `blob ${digest} is longer than its ${chunk.sizeBytes} bytes`,
+      );
     const file = openSync(`${path}.part`, 'a');
     try {
       writeSync(file, fresh);
@@ -64,10 +91,15 @@ export class BlobStore {
     const path = this.#path(digest);
     if (existsSync(path)) return;
     const hash = digester();
-    for await (const chunk of createReadStream(`${path}.part`) as AsyncIterable<Buffer>) hash.update(chunk);
+    for await (const chunk of createReadStream(`${path}.part`) as AsyncIterable<Buffer>)
+      hash.update(chunk);
     if (hash.digest() !== digest) {
       rmSync(`${path}.part`, { force: true });
-      throw new ShoalError('data_corrupt', `the content sent as ${digest} has another digest; send it again`, { retry: 'backoff' });
+      throw new ShoalError(
+        'data_corrupt',
+        `the content sent as ${digest} has another digest; send it again`,
+        { retry: 'backoff' },
+      );
     }
     renameSync(`${path}.part`, path);
   }

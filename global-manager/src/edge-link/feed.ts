@@ -65,7 +65,9 @@ export class Feed {
       throw fromNode(error, `opening the feed store ${path}`);
     }
     this.#db.prepare("INSERT OR IGNORE INTO meta VALUES('store_id', ?)").run(randomUUID());
-    this.storeId = String(this.#db.prepare("SELECT value FROM meta WHERE key='store_id'").get()?.['value']);
+    this.storeId = String(
+      this.#db.prepare("SELECT value FROM meta WHERE key='store_id'").get()?.['value'],
+    );
   }
 
   #transaction<T>(body: () => T): T {
@@ -95,7 +97,9 @@ export class Feed {
   assign(key: FeedKey, bodies: ReadonlyMap<string, object>): void {
     const touched = this.#transaction(() => {
       const nodes: string[] = [];
-      const seen = this.#db.prepare("SELECT node FROM change WHERE kind=? AND namespace=? AND name=? AND op='put'").all(key.kind, key.namespace, key.name);
+      const seen = this.#db
+        .prepare("SELECT node FROM change WHERE kind=? AND namespace=? AND name=? AND op='put'")
+        .all(key.kind, key.namespace, key.name);
       for (const row of seen) {
         const node = String(row['node']);
         if (!bodies.has(node) && this.#append(node, key, undefined)) nodes.push(node);
@@ -111,15 +115,27 @@ export class Feed {
     const text = body === undefined ? '' : canonicalJson(body);
     const digest = body === undefined ? '' : digestOf(text);
     const op = body === undefined ? 'delete' : 'put';
-    const current = this.#db.prepare('SELECT op, digest, uid FROM change WHERE node=? AND kind=? AND namespace=? AND name=?').get(node, kind, namespace, name);
-    if (current?.['op'] === op && current['digest'] === digest && (op === 'delete' || current['uid'] === key.uid)) return false;
+    const current = this.#db
+      .prepare(
+        'SELECT op, digest, uid FROM change WHERE node=? AND kind=? AND namespace=? AND name=?',
+      )
+      .get(node, kind, namespace, name);
+    if (
+      current?.['op'] === op &&
+      current['digest'] === digest &&
+      (op === 'delete' || current['uid'] === key.uid)
+    )
+      return false;
     // A delete carries the uid of what is deleted, so that it cannot hit a successor of the same name.
     const uid = op === 'delete' ? String(current?.['uid'] ?? key.uid) : key.uid;
     this.#db.prepare('INSERT OR IGNORE INTO scope VALUES(?, 0, 0)').run(node);
     this.#db.prepare('UPDATE scope SET head=head+1 WHERE node=?').run(node);
-    if (text !== '') this.#db.prepare('INSERT OR IGNORE INTO body VALUES(?, ?)').run(digest, Buffer.from(text));
+    if (text !== '')
+      this.#db.prepare('INSERT OR IGNORE INTO body VALUES(?, ?)').run(digest, Buffer.from(text));
     this.#db
-      .prepare('INSERT OR REPLACE INTO change VALUES(?, ?, ?, ?, ?, (SELECT head FROM scope WHERE node=?), ?, ?)')
+      .prepare(
+        'INSERT OR REPLACE INTO change VALUES(?, ?, ?, ?, ?, (SELECT head FROM scope WHERE node=?), ?, ?)',
+      )
       .run(node, kind, namespace, name, uid, node, op, digest);
     return true;
   }
@@ -131,18 +147,24 @@ export class Feed {
   /** Raises and returns the node's session number: only the newest session may write. */
   raiseEpoch(node: string): number {
     this.#db.prepare('INSERT OR IGNORE INTO scope VALUES(?, 0, 0)').run(node);
-    const row = this.#db.prepare('UPDATE scope SET epoch=epoch+1 WHERE node=? RETURNING epoch').get(node);
+    const row = this.#db
+      .prepare('UPDATE scope SET epoch=epoch+1 WHERE node=? RETURNING epoch')
+      .get(node);
     return Number(row?.['epoch']);
   }
 
   epoch(node: string): number {
-    return Number(this.#db.prepare('SELECT epoch FROM scope WHERE node=?').get(node)?.['epoch'] ?? 0);
+    return Number(
+      this.#db.prepare('SELECT epoch FROM scope WHERE node=?').get(node)?.['epoch'] ?? 0,
+    );
   }
 
   /** Changes after a revision, at most a window's worth. Undefined when there is nothing new. */
   page(node: string, from: number): FeedPage | undefined {
     const rows = this.#db
-      .prepare('SELECT c.*, b.bytes FROM change c LEFT JOIN body b ON b.digest=c.digest WHERE node=? AND rev>? ORDER BY rev LIMIT ?')
+      .prepare(
+        'SELECT c.*, b.bytes FROM change c LEFT JOIN body b ON b.digest=c.digest WHERE node=? AND rev>? ORDER BY rev LIMIT ?',
+      )
       .all(node, from, MAX_ITEMS);
     const items: FeedItem[] = [];
     let bytes = 0;
@@ -155,13 +177,19 @@ export class Feed {
     const last = items.at(-1);
     if (!last) return undefined;
     // The last page ends at the head: revisions that were replaced count as delivered.
-    return { from, to: items.length === rows.length && rows.length < MAX_ITEMS ? this.head(node) : last.rev, items };
+    return {
+      from,
+      to: items.length === rows.length && rows.length < MAX_ITEMS ? this.head(node) : last.rev,
+      items,
+    };
   }
 
   /** Everything the node should have, for an edge whose cursor does not fit this feed. */
   snapshot(node: string): FeedPage {
     const rows = this.#db
-      .prepare("SELECT c.*, b.bytes FROM change c LEFT JOIN body b ON b.digest=c.digest WHERE node=? AND op='put' ORDER BY rev")
+      .prepare(
+        "SELECT c.*, b.bytes FROM change c LEFT JOIN body b ON b.digest=c.digest WHERE node=? AND op='put' ORDER BY rev",
+      )
       .all(node);
     return { from: 0, to: this.head(node), items: rows.map(toItem) };
   }
@@ -169,13 +197,19 @@ export class Feed {
   /** True when something addressed to this node names the digest: only then may it read the blob. */
   mentions(node: string, digest: string): boolean {
     const row = this.#db
-      .prepare("SELECT 1 FROM change c JOIN body b ON b.digest=c.digest WHERE node=? AND op='put' AND instr(CAST(b.bytes AS TEXT), ?) > 0 LIMIT 1")
+      .prepare(
+        "SELECT 1 FROM change c JOIN body b ON b.digest=c.digest WHERE node=? AND op='put' AND instr(CAST(b.bytes AS TEXT), ?) > 0 LIMIT 1",
+      )
       .get(node, digest);
     return row !== undefined;
   }
 
   lastSeq(node: string, stream: string): number {
-    return Number(this.#db.prepare('SELECT seq FROM stream WHERE node=? AND stream=?').get(node, stream)?.['seq'] ?? 0);
+    return Number(
+      this.#db.prepare('SELECT seq FROM stream WHERE node=? AND stream=?').get(node, stream)?.[
+        'seq'
+      ] ?? 0,
+    );
   }
 
   /**
@@ -186,8 +220,12 @@ export class Feed {
   take(node: string, record: EdgeRecord): number {
     const taken = this.#transaction(() => {
       if (record.seq <= this.lastSeq(node, record.stream)) return false;
-      this.#db.prepare('INSERT OR REPLACE INTO record VALUES(?, ?, ?)').run(node, record.key, record.body);
-      this.#db.prepare('INSERT OR REPLACE INTO stream VALUES(?, ?, ?)').run(node, record.stream, record.seq);
+      this.#db
+        .prepare('INSERT OR REPLACE INTO record VALUES(?, ?, ?)')
+        .run(node, record.key, record.body);
+      this.#db
+        .prepare('INSERT OR REPLACE INTO stream VALUES(?, ?, ?)')
+        .run(node, record.stream, record.seq);
       return true;
     });
     if (taken) for (const listener of this.#recordListeners) listener(node, record.key);
@@ -197,7 +235,9 @@ export class Feed {
   /** The newest record of a key from one node, parsed. */
   record<T>(node: string, key: string): T | undefined {
     const row = this.#db.prepare('SELECT body FROM record WHERE node=? AND key=?').get(node, key);
-    return row ? (JSON.parse(Buffer.from(row['body'] as Uint8Array).toString('utf8')) as T) : undefined;
+    return row
+      ? (JSON.parse(Buffer.from(row['body'] as Uint8Array).toString('utf8')) as T)
+      : undefined;
   }
 
   /** The newest records under a key prefix from all nodes. */
@@ -205,7 +245,11 @@ export class Feed {
     return this.#db
       .prepare('SELECT node, key, body FROM record WHERE substr(key, 1, ?) = ?')
       .all(prefix.length, prefix)
-      .map((r) => ({ node: String(r['node']), key: String(r['key']), body: JSON.parse(Buffer.from(r['body'] as Uint8Array).toString('utf8')) as T }));
+      .map((r) => ({
+        node: String(r['node']),
+        key: String(r['key']),
+        body: JSON.parse(Buffer.from(r['body'] as Uint8Array).toString('utf8')) as T,
+      }));
   }
 
   /** Forgets the records of an object that is gone. */

@@ -1,7 +1,22 @@
 import { create } from '@bufbuild/protobuf';
-import { type BlobChunk, BlobChunkSchema, type CloudFrame, EDGE_LINK_METHODS, type EdgeFrame, PutBlobResultSchema, StatBlobResultSchema } from '@shoal/api';
-import { type ErrorCode, isShoalError, type KeyPair, type Logger, messageOf, ShoalError } from '@shoal/core';
 import * as grpc from '@grpc/grpc-js';
+import {
+  type BlobChunk,
+  BlobChunkSchema,
+  type CloudFrame,
+  EDGE_LINK_METHODS,
+  type EdgeFrame,
+  PutBlobResultSchema,
+  StatBlobResultSchema,
+} from '@shoal/api';
+import {
+  type ErrorCode,
+  isShoalError,
+  type KeyPair,
+  type Logger,
+  messageOf,
+  ShoalError,
+} from '@shoal/core';
 import type { Metrics } from '../operator/metrics.ts';
 import type { BlobStore } from './blobs.ts';
 import type { Feed } from './feed.ts';
@@ -22,18 +37,33 @@ const CHUNK_BYTES = 256 * 1024;
 const MAX_MESSAGE_BYTES = 32 * 1024 * 1024;
 
 const STATUS: Partial<Record<ErrorCode, grpc.status>> = {
-  invalid_argument: grpc.status.INVALID_ARGUMENT, not_found: grpc.status.NOT_FOUND, permission_denied: grpc.status.PERMISSION_DENIED,
-  unauthenticated: grpc.status.UNAUTHENTICATED, out_of_range: grpc.status.OUT_OF_RANGE, data_corrupt: grpc.status.DATA_LOSS,
-  resource_exhausted: grpc.status.RESOURCE_EXHAUSTED, unavailable: grpc.status.UNAVAILABLE,
+  invalid_argument: grpc.status.INVALID_ARGUMENT,
+  not_found: grpc.status.NOT_FOUND,
+  permission_denied: grpc.status.PERMISSION_DENIED,
+  unauthenticated: grpc.status.UNAUTHENTICATED,
+  out_of_range: grpc.status.OUT_OF_RANGE,
+  data_corrupt: grpc.status.DATA_LOSS,
+  resource_exhausted: grpc.status.RESOURCE_EXHAUSTED,
+  unavailable: grpc.status.UNAVAILABLE,
 };
 
-function toStatus(error: unknown): Partial<grpc.StatusObject> & { code: grpc.status; details: string } {
-  const code = isShoalError(error) ? (STATUS[error.code] ?? grpc.status.INTERNAL) : grpc.status.INTERNAL;
+function toStatus(
+  error: unknown,
+): Partial<grpc.StatusObject> & { code: grpc.status; details: string } {
+  const code = isShoalError(error)
+    ? (STATUS[error.code] ?? grpc.status.INTERNAL)
+    : grpc.status.INTERNAL;
   return { code, details: messageOf(error) };
 }
 
 /** Who calls: the common name of the client certificate. */
-function nodeOf(call: grpc.ServerUnaryCall<unknown, unknown> | grpc.ServerDuplexStream<unknown, unknown> | grpc.ServerWritableStream<unknown, unknown> | grpc.ServerReadableStream<unknown, unknown>): string {
+function nodeOf(
+  call:
+    | grpc.ServerUnaryCall<unknown, unknown>
+    | grpc.ServerDuplexStream<unknown, unknown>
+    | grpc.ServerWritableStream<unknown, unknown>
+    | grpc.ServerReadableStream<unknown, unknown>,
+): string {
   const context = call.getAuthContext();
   const name: unknown = context.sslPeerCertificate?.subject.CN;
   const node = /^system:node:(.+)$/.exec(typeof name === 'string' ? name : '')?.[1];
@@ -50,12 +80,22 @@ export class EdgeLinkServer {
 
   constructor(options: EdgeLinkServerOptions) {
     this.#options = options;
-    this.#server = new grpc.Server({ 'grpc.max_receive_message_length': MAX_MESSAGE_BYTES, 'grpc.max_send_message_length': MAX_MESSAGE_BYTES });
+    this.#server = new grpc.Server({
+      'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
+      'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
+    });
     this.#server.addService(EDGE_LINK_METHODS as unknown as grpc.ServiceDefinition, {
       connect: (call: grpc.ServerDuplexStream<EdgeFrame, CloudFrame>) => this.#connect(call),
-      getBlob: (call: grpc.ServerWritableStream<{ digest: string; offset: bigint }, BlobChunk>) => void this.#getBlob(call),
-      putBlob: (call: grpc.ServerReadableStream<BlobChunk, unknown>, callback: grpc.sendUnaryData<unknown>) => void this.#putBlob(call, callback),
-      statBlob: (call: grpc.ServerUnaryCall<{ digest: string }, unknown>, callback: grpc.sendUnaryData<unknown>) => this.#statBlob(call, callback),
+      getBlob: (call: grpc.ServerWritableStream<{ digest: string; offset: bigint }, BlobChunk>) =>
+        void this.#getBlob(call),
+      putBlob: (
+        call: grpc.ServerReadableStream<BlobChunk, unknown>,
+        callback: grpc.sendUnaryData<unknown>,
+      ) => void this.#putBlob(call, callback),
+      statBlob: (
+        call: grpc.ServerUnaryCall<{ digest: string }, unknown>,
+        callback: grpc.sendUnaryData<unknown>,
+      ) => this.#statBlob(call, callback),
     });
     options.feed.onAppend((node) => this.#sessions.get(node)?.pump());
     this.#timer = setInterval(() => this.#tick(), PING_MS);
@@ -64,11 +104,21 @@ export class EdgeLinkServer {
   /** Starts listening; resolves with the port. @throws ShoalError when the address is taken. */
   listen(): Promise<number> {
     const { address, tls, authority } = this.#options;
-    const pair = { private_key: Buffer.from(tls.privateKey), cert_chain: Buffer.from(tls.certificate) };
+    const pair = {
+      private_key: Buffer.from(tls.privateKey),
+      cert_chain: Buffer.from(tls.certificate),
+    };
     const credentials = grpc.ServerCredentials.createSsl(Buffer.from(authority), [pair], true);
     return new Promise((resolve, reject) => {
       this.#server.bindAsync(address, credentials, (error, port) => {
-        if (error) reject(new ShoalError('failed_precondition', `EdgeLink cannot listen on ${address}: ${error.message}`, { cause: error }));
+        if (error)
+          reject(
+            new ShoalError(
+              'failed_precondition',
+              `EdgeLink cannot listen on ${address}: ${error.message}`,
+              { cause: error },
+            ),
+          );
         else resolve(port);
       });
     });
@@ -93,7 +143,8 @@ export class EdgeLinkServer {
       return;
     }
     const session = new Session(node, {
-      feed, logger,
+      feed,
+      logger,
       send: (frame) => void (call.writable && call.write(frame)),
       close: () => call.end(),
       onLag: (changes) => metrics.lag(node, changes),
@@ -129,11 +180,16 @@ export class EdgeLinkServer {
   /** Blobs may be read by nodes to which something that names them is addressed. */
   #authorize(node: string, digest: string): void {
     if (!this.#options.feed.mentions(node, digest)) {
-      throw new ShoalError('permission_denied', `node ${node} may not read ${digest}: nothing addressed to it names this blob`);
+      throw new ShoalError(
+        'permission_denied',
+        `node ${node} may not read ${digest}: nothing addressed to it names this blob`,
+      );
     }
   }
 
-  async #getBlob(call: grpc.ServerWritableStream<{ digest: string; offset: bigint }, BlobChunk>): Promise<void> {
+  async #getBlob(
+    call: grpc.ServerWritableStream<{ digest: string; offset: bigint }, BlobChunk>,
+  ): Promise<void> {
     const { blobs } = this.#options;
     const { digest } = call.request;
     try {
@@ -141,7 +197,12 @@ export class EdgeLinkServer {
       let offset = Number(call.request.offset);
       const { receivedBytes } = blobs.stat(digest);
       for await (const data of blobs.read(digest, offset, CHUNK_BYTES)) {
-        const chunk = create(BlobChunkSchema, { digest, offset: BigInt(offset), sizeBytes: BigInt(receivedBytes), data });
+        const chunk = create(BlobChunkSchema, {
+          digest,
+          offset: BigInt(offset),
+          sizeBytes: BigInt(receivedBytes),
+          data,
+        });
         offset += data.length;
         if (!call.write(chunk)) await new Promise((resolve) => call.once('drain', resolve));
       }
@@ -151,7 +212,10 @@ export class EdgeLinkServer {
     }
   }
 
-  async #putBlob(call: grpc.ServerReadableStream<BlobChunk, unknown>, callback: grpc.sendUnaryData<unknown>): Promise<void> {
+  async #putBlob(
+    call: grpc.ServerReadableStream<BlobChunk, unknown>,
+    callback: grpc.sendUnaryData<unknown>,
+  ): Promise<void> {
     const { blobs } = this.#options;
     try {
       nodeOf(call);
@@ -161,20 +225,36 @@ export class EdgeLinkServer {
       for await (const chunk of call as AsyncIterable<BlobChunk>) {
         digest = chunk.digest;
         size = Number(chunk.sizeBytes);
-        received = blobs.append(digest, { offset: Number(chunk.offset), sizeBytes: size, data: chunk.data });
+        received = blobs.append(digest, {
+          offset: Number(chunk.offset),
+          sizeBytes: size,
+          data: chunk.data,
+        });
       }
       if (received === size) await blobs.finish(digest);
-      callback(null, create(PutBlobResultSchema, { receivedBytes: BigInt(received), complete: received === size }));
+      callback(
+        null,
+        create(PutBlobResultSchema, {
+          receivedBytes: BigInt(received),
+          complete: received === size,
+        }),
+      );
     } catch (error) {
       callback(toStatus(error));
     }
   }
 
-  #statBlob(call: grpc.ServerUnaryCall<{ digest: string }, unknown>, callback: grpc.sendUnaryData<unknown>): void {
+  #statBlob(
+    call: grpc.ServerUnaryCall<{ digest: string }, unknown>,
+    callback: grpc.sendUnaryData<unknown>,
+  ): void {
     try {
       nodeOf(call);
       const { receivedBytes, complete } = this.#options.blobs.stat(call.request.digest);
-      callback(null, create(StatBlobResultSchema, { receivedBytes: BigInt(receivedBytes), complete }));
+      callback(
+        null,
+        create(StatBlobResultSchema, { receivedBytes: BigInt(receivedBytes), complete }),
+      );
     } catch (error) {
       callback(toStatus(error));
     }

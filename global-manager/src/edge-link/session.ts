@@ -42,20 +42,36 @@ export class Session {
   receive(edge: EdgeFrame): void {
     this.#unanswered = 0;
     const { feed } = this.#ports;
-    if (edge.frame.case !== 'hello' && (this.#epoch === 0 || feed.epoch(this.node) !== this.#epoch)) {
+    if (
+      edge.frame.case !== 'hello' &&
+      (this.#epoch === 0 || feed.epoch(this.node) !== this.#epoch)
+    ) {
       return this.goAway('a newer session of this node is live');
     }
     switch (edge.frame.case) {
-      case 'hello': return this.#hello(edge.frame.value);
-      case 'ack': return this.#ack(Number(edge.frame.value.cursor), edge.frame.value.nacks.length);
+      case 'hello':
+        return this.#hello(edge.frame.value);
+      case 'ack':
+        return this.#ack(Number(edge.frame.value.cursor), edge.frame.value.nacks.length);
       case 'record': {
         const { stream, seq, key, body } = edge.frame.value;
         const upTo = feed.take(this.node, { stream, seq: Number(seq), key, body });
-        return this.#ports.send(create(CloudFrameSchema, { frame: { case: 'recordAck', value: { stream, seq: BigInt(upTo) } } }));
+        return this.#ports.send(
+          create(CloudFrameSchema, {
+            frame: { case: 'recordAck', value: { stream, seq: BigInt(upTo) } },
+          }),
+        );
       }
-      case 'ping': return this.#ports.send(create(CloudFrameSchema, { frame: { case: 'pong', value: { nonce: edge.frame.value.nonce } } }));
-      case 'pong': return;
-      case undefined: return this.#ports.logger.warn('unknown frame ignored', { node: this.node });
+      case 'ping':
+        return this.#ports.send(
+          create(CloudFrameSchema, {
+            frame: { case: 'pong', value: { nonce: edge.frame.value.nonce } },
+          }),
+        );
+      case 'pong':
+        return;
+      case undefined:
+        return this.#ports.logger.warn('unknown frame ignored', { node: this.node });
     }
   }
 
@@ -68,7 +84,14 @@ export class Session {
     this.#acked = this.#mustReconcile ? 0 : cursor;
     const mode = this.#mustReconcile ? 'reconcile' : 'delta';
     logger.info('edge connected', { node: this.node, epoch: this.#epoch, cursor, head, mode });
-    const welcome = { epoch: BigInt(this.#epoch), storeId: feed.storeId, head: BigInt(head), compacted: 0n, mode, pingMs: PING_MS };
+    const welcome = {
+      epoch: BigInt(this.#epoch),
+      storeId: feed.storeId,
+      head: BigInt(head),
+      compacted: 0n,
+      mode,
+      pingMs: PING_MS,
+    };
     this.#ports.send(create(CloudFrameSchema, { frame: { case: 'welcome', value: welcome } }));
     this.pump();
   }
@@ -99,7 +122,11 @@ export class Session {
       frame: {
         case: 'batch',
         value: {
-          storeId: feed.storeId, epoch: BigInt(this.#epoch), from: BigInt(page.from), to: BigInt(page.to), snapshot,
+          storeId: feed.storeId,
+          epoch: BigInt(this.#epoch),
+          from: BigInt(page.from),
+          to: BigInt(page.to),
+          snapshot,
           items: page.items.map((i) => ({ ...i, rev: BigInt(i.rev) })),
         },
       },
@@ -113,11 +140,17 @@ export class Session {
       return this.#ports.close();
     }
     this.#nonce++;
-    this.#ports.send(create(CloudFrameSchema, { frame: { case: 'ping', value: { nonce: this.#nonce } } }));
+    this.#ports.send(
+      create(CloudFrameSchema, { frame: { case: 'ping', value: { nonce: this.#nonce } } }),
+    );
   }
 
   goAway(reason: string): void {
-    this.#ports.send(create(CloudFrameSchema, { frame: { case: 'goAway', value: { reason, retryAfterMs: 1_000 } } }));
+    this.#ports.send(
+      create(CloudFrameSchema, {
+        frame: { case: 'goAway', value: { reason, retryAfterMs: 1_000 } },
+      }),
+    );
     this.#ports.close();
   }
 }

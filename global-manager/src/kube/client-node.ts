@@ -6,8 +6,17 @@ import { type Dispatcher, fetch, type Response } from 'undici';
 import type { KindRef, KubeApi, KubeEvent, KubeObject, NewObject } from './kube-api.ts';
 
 const CODES: Readonly<Record<number, ErrorCode>> = {
-  400: 'invalid_argument', 401: 'unauthenticated', 403: 'permission_denied', 404: 'not_found', 409: 'conflict',
-  410: 'out_of_range', 422: 'invalid_argument', 429: 'unavailable', 500: 'unavailable', 503: 'unavailable', 504: 'unavailable',
+  400: 'invalid_argument',
+  401: 'unauthenticated',
+  403: 'permission_denied',
+  404: 'not_found',
+  409: 'conflict',
+  410: 'out_of_range',
+  422: 'invalid_argument',
+  429: 'unavailable',
+  500: 'unavailable',
+  503: 'unavailable',
+  504: 'unavailable',
 };
 const TIMEOUT_MS = 30_000;
 /** A watch that says nothing for this long (no event, no bookmark) is taken for dead. */
@@ -17,7 +26,8 @@ const DISPATCHER_LIFE_MS = 600_000;
 
 function fromStatus(code: number, body: unknown, what: string): ShoalError {
   const reason = isJsonObject(body) ? body['reason'] : undefined;
-  const message = isJsonObject(body) && typeof body['message'] === 'string' ? body['message'] : `HTTP ${code}`;
+  const message =
+    isJsonObject(body) && typeof body['message'] === 'string' ? body['message'] : `HTTP ${code}`;
   const kind = reason === 'AlreadyExists' ? 'already_exists' : (CODES[code] ?? 'internal');
   return new ShoalError(kind, `${what}: ${message}`, { details: { status: code, reason } });
 }
@@ -40,14 +50,21 @@ export class ClientNodeApi implements KubeApi {
   }
 
   #path(kind: KindRef, namespace?: string, name?: string): string {
-    const base = kind.apiVersion.includes('/') ? `/apis/${kind.apiVersion}` : `/api/${kind.apiVersion}`;
+    const base = kind.apiVersion.includes('/')
+      ? `/apis/${kind.apiVersion}`
+      : `/api/${kind.apiVersion}`;
     const scope = kind.namespaced && namespace ? `/namespaces/${namespace}` : '';
     return `${base}${scope}/${kind.plural}${name ? `/${name}` : ''}`;
   }
 
-  async #fetch(method: string, path: string, options: { body?: unknown; signal: AbortSignal }): Promise<Response> {
+  async #fetch(
+    method: string,
+    path: string,
+    options: { body?: unknown; signal: AbortSignal },
+  ): Promise<Response> {
     const cluster = this.#config.getCurrentCluster();
-    if (!cluster) throw new ShoalError('failed_precondition', 'the kubeconfig has no current cluster');
+    if (!cluster)
+      throw new ShoalError('failed_precondition', 'the kubeconfig has no current cluster');
     const context = new RequestContext(`${cluster.server}${path}`, HttpMethod.GET);
     await this.#config.applySecurityAuthentication(context);
     if (!this.#dispatcher || Date.now() - this.#dispatcherAt > DISPATCHER_LIFE_MS) {
@@ -58,19 +75,30 @@ export class ClientNodeApi implements KubeApi {
     if (options.body !== undefined) headers['Content-Type'] = 'application/json';
     try {
       return await fetch(`${cluster.server}${path}`, {
-        method, headers, signal: options.signal,
+        method,
+        headers,
+        signal: options.signal,
         ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
         ...(this.#dispatcher ? { dispatcher: this.#dispatcher } : {}),
       });
     } catch (error) {
-      if (options.signal.aborted) throw new ShoalError('cancelled', `${method} ${path} was cancelled`, { cause: error, retry: 'backoff' });
+      if (options.signal.aborted)
+        throw new ShoalError('cancelled', `${method} ${path} was cancelled`, {
+          cause: error,
+          retry: 'backoff',
+        });
       const failure = fromNode(error, `${method} ${path}`);
-      throw failure.code === 'internal' ? new ShoalError('unavailable', failure.message, { cause: error }) : failure;
+      throw failure.code === 'internal'
+        ? new ShoalError('unavailable', failure.message, { cause: error })
+        : failure;
     }
   }
 
   async #json(method: string, path: string, body?: unknown): Promise<unknown> {
-    const response = await this.#fetch(method, path, { signal: AbortSignal.timeout(TIMEOUT_MS), ...(body === undefined ? {} : { body }) });
+    const response = await this.#fetch(method, path, {
+      signal: AbortSignal.timeout(TIMEOUT_MS),
+      ...(body === undefined ? {} : { body }),
+    });
     const answer: unknown = await response.json().catch(() => undefined);
     if (!response.ok) throw fromStatus(response.status, answer, `${method} ${path}`);
     return answer;
@@ -80,24 +108,44 @@ export class ClientNodeApi implements KubeApi {
     const items: KubeObject[] = [];
     let token = '';
     for (;;) {
-      const query = token === '' ? '?limit=500' : `?limit=500&continue=${encodeURIComponent(token)}`;
-      const page = (await this.#json('GET', this.#path(kind) + query)) as { items: KubeObject[]; metadata: { resourceVersion: string; continue?: string } };
-      items.push(...page.items.map((o) => ({ ...o, apiVersion: kind.apiVersion, kind: kind.kind })));
+      const query =
+        token === '' ? '?limit=500' : `?limit=500&continue=${encodeURIComponent(token)}`;
+      const page = (await this.#json('GET', this.#path(kind) + query)) as {
+        items: KubeObject[];
+        metadata: { resourceVersion: string; continue?: string };
+      };
+      items.push(
+        ...page.items.map((o) => ({ ...o, apiVersion: kind.apiVersion, kind: kind.kind })),
+      );
       token = page.metadata.continue ?? '';
       if (token === '') return { items, resourceVersion: page.metadata.resourceVersion };
     }
   }
 
-  async watch(kind: KindRef, from: string, options: { onEvent: (event: KubeEvent) => void; signal: AbortSignal }): Promise<void> {
+  async watch(
+    kind: KindRef,
+    from: string,
+    options: { onEvent: (event: KubeEvent) => void; signal: AbortSignal },
+  ): Promise<void> {
     const path = `${this.#path(kind)}?watch=true&allowWatchBookmarks=true&timeoutSeconds=${WATCH_SILENCE_S}&resourceVersion=${from}`;
     const response = await this.#fetch('GET', path, { signal: options.signal });
-    if (!response.ok) throw fromStatus(response.status, await response.json().catch(() => undefined), `watch ${kind.plural}`);
+    if (!response.ok)
+      throw fromStatus(
+        response.status,
+        await response.json().catch(() => undefined),
+        `watch ${kind.plural}`,
+      );
     if (!response.body) return;
     try {
       for await (const line of createInterface({ input: Readable.fromWeb(response.body) })) {
         if (line === '') continue;
         const event = JSON.parse(line) as { type: string; object: KubeObject };
-        if (event.type === 'ERROR') throw fromStatus(Number(event.object['code'] ?? 410), event.object, `watch ${kind.plural}`);
+        if (event.type === 'ERROR')
+          throw fromStatus(
+            Number(event.object['code'] ?? 410),
+            event.object,
+            `watch ${kind.plural}`,
+          );
         options.onEvent(event as KubeEvent);
       }
     } catch (error) {
@@ -125,12 +173,18 @@ export class ClientNodeApi implements KubeApi {
   async update(kind: KindRef, object: KubeObject, subresource?: 'status'): Promise<KubeObject> {
     const { namespace, name } = object.metadata;
     const path = this.#path(kind, namespace, name) + (subresource ? `/${subresource}` : '');
-    return (await this.#json('PUT', `${path}?fieldManager=shoal-global-manager`, { ...object, apiVersion: kind.apiVersion, kind: kind.kind })) as KubeObject;
+    return (await this.#json('PUT', `${path}?fieldManager=shoal-global-manager`, {
+      ...object,
+      apiVersion: kind.apiVersion,
+      kind: kind.kind,
+    })) as KubeObject;
   }
 
   async delete(kind: KindRef, namespace: string, name: string): Promise<void> {
     try {
-      await this.#json('DELETE', this.#path(kind, namespace, name), { propagationPolicy: 'Background' });
+      await this.#json('DELETE', this.#path(kind, namespace, name), {
+        propagationPolicy: 'Background',
+      });
     } catch (error) {
       if (!isShoalError(error) || error.code !== 'not_found') throw error;
     }

@@ -29,7 +29,11 @@ export interface KubeApi {
    *
    * @throws ShoalError `out_of_range` when the version is too old: list again.
    */
-  watch(kind: KindRef, from: string, options: { onEvent: (event: KubeEvent) => void; signal: AbortSignal }): Promise<void>;
+  watch(
+    kind: KindRef,
+    from: string,
+    options: { onEvent: (event: KubeEvent) => void; signal: AbortSignal },
+  ): Promise<void>;
   /** The object, or undefined when there is none. */
   get(kind: KindRef, namespace: string, name: string): Promise<KubeObject | undefined>;
   /** @throws ShoalError `already_exists`, or `invalid_argument` with the server's words. */
@@ -40,7 +44,12 @@ export interface KubeApi {
   delete(kind: KindRef, namespace: string, name: string): Promise<void>;
 }
 
-const kind = (apiVersion: string, name: string, plural: string, namespaced = true): KindRef => ({ apiVersion, kind: name, plural, namespaced });
+const kind = (apiVersion: string, name: string, plural: string, namespaced = true): KindRef => ({
+  apiVersion,
+  kind: name,
+  plural,
+  namespaced,
+});
 
 /** The kinds the global manager works with. */
 export const POD: KindRef = kind('v1', 'Pod', 'pods');
@@ -49,8 +58,20 @@ export const SERVICE: KindRef = kind('v1', 'Service', 'services');
 export const SECRET: KindRef = kind('v1', 'Secret', 'secrets');
 export const EVENT: KindRef = kind('v1', 'Event', 'events');
 export const DEPLOYMENT: KindRef = kind('apps/v1', 'Deployment', 'deployments');
-export const HPA: KindRef = kind('autoscaling/v2', 'HorizontalPodAutoscaler', 'horizontalpodautoscalers');
+export const HPA: KindRef = kind(
+  'autoscaling/v2',
+  'HorizontalPodAutoscaler',
+  'horizontalpodautoscalers',
+);
 export const DATASET: KindRef = kind('sedna.io/v1alpha1', 'Dataset', 'datasets');
 export const MODEL: KindRef = kind('sedna.io/v1alpha1', 'Model', 'models');
-export const JOINT_INFERENCE: KindRef = kind('sedna.io/v1alpha1', 'JointInferenceService', 'jointinferenceservices');
-export const INCREMENTAL_LEARNING: KindRef = kind('sedna.io/v1alpha1', 'IncrementalLearningJob', 'incrementallearningjobs');
+export const JOINT_INFERENCE: KindRef = kind(
+  'sedna.io/v1alpha1',
+  'JointInferenceService',
+  'jointinferenceservices',
+);
+export const INCREMENTAL_LEARNING: KindRef = kind(
+  'sedna.io/v1alpha1',
+  'IncrementalLearningJob',
+  'incrementallearningjobs',
+);

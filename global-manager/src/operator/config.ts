@@ -1,4 +1,12 @@
-import { choice, integer, LOG_LEVELS, type LogLevel, readConfig, type SettingTable, text } from '@shoal/core';
+import {
+  choice,
+  integer,
+  LOG_LEVELS,
+  type LogLevel,
+  readConfig,
+  type SettingTable,
+  text,
+} from '@shoal/core';
 
 /** Settings of the global manager; every variable begins with `SHOAL_GM_`. */
 export interface Config {
@@ -13,13 +21,25 @@ export interface Config {
 }
 
 export const SETTINGS: SettingTable<Config> = {
-  SHOAL_GM_KUBECONFIG: text('kubeconfig file; empty: the usual places, or the pod’s own account', ''),
-  SHOAL_GM_DATA_DIR: text('folder for the feed, blobs and the EdgeLink authority', '/var/lib/shoal'),
+  SHOAL_GM_KUBECONFIG: text(
+    'kubeconfig file; empty: the usual places, or the pod’s own account',
+    '',
+  ),
+  SHOAL_GM_DATA_DIR: text(
+    'folder for the feed, blobs and the EdgeLink authority',
+    '/var/lib/shoal',
+  ),
   SHOAL_GM_EDGE_LINK_ADDRESS: text('host:port where edges connect', '0.0.0.0:9000'),
   SHOAL_GM_HTTP_ADDRESS: text('host for /healthz, /readyz and /metrics', '0.0.0.0'),
   SHOAL_GM_HTTP_PORT: integer('port for them', { min: 0, max: 65_535 }, 9080),
-  SHOAL_GM_LC_SERVER: text('LC_SERVER of workers; $(HOST_IP) is the worker’s node', 'http://$(HOST_IP):9100'),
-  SHOAL_GM_INITIALIZER_IMAGE: text('image that fetches remote models and data', 'shoal/workers:0.1.0'),
+  SHOAL_GM_LC_SERVER: text(
+    'LC_SERVER of workers; $(HOST_IP) is the worker’s node',
+    'http://$(HOST_IP):9100',
+  ),
+  SHOAL_GM_INITIALIZER_IMAGE: text(
+    'image that fetches remote models and data',
+    'shoal/workers:0.1.0',
+  ),
   SHOAL_GM_LOG_LEVEL: choice('least severe log level', LOG_LEVELS, 'info'),
 };
 

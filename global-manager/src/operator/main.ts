@@ -6,7 +6,10 @@ import { startOperator } from './operator.ts';
 /** The global manager as a process: settings from the environment, stops on SIGTERM. */
 async function main(): Promise<void> {
   const config = readSettings(process.env);
-  const logger = createLogger({ name: 'global-manager', level: config.SHOAL_GM_LOG_LEVEL }, process.stderr);
+  const logger = createLogger(
+    { name: 'global-manager', level: config.SHOAL_GM_LOG_LEVEL },
+    process.stderr,
+  );
   const api = new ClientNodeApi(config.SHOAL_GM_KUBECONFIG || undefined);
   const random = seededRandom(Date.now());
   const operator = await startOperator(config, { api, clock: systemClock, random, logger });

@@ -12,11 +12,35 @@ export class Metrics {
   constructor() {
     const registers = [this.registry];
     collectDefaultMetrics({ register: this.registry });
-    this.#reconciles = new Counter({ name: 'shoal_reconcile_total', help: 'Reconciles by controller and result.', labelNames: ['controller', 'result'], registers });
-    this.#seconds = new Histogram({ name: 'shoal_reconcile_seconds', help: 'Duration of reconciles.', labelNames: ['controller'], registers, buckets: [0.001, 0.005, 0.02, 0.1, 0.5, 2, 10] });
-    this.#sessions = new Gauge({ name: 'shoal_edge_sessions', help: 'Edge nodes connected now.', registers });
-    this.#records = new Counter({ name: 'shoal_edge_records_total', help: 'Records received from edges.', registers });
-    this.#lag = new Gauge({ name: 'shoal_edge_feed_lag', help: 'Changes not yet acknowledged, by node.', labelNames: ['node'], registers });
+    this.#reconciles = new Counter({
+      name: 'shoal_reconcile_total',
+      help: 'Reconciles by controller and result.',
+      labelNames: ['controller', 'result'],
+      registers,
+    });
+    this.#seconds = new Histogram({
+      name: 'shoal_reconcile_seconds',
+      help: 'Duration of reconciles.',
+      labelNames: ['controller'],
+      registers,
+      buckets: [0.001, 0.005, 0.02, 0.1, 0.5, 2, 10],
+    });
+    this.#sessions = new Gauge({
+      name: 'shoal_edge_sessions',
+      help: 'Edge nodes connected now.',
+      registers,
+    });
+    this.#records = new Counter({
+      name: 'shoal_edge_records_total',
+      help: 'Records received from edges.',
+      registers,
+    });
+    this.#lag = new Gauge({
+      name: 'shoal_edge_feed_lag',
+      help: 'Changes not yet acknowledged, by node.',
+      labelNames: ['node'],
+      registers,
+    });
   }
 
   reconciled(controller: string, result: string, ms: number): void {

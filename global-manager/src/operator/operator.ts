@@ -9,7 +9,19 @@ import { edgeAuthority, issueManagerCertificate } from '../edge-link/authority.t
 import { BlobStore } from '../edge-link/blobs.ts';
 import { Feed } from '../edge-link/feed.ts';
 import { EdgeLinkServer } from '../edge-link/server.ts';
-import { DATASET, DEPLOYMENT, HPA, INCREMENTAL_LEARNING, JOINT_INFERENCE, type KindRef, type KubeApi, MODEL, NODE, POD, SERVICE } from '../kube/kube-api.ts';
+import {
+  DATASET,
+  DEPLOYMENT,
+  HPA,
+  INCREMENTAL_LEARNING,
+  JOINT_INFERENCE,
+  type KindRef,
+  type KubeApi,
+  MODEL,
+  NODE,
+  POD,
+  SERVICE,
+} from '../kube/kube-api.ts';
 import { ControllerRunner, type Reconciler } from '../reconcile/controller.ts';
 import { ObjectCache } from '../reconcile/object-cache.ts';
 import type { Config } from './config.ts';
@@ -45,13 +57,28 @@ interface Caches {
 function openCaches(api: KubeApi): Caches {
   const cache = (kind: KindRef): ObjectCache => new ObjectCache(kind, api);
   return {
-    datasets: cache(DATASET), models: cache(MODEL), services: cache(SERVICE), jointJobs: cache(JOINT_INFERENCE),
-    incrementalJobs: cache(INCREMENTAL_LEARNING), pods: cache(POD), nodes: cache(NODE), deployments: cache(DEPLOYMENT), autoscalers: cache(HPA),
+    datasets: cache(DATASET),
+    models: cache(MODEL),
+    services: cache(SERVICE),
+    jointJobs: cache(JOINT_INFERENCE),
+    incrementalJobs: cache(INCREMENTAL_LEARNING),
+    pods: cache(POD),
+    nodes: cache(NODE),
+    deployments: cache(DEPLOYMENT),
+    autoscalers: cache(HPA),
   };
 }
 
-function reconcilers(config: Config, caches: Caches, ports: OperatorPorts & { feed: Feed }): Reconciler[] {
-  const shared = { ...ports, localControllerServer: config.SHOAL_GM_LC_SERVER, initializerImage: config.SHOAL_GM_INITIALIZER_IMAGE };
+function reconcilers(
+  config: Config,
+  caches: Caches,
+  ports: OperatorPorts & { feed: Feed },
+): Reconciler[] {
+  const shared = {
+    ...ports,
+    localControllerServer: config.SHOAL_GM_LC_SERVER,
+    initializerImage: config.SHOAL_GM_INITIALIZER_IMAGE,
+  };
   return [
     new DatasetReconciler({ ...ports, ...caches }),
     new ModelReconciler({ ...ports, ...caches }),
@@ -70,17 +97,31 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   const authority = await edgeAuthority(dataDir, clock.now());
   const host = config.SHOAL_GM_EDGE_LINK_ADDRESS.replace(/:\d+$/, '');
   const link = new EdgeLinkServer({
-    address: config.SHOAL_GM_EDGE_LINK_ADDRESS, tls: await issueManagerCertificate(authority, host, clock.now()),
-    authority: authority.certificate, feed, blobs: new BlobStore(join(dataDir, 'blobs')), metrics, logger,
+    address: config.SHOAL_GM_EDGE_LINK_ADDRESS,
+    tls: await issueManagerCertificate(authority, host, clock.now()),
+    authority: authority.certificate,
+    feed,
+    blobs: new BlobStore(join(dataDir, 'blobs')),
+    metrics,
+    logger,
   });
   const caches = openCaches(api);
   const isReady = (): boolean => Object.values<ObjectCache>({ ...caches }).every((c) => c.synced);
-  const http = await serveHttp({ host: config.SHOAL_GM_HTTP_ADDRESS, port: config.SHOAL_GM_HTTP_PORT, metrics, isReady });
+  const http = await serveHttp({
+    host: config.SHOAL_GM_HTTP_ADDRESS,
+    port: config.SHOAL_GM_HTTP_PORT,
+    metrics,
+    isReady,
+  });
   const edgeLinkPort = await link.listen();
   const stopping = new AbortController();
   const loopPorts: LoopPorts = { clock, random, logger };
-  const runners = reconcilers(config, caches, { ...ports, feed }).map((r) => new ControllerRunner(r, loopPorts, metrics));
-  const loops = Object.values<ObjectCache>({ ...caches }).map((c) => c.run(loopPorts, stopping.signal));
+  const runners = reconcilers(config, caches, { ...ports, feed }).map(
+    (r) => new ControllerRunner(r, loopPorts, metrics),
+  );
+  const loops = Object.values<ObjectCache>({ ...caches }).map((c) =>
+    c.run(loopPorts, stopping.signal),
+  );
   const started = startWhenSynced(runners, { isReady, clock, signal: stopping.signal });
   logger.info('global manager started', { edgeLinkPort });
   return {
@@ -97,7 +138,10 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
 }
 
 /** Reconcilers decide from the caches, so they wait until every cache is complete. */
-async function startWhenSynced(runners: readonly ControllerRunner[], options: { isReady: () => boolean; clock: Clock; signal: AbortSignal }): Promise<void> {
+async function startWhenSynced(
+  runners: readonly ControllerRunner[],
+  options: { isReady: () => boolean; clock: Clock; signal: AbortSignal },
+): Promise<void> {
   const { isReady, clock, signal } = options;
   while (!isReady() && !signal.aborted) await clock.sleep(20, signal).catch(() => undefined);
   await Promise.all(runners.map((r) => r.run(signal)));

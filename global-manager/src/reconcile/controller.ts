@@ -3,7 +3,9 @@ import type { Metrics } from '../operator/metrics.ts';
 import { WorkQueue } from './work-queue.ts';
 
 /** What a reconcile asks for next. */
-export type ReconcileResult = { readonly kind: 'done' } | { readonly kind: 'requeueAfter'; readonly ms: number };
+export type ReconcileResult =
+  | { readonly kind: 'done' }
+  | { readonly kind: 'requeueAfter'; readonly ms: number };
 
 export const DONE: ReconcileResult = { kind: 'done' };
 
@@ -33,7 +35,11 @@ export class ControllerRunner {
   }
 
   async run(signal: AbortSignal): Promise<void> {
-    for (let key = await this.#queue.take(signal); key !== undefined; key = await this.#queue.take(signal)) {
+    for (
+      let key = await this.#queue.take(signal);
+      key !== undefined;
+      key = await this.#queue.take(signal)
+    ) {
       await this.#one(key, signal);
       this.#queue.done(key);
     }
@@ -53,7 +59,12 @@ export class ControllerRunner {
       this.#metrics.reconciled(name, retry, performance.now() - startedAt);
       if (retry === 'conflict') return this.#queue.addAfter(key, 50, signal);
       const level = retry === 'terminal' ? 'error' : 'warn';
-      this.#ports.logger[level]('reconcile failed', { controller: name, key, retry, reason: messageOf(error) });
+      this.#ports.logger[level]('reconcile failed', {
+        controller: name,
+        key,
+        retry,
+        reason: messageOf(error),
+      });
       this.#queue.retry(key, signal);
     }
   }

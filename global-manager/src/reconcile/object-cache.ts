@@ -37,13 +37,19 @@ export class ObjectCache {
   observe(object: KubeObject): void {
     const key = keyOf(object);
     const known = this.#objects.get(key);
-    if (known && Number(known.metadata.resourceVersion) >= Number(object.metadata.resourceVersion)) return;
+    if (known && Number(known.metadata.resourceVersion) >= Number(object.metadata.resourceVersion))
+      return;
     this.#objects.set(key, object);
   }
 
   /** Follows the API server until the signal aborts. */
   async run(ports: LoopPorts, signal: AbortSignal): Promise<void> {
-    await superviseLoop(`watch ${this.kind.plural}`, async () => await this.#follow(signal), ports, { baseMs: 200, capMs: 10_000, signal });
+    await superviseLoop(
+      `watch ${this.kind.plural}`,
+      async () => await this.#follow(signal),
+      ports,
+      { baseMs: 200, capMs: 10_000, signal },
+    );
   }
 
   async #follow(signal: AbortSignal): Promise<void> {

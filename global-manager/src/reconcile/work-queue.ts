@@ -29,14 +29,21 @@ export class WorkQueue {
 
   /** Adds a key after a delay. */
   addAfter(key: string, ms: number, signal: AbortSignal): void {
-    this.#options.clock.sleep(ms, signal).then(() => this.add(key), () => undefined);
+    this.#options.clock.sleep(ms, signal).then(
+      () => this.add(key),
+      () => undefined,
+    );
   }
 
   /** Adds a key that failed, later each time. */
   retry(key: string, signal: AbortSignal): void {
     const attempt = this.#attempts.get(key) ?? 0;
     this.#attempts.set(key, attempt + 1);
-    this.addAfter(key, this.#options.baseMs + backoffMs(attempt, this.#options, this.#options.random), signal);
+    this.addAfter(
+      key,
+      this.#options.baseMs + backoffMs(attempt, this.#options, this.#options.random),
+      signal,
+    );
   }
 
   /** Forgets a key's failures. */

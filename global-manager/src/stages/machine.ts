@@ -16,7 +16,11 @@ export interface StageFacts {
   /** Newest report of the node that serves the model, about this round (Deploy only). */
   readonly deployment: StageReport | undefined;
   /** The pod of this round and stage (Deploy: the inference pod). */
-  readonly pod: { readonly phase: PodPhase; readonly message?: string; readonly endedForMs: number };
+  readonly pod: {
+    readonly phase: PodPhase;
+    readonly message?: string;
+    readonly endedForMs: number;
+  };
   readonly hotUpdate: boolean;
   /** How long the position has been held, in milliseconds. */
   readonly heldMs: number;
@@ -28,7 +32,12 @@ export type StageMove =
   | { readonly kind: 'stay'; readonly lookAgainMs?: number }
   | { readonly kind: 'createPod' }
   | { readonly kind: 'restartInference' }
-  | { readonly kind: 'go'; readonly to: StagePosition; readonly data?: { input?: StageData; output?: StageData }; readonly message?: string };
+  | {
+      readonly kind: 'go';
+      readonly to: StagePosition;
+      readonly data?: { input?: StageData; output?: StageData };
+      readonly message?: string;
+    };
 
 const NEXT: Readonly<Record<Stage, Stage>> = { Train: 'Eval', Eval: 'Deploy', Deploy: 'Train' };
 /** A pod that ended well has this long for its worker's report to arrive. */
@@ -51,7 +60,14 @@ function fail(at: StagePosition, message: string | undefined): StageMove {
 function waiting(at: StagePosition, { report }: StageFacts): StageMove {
   if (!report) return { kind: 'stay' };
   const details: Details = {
-    ...(report.input || report.output ? { data: { ...(report.input ? { input: report.input } : {}), ...(report.output ? { output: report.output } : {}) } } : {}),
+    ...(report.input || report.output
+      ? {
+          data: {
+            ...(report.input ? { input: report.input } : {}),
+            ...(report.output ? { output: report.output } : {}),
+          },
+        }
+      : {}),
     ...(report.message ? { message: report.message } : {}),
   };
   if (report.status === 'ready') return go(at, 'Ready', details);
@@ -60,18 +76,24 @@ function waiting(at: StagePosition, { report }: StageFacts): StageMove {
 }
 
 function ready(at: StagePosition, facts: StageFacts): StageMove {
-  if (at.stage !== 'Deploy') return facts.pod.phase === 'None' ? { kind: 'createPod' } : go(at, 'Starting');
+  if (at.stage !== 'Deploy')
+    return facts.pod.phase === 'None' ? { kind: 'createPod' } : go(at, 'Starting');
   return go(at, 'Starting');
 }
 
 function training(at: StagePosition, facts: StageFacts): StageMove {
   const { report, pod } = facts;
-  if (report?.status === 'completed' && report.output) return go(at, 'Completed', { data: { output: report.output } });
+  if (report?.status === 'completed' && report.output)
+    return go(at, 'Completed', { data: { output: report.output } });
   if (report?.status === 'failed') return fail(at, report.message);
   if (pod.phase === 'Failed') return fail(at, pod.message ?? 'the worker failed');
-  if (pod.phase === 'None') return at.state === 'Starting' ? { kind: 'createPod' } : fail(at, 'the worker’s pod was deleted');
+  if (pod.phase === 'None')
+    return at.state === 'Starting'
+      ? { kind: 'createPod' }
+      : fail(at, 'the worker’s pod was deleted');
   if (pod.phase === 'Succeeded') {
-    if (pod.endedForMs > REPORT_GRACE_MS) return fail(at, 'the worker ended without reporting a result');
+    if (pod.endedForMs > REPORT_GRACE_MS)
+      return fail(at, 'the worker ended without reporting a result');
     return { kind: 'stay', lookAgainMs: REPORT_GRACE_MS - pod.endedForMs + 1 };
   }
   if (at.state === 'Starting' && pod.phase === 'Running') return go(at, 'Running');
@@ -82,7 +104,8 @@ function deploying(at: StagePosition, facts: StageFacts): StageMove {
   const { deployment, pod, hotUpdate } = facts;
   if (deployment?.status === 'failed') return fail(at, deployment.message);
   if (at.state === 'Starting') {
-    if (!hotUpdate) return deployment?.status === 'completed' ? { kind: 'restartInference' } : { kind: 'stay' };
+    if (!hotUpdate)
+      return deployment?.status === 'completed' ? { kind: 'restartInference' } : { kind: 'stay' };
     return pod.phase === 'Running' ? go(at, 'Running') : { kind: 'stay' };
   }
   return deployment?.status === 'completed' ? go(at, 'Completed') : { kind: 'stay' };
@@ -91,13 +114,19 @@ function deploying(at: StagePosition, facts: StageFacts): StageMove {
 /** The stage machine of the contract (§1.8) as a pure function: where a job goes from here. */
 export function nextMove(at: StagePosition, facts: StageFacts): StageMove {
   switch (at.state) {
-    case 'Waiting': return waiting(at, facts);
-    case 'Ready': return ready(at, facts);
+    case 'Waiting':
+      return waiting(at, facts);
+    case 'Ready':
+      return ready(at, facts);
     case 'Starting':
-    case 'Running': return at.stage === 'Deploy' ? deploying(at, facts) : training(at, facts);
+    case 'Running':
+      return at.stage === 'Deploy' ? deploying(at, facts) : training(at, facts);
     case 'Completed': {
       const stage = NEXT[at.stage];
-      return { kind: 'go', to: { round: at.round + (stage === 'Train' ? 1 : 0), stage, state: 'Waiting' } };
+      return {
+        kind: 'go',
+        to: { round: at.round + (stage === 'Train' ? 1 : 0), stage, state: 'Waiting' },
+      };
     }
     case 'Failed': {
       const wait = Math.min(RETRY_CAP_MS, RETRY_BASE_MS * 2 ** Math.min(20, facts.failures));

@@ -1,4 +1,11 @@
-import type { Container, EnvVar, KubernetesObject, OwnerReference, PodSpec, PodTemplate } from '@shoal/api';
+import type {
+  Container,
+  EnvVar,
+  KubernetesObject,
+  OwnerReference,
+  PodSpec,
+  PodTemplate,
+} from '@shoal/api';
 import type { Storage } from './storage.ts';
 
 /** What a worker is, besides the user's template. */
@@ -25,7 +32,10 @@ const SUFFIX = 'bcdfghjklmnpqrstvwxz2456789';
 
 /** Five random characters, as Kubernetes appends to generated names. */
 export function randomSuffix(): string {
-  return Array.from(crypto.getRandomValues(new Uint8Array(5)), (b) => SUFFIX[b % SUFFIX.length]).join('');
+  return Array.from(
+    crypto.getRandomValues(new Uint8Array(5)),
+    (b) => SUFFIX[b % SUFFIX.length],
+  ).join('');
 }
 
 /** `<kind>.sedna.io/{name,uid,worker-type}`: how a worker's objects are found. */
@@ -40,7 +50,14 @@ export function workerLabels(owner: KubernetesObject, type: string): Record<stri
 
 export function ownerReference(owner: KubernetesObject): OwnerReference {
   const { name, uid = '' } = owner.metadata;
-  return { apiVersion: owner.apiVersion, kind: owner.kind, name, uid, controller: true, blockOwnerDeletion: true };
+  return {
+    apiVersion: owner.apiVersion,
+    kind: owner.kind,
+    name,
+    uid,
+    controller: true,
+    blockOwnerDeletion: true,
+  };
 }
 
 /** Address of the pod and of its node, before everything that refers to them. */
@@ -49,7 +66,11 @@ const ADDRESSES: readonly EnvVar[] = [
   { name: 'HOST_IP', valueFrom: { fieldRef: { fieldPath: 'status.hostIP' } } },
 ];
 
-function withEnvironment(container: Container, added: readonly EnvVar[], storage: Storage): Container {
+function withEnvironment(
+  container: Container,
+  added: readonly EnvVar[],
+  storage: Storage,
+): Container {
   const known = new Set((container.env ?? []).map((e) => e.name));
   const addresses = ADDRESSES.filter((e) => !known.has(e.name));
   return {
@@ -62,20 +83,26 @@ function withEnvironment(container: Container, added: readonly EnvVar[], storage
 function initializer(options: WorkerOptions): Container[] {
   const { storage, secretEnv, initializerImage } = options;
   if (storage.downloads.length === 0) return [];
-  return [{
-    name: 'storage-initializer',
-    image: initializerImage,
-    imagePullPolicy: 'IfNotPresent',
-    command: ['node', 'workers/src/storage-initializer.ts'],
-    args: [...storage.downloads],
-    env: [...secretEnv],
-    resources: { limits: { cpu: '1', memory: '1Gi' } },
-    volumeMounts: [{ name: 'sedna-storage-initializer', mountPath: '/downloads' }],
-  }];
+  return [
+    {
+      name: 'storage-initializer',
+      image: initializerImage,
+      imagePullPolicy: 'IfNotPresent',
+      command: ['node', 'workers/src/storage-initializer.ts'],
+      args: [...storage.downloads],
+      env: [...secretEnv],
+      resources: { limits: { cpu: '1', memory: '1Gi' } },
+      volumeMounts: [{ name: 'sedna-storage-initializer', mountPath: '/downloads' }],
+    },
+  ];
 }
 
 function isPlaced(spec: PodSpec): boolean {
-  return Boolean(spec.nodeName) || Object.keys(spec.nodeSelector ?? {}).length > 0 || spec['affinity'] !== undefined;
+  return (
+    Boolean(spec.nodeName) ||
+    Object.keys(spec.nodeSelector ?? {}).length > 0 ||
+    spec['affinity'] !== undefined
+  );
 }
 
 /** The pod of a worker: the user's template with our environment, mounts and labels added. */

@@ -1,5 +1,5 @@
-import type { EnvVar, Volume, VolumeMount } from '@shoal/api';
 import { dirname } from 'node:path/posix';
+import type { EnvVar, Volume, VolumeMount } from '@shoal/api';
 
 /** Something a worker reads or writes, by URL, and the variable that tells it where. */
 export interface StorageRequest {
@@ -24,11 +24,19 @@ const DOWNLOAD_VOLUME = 'sedna-storage-initializer';
 
 /** Volume name made of a host path: lower case, `[a-z0-9-]`, at most 63 characters. */
 export function volumeName(path: string): string {
-  const name = path.toLowerCase().replace(/[^a-z0-9-]/g, '-').replace(/^-+/, '').slice(0, 63);
+  const name = path
+    .toLowerCase()
+    .replace(/[^a-z0-9-]/g, '-')
+    .replace(/^-+/, '')
+    .slice(0, 63);
   return (name === '' ? 'root' : name).replace(/-$/, 'z');
 }
 
-type Placed = { readonly value: string; readonly hostDir?: string; readonly download?: readonly [string, string] };
+type Placed = {
+  readonly value: string;
+  readonly hostDir?: string;
+  readonly download?: readonly [string, string];
+};
 
 function place(url: string, download: boolean): Placed {
   const scheme = /^([a-z][a-z0-9+.-]*):\/\//i.exec(url)?.[1]?.toLowerCase();
@@ -36,7 +44,8 @@ function place(url: string, download: boolean): Placed {
     const path = url.startsWith('/') ? url : `/${url}`;
     return { value: `${DATA_PATH_PREFIX}${path}`, hostDir: dirname(path) };
   }
-  if (!download || (scheme !== 's3' && scheme !== 'http' && scheme !== 'https')) return { value: url };
+  if (!download || (scheme !== 's3' && scheme !== 'http' && scheme !== 'https'))
+    return { value: url };
   const rest = url.slice(scheme.length + 3).replace(/[?#].*$/, '');
   const value = `${DOWNLOADS}/${rest}`;
   return { value, download: [url, dirname(value)] };
@@ -58,8 +67,14 @@ export function injectStorage(requests: readonly StorageRequest[]): Storage {
       if (p.download) downloads.push(...p.download);
     }
   }
-  const volumes: Volume[] = [...hostDirs].map((path) => ({ name: volumeName(path), hostPath: { path, type: 'Directory' } }));
-  const mounts: VolumeMount[] = [...hostDirs].map((path) => ({ name: volumeName(path), mountPath: `${DATA_PATH_PREFIX}${path}` }));
+  const volumes: Volume[] = [...hostDirs].map((path) => ({
+    name: volumeName(path),
+    hostPath: { path, type: 'Directory' },
+  }));
+  const mounts: VolumeMount[] = [...hostDirs].map((path) => ({
+    name: volumeName(path),
+    mountPath: `${DATA_PATH_PREFIX}${path}`,
+  }));
   if (hostDirs.size > 0) env.push({ name: 'DATA_PATH_PREFIX', value: DATA_PATH_PREFIX });
   if (downloads.length > 0) {
     volumes.push({ name: DOWNLOAD_VOLUME, emptyDir: {} });

@@ -27,6 +27,7 @@ export function parseIdx(bytes: Uint8Array, source: string): IdxArray {
   const dims = Array.from({ length: rank }, (_, i) => view.getUint32(4 + 4 * i));
   const size = dims.reduce((n, d) => n * d, 1);
   const start = 4 + 4 * rank;
-  if (bytes.length !== start + size) bad(`shape [${dims.join(', ')}] needs ${start + size} bytes, the file has ${bytes.length}`);
+  if (bytes.length !== start + size)
+    bad(`shape [${dims.join(', ')}] needs ${start + size} bytes, the file has ${bytes.length}`);
   return { dims, data: bytes.subarray(start) };
 }

@@ -24,11 +24,22 @@ function parseLine(line: string, where: string, pixels: number): { bytes: Buffer
   } catch (error) {
     throw new ShoalError('data_corrupt', `${where}: not JSON`, { cause: error });
   }
-  if (!isJsonObject(value) || typeof value['image'] !== 'string' || !Number.isInteger(value['label'])) {
-    throw new ShoalError('data_corrupt', `${where}: expected {"image": "<base64>", "label": <whole number>}`);
+  if (
+    !isJsonObject(value) ||
+    typeof value['image'] !== 'string' ||
+    !Number.isInteger(value['label'])
+  ) {
+    throw new ShoalError(
+      'data_corrupt',
+      `${where}: expected {"image": "<base64>", "label": <whole number>}`,
+    );
   }
   const bytes = Buffer.from(value['image'], 'base64');
-  if (bytes.length !== pixels) throw new ShoalError('data_corrupt', `${where}: the image has ${bytes.length} pixels, expected ${pixels}`);
+  if (bytes.length !== pixels)
+    throw new ShoalError(
+      'data_corrupt',
+      `${where}: the image has ${bytes.length} pixels, expected ${pixels}`,
+    );
   return { bytes, label: Number(value['label']) };
 }
 

@@ -32,7 +32,12 @@ export function select(samples: Samples, positions: ArrayLike<number>): Samples 
 export function slice(samples: Samples, from: number, to: number): Samples {
   const length = rowLength(samples);
   const end = Math.min(to, samples.size);
-  return { inputs: samples.inputs.subarray(from * length, end * length), labels: samples.labels.subarray(from, end), shape: samples.shape, size: end - from };
+  return {
+    inputs: samples.inputs.subarray(from * length, end * length),
+    labels: samples.labels.subarray(from, end),
+    shape: samples.shape,
+    size: end - from,
+  };
 }
 
 /** One set after another. @throws ShoalError `invalid_argument` when the shapes differ. */
@@ -45,7 +50,10 @@ export function concatenate(parts: readonly Samples[]): Samples {
   let at = 0;
   for (const part of parts) {
     if (part.shape.join() !== first.shape.join()) {
-      throw new ShoalError('invalid_argument', `samples of shape [${part.shape.join(', ')}] cannot join samples of shape [${first.shape.join(', ')}]`);
+      throw new ShoalError(
+        'invalid_argument',
+        `samples of shape [${part.shape.join(', ')}] cannot join samples of shape [${first.shape.join(', ')}]`,
+      );
     }
     inputs.set(part.inputs, at * rowLength(first));
     labels.set(part.labels, at);
@@ -57,5 +65,6 @@ export function concatenate(parts: readonly Samples[]): Samples {
 /** Batches in random order, the last one possibly smaller. */
 export function* batches(samples: Samples, batchSize: number, random: Random): Generator<Samples> {
   const order = random.permutation(samples.size);
-  for (let at = 0; at < samples.size; at += batchSize) yield select(samples, order.subarray(at, at + batchSize));
+  for (let at = 0; at < samples.size; at += batchSize)
+    yield select(samples, order.subarray(at, at + batchSize));
 }

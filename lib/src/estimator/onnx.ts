@@ -1,6 +1,6 @@
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { fromNode, type Random, seededRandom, ShoalError } from '@shoal/core';
+import { fromNode, type Random, ShoalError, seededRandom } from '@shoal/core';
 import { type LossName, type OptimizerOptions, Trainer } from '@shoal/training';
 import * as ort from 'onnxruntime-node';
 import { batches, type Samples, slice } from '../data/samples.ts';
@@ -52,12 +52,21 @@ export class OnnxEstimator implements Estimator {
   }
 
   get #bytes(): Uint8Array {
-    if (!this.#model) throw new ShoalError('failed_precondition', 'no model: pass one to the constructor or call load(path) first');
+    if (!this.#model)
+      throw new ShoalError(
+        'failed_precondition',
+        'no model: pass one to the constructor or call load(path) first',
+      );
     return this.#model;
   }
 
   get #sessionOptions(): ort.InferenceSession.SessionOptions {
-    return { intraOpNumThreads: this.#options.threads ?? 2, interOpNumThreads: 1, graphOptimizationLevel: 'all', logSeverityLevel: 3 };
+    return {
+      intraOpNumThreads: this.#options.threads ?? 2,
+      interOpNumThreads: 1,
+      graphOptimizationLevel: 'all',
+      logSeverityLevel: 3,
+    };
   }
 
   /**
@@ -84,7 +93,11 @@ export class OnnxEstimator implements Estimator {
       return await ort.InferenceSession.create(bytes, this.#sessionOptions);
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);
-      throw new ShoalError('data_corrupt', `${what} is not a model that ONNX Runtime can run: ${why}`, { cause: error });
+      throw new ShoalError(
+        'data_corrupt',
+        `${what} is not a model that ONNX Runtime can run: ${why}`,
+        { cause: error },
+      );
     }
   }
 
@@ -103,7 +116,8 @@ export class OnnxEstimator implements Estimator {
   /** Trains for the configured epochs and keeps the result; aborting keeps the model as it was. */
   async train(samples: Samples, options: TrainOptions = {}): Promise<Metrics> {
     const { epochs = 3, seed = 1, threads = 2, trainable } = this.#options;
-    if (samples.size === 0) throw new ShoalError('invalid_argument', 'there are no samples to train on');
+    if (samples.size === 0)
+      throw new ShoalError('invalid_argument', 'there are no samples to train on');
     const trainer = await Trainer.create({
       model: this.#bytes,
       loss: this.#options.loss ?? 'softmax-cross-entropy',
@@ -114,7 +128,8 @@ export class OnnxEstimator implements Estimator {
     try {
       const random = seededRandom(seed);
       let last: Metrics = {};
-      for (let epoch = 1; epoch <= epochs; epoch++) last = await this.#epoch(trainer, samples, { epoch, random, options });
+      for (let epoch = 1; epoch <= epochs; epoch++)
+        last = await this.#epoch(trainer, samples, { epoch, random, options });
       await this.#replace(trainer.deploy());
       return last;
     } finally {
@@ -122,7 +137,11 @@ export class OnnxEstimator implements Estimator {
     }
   }
 
-  async #epoch(trainer: Trainer, samples: Samples, at: { epoch: number; random: Random; options: TrainOptions }): Promise<Metrics> {
+  async #epoch(
+    trainer: Trainer,
+    samples: Samples,
+    at: { epoch: number; random: Random; options: TrainOptions },
+  ): Promise<Metrics> {
     const { epochs = 3, batchSize = 32 } = this.#options;
     const steps = Math.ceil(samples.size / batchSize);
     let step = 0;
@@ -130,7 +149,11 @@ export class OnnxEstimator implements Estimator {
     let hits = 0;
     for (const batch of batches(samples, batchSize, at.random)) {
       at.options.signal?.throwIfAborted();
-      const result = await trainer.step({ inputs: batch.inputs, targets: batch.labels, size: batch.size });
+      const result = await trainer.step({
+        inputs: batch.inputs,
+        targets: batch.labels,
+        size: batch.size,
+      });
       step++;
       loss += result.loss * batch.size;
       hits += (result.metrics['accuracy'] ?? 0) * batch.size;
@@ -152,7 +175,8 @@ export class OnnxEstimator implements Estimator {
       const part = slice(samples, at, at + PREDICT_BATCH);
       const predictions = await this.predict(part.inputs, part.size);
       classes = predictions.classes;
-      for (let i = 0; i < part.size; i++) predicted[at + i] = argMax(predictions.probabilities, i * classes, classes);
+      for (let i = 0; i < part.size; i++)
+        predicted[at + i] = argMax(predictions.probabilities, i * classes, classes);
     }
     return classificationMetrics(predicted, samples.labels, classes);
   }
@@ -165,9 +189,14 @@ export class OnnxEstimator implements Estimator {
     const rest = declared?.isTensor ? declared.shape.slice(1).map(Number) : [];
     const wanted = size * rest.reduce((n, d) => n * d, 1);
     if (inputs.length !== wanted) {
-      throw new ShoalError('invalid_argument', `${inputs.length} input values given; ${size} samples of shape [${rest.join(', ')}] need ${wanted}`);
+      throw new ShoalError(
+        'invalid_argument',
+        `${inputs.length} input values given; ${size} samples of shape [${rest.join(', ')}] need ${wanted}`,
+      );
     }
-    const results = await this.#session.run({ [input]: new ort.Tensor('float32', inputs, [size, ...rest]) });
+    const results = await this.#session.run({
+      [input]: new ort.Tensor('float32', inputs, [size, ...rest]),
+    });
     const output = results[outputNames[0] ?? ''];
     const logits = output?.data as Float32Array;
     const classes = logits.length / size;

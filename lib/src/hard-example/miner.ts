@@ -28,6 +28,7 @@ export type MinerParameters = Readonly<Record<string, string | number>>;
 export function confidences(result: EdgeResult): number[] {
   if (result.kind === 'boxes') return result.boxes.map((b) => b[4] ?? 0);
   let best = 0;
-  for (let i = 0; i < result.probabilities.length; i++) best = Math.max(best, result.probabilities[i] ?? 0);
+  for (let i = 0; i < result.probabilities.length; i++)
+    best = Math.max(best, result.probabilities[i] ?? 0);
   return [best];
 }

@@ -1,9 +1,21 @@
-import { type Random, seededRandom, ShoalError } from '@shoal/core';
-import { confidences, type EdgeResult, type HardExampleMiner, type MinerParameters } from './miner.ts';
+import { type Random, ShoalError, seededRandom } from '@shoal/core';
+import {
+  confidences,
+  type EdgeResult,
+  type HardExampleMiner,
+  type MinerParameters,
+} from './miner.ts';
 
-type Factory = (read: (name: string, fallback: number) => number, random: Random) => HardExampleMiner;
+type Factory = (
+  read: (name: string, fallback: number) => number,
+  random: Random,
+) => HardExampleMiner;
 
-function below(name: string, threshold: number, score: (result: EdgeResult) => number): HardExampleMiner {
+function below(
+  name: string,
+  threshold: number,
+  score: (result: EdgeResult) => number,
+): HardExampleMiner {
   return {
     name,
     judge: (result) => {
@@ -48,7 +60,10 @@ function ibt(read: (name: string, fallback: number) => number): HardExampleMiner
     name: 'IBT',
     judge: (result) => {
       const scores = confidences(result);
-      const score = scores.length === 0 ? NOTHING_FOUND : 1 - scores.filter((s) => s <= box).length / scores.length;
+      const score =
+        scores.length === 0
+          ? NOTHING_FOUND
+          : 1 - scores.filter((s) => s <= box).length / scores.length;
       return { hard: score <= image, score, threshold: image };
     },
   };
@@ -77,22 +92,36 @@ export const MINER_NAMES: readonly string[] = Object.keys(FACTORIES);
  * @throws ShoalError `invalid_argument` for an unknown name, an unknown parameter, or a value that
  *   is not a number in [0, 1].
  */
-export function createMiner(name: string, parameters: MinerParameters = {}, random: Random = seededRandom(1)): HardExampleMiner {
+export function createMiner(
+  name: string,
+  parameters: MinerParameters = {},
+  random: Random = seededRandom(1),
+): HardExampleMiner {
   const factory = FACTORIES[name];
-  if (!factory) throw new ShoalError('invalid_argument', `hard example mining "${name}" is not known; known are: ${MINER_NAMES.join(', ')}`);
+  if (!factory)
+    throw new ShoalError(
+      'invalid_argument',
+      `hard example mining "${name}" is not known; known are: ${MINER_NAMES.join(', ')}`,
+    );
   const known = new Set<string>();
   const read = (key: string, fallback: number): number => {
     known.add(key);
     const value = Number(parameters[key] ?? fallback);
     if (!(value >= 0 && value <= 1)) {
-      throw new ShoalError('invalid_argument', `hard example mining ${name}: ${key} must be a number from 0 to 1, got "${parameters[key]}"`);
+      throw new ShoalError(
+        'invalid_argument',
+        `hard example mining ${name}: ${key} must be a number from 0 to 1, got "${parameters[key]}"`,
+      );
     }
     return value;
   };
   const miner = factory(read, random);
   const unknown = Object.keys(parameters).find((key) => !known.has(key));
   if (unknown !== undefined) {
-    throw new ShoalError('invalid_argument', `hard example mining ${name} has no parameter "${unknown}"; it has: ${[...known].join(', ') || 'none'}`);
+    throw new ShoalError(
+      'invalid_argument',
+      `hard example mining ${name} has no parameter "${unknown}"; it has: ${[...known].join(', ') || 'none'}`,
+    );
   }
   return miner;
 }

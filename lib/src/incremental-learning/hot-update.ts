@@ -33,7 +33,9 @@ function readPointer(configPath: string): Pointer | undefined {
     if (!isJsonObject(model)) return undefined;
     // A relative path is beside the file; an absolute one is as the container sees it.
     const path = String(model['model_path']);
-    const real = isAbsolute(path) ? join(dirname(configPath), path.slice(path.lastIndexOf('/') + 1)) : join(dirname(configPath), path);
+    const real = isAbsolute(path)
+      ? join(dirname(configPath), path.slice(path.lastIndexOf('/') + 1))
+      : join(dirname(configPath), path);
     return { path: real, updated: String(model['model_update_time']) };
   } catch {
     return undefined; // not written yet, or half written: the next poll sees it
@@ -48,12 +50,20 @@ async function swap(pointer: Pointer, options: HotUpdateOptions): Promise<void> 
   } catch (error) {
     await next.close();
     options.logger.error('new model refused, the old one goes on', { reason: messageOf(error) });
-    await options.reporter.send({ kind: 'deploy', status: 'failed', ownerInfo: { reason: messageOf(error), modelUpdateTime: pointer.updated } });
+    await options.reporter.send({
+      kind: 'deploy',
+      status: 'failed',
+      ownerInfo: { reason: messageOf(error), modelUpdateTime: pointer.updated },
+    });
     return;
   }
   options.onSwap(next);
   options.logger.info('model swapped', { updated: pointer.updated });
-  await options.reporter.send({ kind: 'deploy', status: 'completed', ownerInfo: { modelUpdateTime: pointer.updated } });
+  await options.reporter.send({
+    kind: 'deploy',
+    status: 'completed',
+    ownerInfo: { modelUpdateTime: pointer.updated },
+  });
 }
 
 /** Watches for new models and swaps them in between two requests, until the signal aborts. */

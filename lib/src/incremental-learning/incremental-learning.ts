@@ -37,11 +37,20 @@ export class IncrementalLearning {
   readonly #estimator: Estimator;
   readonly #reporter: Reporter;
 
-  constructor(estimator: Estimator, source: Readonly<Record<string, string | undefined>> = process.env) {
+  constructor(
+    estimator: Estimator,
+    source: Readonly<Record<string, string | undefined>> = process.env,
+  ) {
     this.environment = readConfig(SETTINGS, source);
     this.#estimator = estimator;
     const { LC_SERVER, WORKER_NAME, NAMESPACE, JOB_NAME } = this.environment;
-    this.#reporter = new Reporter({ server: LC_SERVER, workerName: WORKER_NAME, namespace: NAMESPACE, ownerName: JOB_NAME, ownerKind: 'incrementallearningjob' });
+    this.#reporter = new Reporter({
+      server: LC_SERVER,
+      workerName: WORKER_NAME,
+      namespace: NAMESPACE,
+      ownerName: JOB_NAME,
+      ownerKind: 'incrementallearningjob',
+    });
   }
 
   #result(path: string, metrics: Metrics): ModelResult {
@@ -62,12 +71,18 @@ export class IncrementalLearning {
       options.onProgress?.(progress);
       if (progress.epoch === reportedEpoch) return;
       reportedEpoch = progress.epoch;
-      void this.#reporter.send({ kind: 'train', status: 'running', ownerInfo: { ...progress } }).catch(() => undefined);
+      void this.#reporter
+        .send({ kind: 'train', status: 'running', ownerInfo: { ...progress } })
+        .catch(() => undefined);
     };
     const metrics = await this.#estimator.train(samples, { ...options, onProgress });
     const path = extname(MODEL_URL) === '' ? join(MODEL_URL, 'model.onnx') : MODEL_URL;
     await this.#estimator.save(path);
-    await this.#reporter.send({ kind: 'train', status: 'completed', results: [this.#result(path, metrics)] });
+    await this.#reporter.send({
+      kind: 'train',
+      status: 'completed',
+      results: [this.#result(path, metrics)],
+    });
     return metrics;
   }
 

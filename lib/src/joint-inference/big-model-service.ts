@@ -1,4 +1,12 @@
-import { fromNode, integer, isJsonObject, readConfig, type SettingTable, ShoalError, text } from '@shoal/core';
+import {
+  fromNode,
+  integer,
+  isJsonObject,
+  readConfig,
+  type SettingTable,
+  ShoalError,
+  text,
+} from '@shoal/core';
 import fastify, { type FastifyInstance } from 'fastify';
 import type { Estimator } from '../estimator/estimator.ts';
 
@@ -62,24 +70,41 @@ export class BigModelService {
     const base = `/${options.serviceName}`;
     this.#server.get('/healthz', () => ({ status: 'ok' }));
     this.#server.get(base, () => ({ infos: [{ path: `${base}/predict`, name: 'predict' }] }));
-    this.#server.post(`${base}/predict`, async (request) => ({ result: await this.#predict(request.body) }));
+    this.#server.post(`${base}/predict`, async (request) => ({
+      result: await this.#predict(request.body),
+    }));
     this.#server.setErrorHandler((error, _request, reply) => {
       const bad = error instanceof ShoalError && error.code === 'invalid_argument';
       const code = error instanceof Error && 'statusCode' in error ? Number(error.statusCode) : 500;
-      return reply.code(bad ? 400 : code).send({ error: error instanceof Error ? error.message : String(error) });
+      return reply
+        .code(bad ? 400 : code)
+        .send({ error: error instanceof Error ? error.message : String(error) });
     });
   }
 
   /** Reads name, address and port from the worker's environment. */
-  static fromEnvironment(estimator: Estimator, source: Readonly<Record<string, string | undefined>> = process.env): BigModelService {
+  static fromEnvironment(
+    estimator: Estimator,
+    source: Readonly<Record<string, string | undefined>> = process.env,
+  ): BigModelService {
     const env = readConfig(SETTINGS, source);
-    return new BigModelService({ estimator, serviceName: env.JOB_NAME, host: env.BIG_MODEL_BIND_IP || env.POD_IP, port: env.BIG_MODEL_BIND_PORT });
+    return new BigModelService({
+      estimator,
+      serviceName: env.JOB_NAME,
+      host: env.BIG_MODEL_BIND_IP || env.POD_IP,
+      port: env.BIG_MODEL_BIND_PORT,
+    });
   }
 
   async #predict(body: unknown): Promise<number[][]> {
     const samples = readSamples(body);
-    const { probabilities, classes, size } = await this.#options.estimator.predict(join(samples), samples.length);
-    return Array.from({ length: size }, (_, i) => Array.from(probabilities.subarray(i * classes, (i + 1) * classes)));
+    const { probabilities, classes, size } = await this.#options.estimator.predict(
+      join(samples),
+      samples.length,
+    );
+    return Array.from({ length: size }, (_, i) =>
+      Array.from(probabilities.subarray(i * classes, (i + 1) * classes)),
+    );
   }
 
   /** Starts listening; resolves with the base URL. @throws ShoalError when the port is taken. */

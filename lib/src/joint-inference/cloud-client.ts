@@ -28,9 +28,17 @@ export function createCloudClient(options: CloudClientOptions): CloudModel {
         signal: AbortSignal.timeout(deadlineMs),
       }).catch((error: unknown) => {
         const late = error instanceof Error && error.name === 'TimeoutError';
-        throw new ShoalError(late ? 'deadline_exceeded' : 'unavailable', `the cloud model at ${url} gives no answer`, { cause: error });
+        throw new ShoalError(
+          late ? 'deadline_exceeded' : 'unavailable',
+          `the cloud model at ${url} gives no answer`,
+          { cause: error },
+        );
       });
-      if (!response.ok) throw new ShoalError('unavailable', `the cloud model at ${url} answers HTTP ${response.status}`);
+      if (!response.ok)
+        throw new ShoalError(
+          'unavailable',
+          `the cloud model at ${url} answers HTTP ${response.status}`,
+        );
       return readRow(await response.json(), url);
     },
   };
@@ -39,8 +47,15 @@ export function createCloudClient(options: CloudClientOptions): CloudModel {
 function readRow(body: unknown, url: string): readonly number[] {
   const rows = isJsonObject(body) ? body['result'] : undefined;
   const row: unknown = Array.isArray(rows) ? rows[0] : undefined;
-  if (!Array.isArray(row) || row.length === 0 || !row.every((v) => typeof v === 'number' && Number.isFinite(v))) {
-    throw new ShoalError('data_corrupt', `the cloud model at ${url} answered without a row of numbers in "result"`);
+  if (
+    !Array.isArray(row) ||
+    row.length === 0 ||
+    !row.every((v) => typeof v === 'number' && Number.isFinite(v))
+  ) {
+    throw new ShoalError(
+      'data_corrupt',
+      `the cloud model at ${url} answered without a row of numbers in "result"`,
+    );
   }
   return row as number[];
 }

@@ -4,7 +4,11 @@ import type { Estimator } from '../estimator/estimator.ts';
 import type { HardExampleMiner } from '../hard-example/miner.ts';
 import { createMiner } from '../hard-example/miners.ts';
 import { Reporter } from '../report/local-controller.ts';
-import { parseMinerParameters, WORKER_SETTINGS, type WorkerEnvironment } from '../report/worker-environment.ts';
+import {
+  parseMinerParameters,
+  WORKER_SETTINGS,
+  type WorkerEnvironment,
+} from '../report/worker-environment.ts';
 import { type CloudModel, createCloudClient } from './cloud-client.ts';
 
 /** One inference, and how it came about. */
@@ -87,15 +91,27 @@ export class JointInference {
    * Reads miner, cloud worker and local controller from the worker's environment. Works without a
    * cluster: no `BIG_MODEL_IP` means edge only, no `LC_SERVER` means no reports.
    */
-  static fromEnvironment(estimator: Estimator, source: Readonly<Record<string, string | undefined>> = process.env): JointInference {
+  static fromEnvironment(
+    estimator: Estimator,
+    source: Readonly<Record<string, string | undefined>> = process.env,
+  ): JointInference {
     const env = readConfig(JOINT_SETTINGS, source);
-    const miner = createMiner(env.HEM_NAME || 'CrossEntropy', parseMinerParameters(env.HEM_PARAMETERS));
+    const miner = createMiner(
+      env.HEM_NAME || 'CrossEntropy',
+      parseMinerParameters(env.HEM_PARAMETERS),
+    );
     const url = `http://${env.BIG_MODEL_IP}:${env.BIG_MODEL_PORT}`;
     return new JointInference({
       estimator,
       miner,
       ...(env.BIG_MODEL_IP ? { cloud: createCloudClient({ url, serviceName: env.JOB_NAME }) } : {}),
-      reporter: new Reporter({ server: env.LC_SERVER, workerName: env.WORKER_NAME, namespace: env.NAMESPACE, ownerName: env.JOB_NAME, ownerKind: 'jointinferenceservice' }),
+      reporter: new Reporter({
+        server: env.LC_SERVER,
+        workerName: env.WORKER_NAME,
+        namespace: env.NAMESPACE,
+        ownerName: env.JOB_NAME,
+        ownerKind: 'jointinferenceservice',
+      }),
       reportPeriodMs: env.LC_PERIOD * 1000,
     });
   }
@@ -121,14 +137,20 @@ export class JointInference {
     const label = argMax(Float32Array.from(final), 0, final.length);
     if (answer && 'row' in answer && label === edgeLabel) this.#counts.agreed++;
     return {
-      label, probabilities: final, edgeLabel, ...verdict,
+      label,
+      probabilities: final,
+      edgeLabel,
+      ...verdict,
       source: answer && 'row' in answer ? 'cloud' : 'edge',
       latencyMs: performance.now() - startedAt,
       ...(answer && 'why' in answer ? { fallback: answer.why } : {}),
     };
   }
 
-  async #ask(cloud: CloudModel, sample: Float32Array): Promise<{ row: readonly number[] } | { why: string }> {
+  async #ask(
+    cloud: CloudModel,
+    sample: Float32Array,
+  ): Promise<{ row: readonly number[] } | { why: string }> {
     try {
       const row = await cloud.infer(sample);
       this.#counts.uploads++;
@@ -159,7 +181,11 @@ export class JointInference {
     if (!reporter || metrics.inferenceNumber === this.#reported) return;
     this.#reported = metrics.inferenceNumber;
     try {
-      await reporter.send({ kind: 'inference', results: [], ownerInfo: { ...metrics, updateTime: new Date().toISOString() } });
+      await reporter.send({
+        kind: 'inference',
+        results: [],
+        ownerInfo: { ...metrics, updateTime: new Date().toISOString() },
+      });
     } catch {
       this.#reported = -1; // the next period tries again; inference goes on
     }

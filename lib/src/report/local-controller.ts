@@ -1,4 +1,12 @@
-import { backoffMs, type Clock, messageOf, type Random, seededRandom, ShoalError, systemClock } from '@shoal/core';
+import {
+  backoffMs,
+  type Clock,
+  messageOf,
+  type Random,
+  ShoalError,
+  seededRandom,
+  systemClock,
+} from '@shoal/core';
 
 export type TaskStatus = 'running' | 'completed' | 'failed' | 'waiting';
 export type TaskKind = 'train' | 'eval' | 'deploy' | 'inference';
@@ -55,7 +63,11 @@ export class Reporter {
         return;
       } catch (error) {
         if (attempt + 1 >= ATTEMPTS || signal?.aborted) {
-          throw new ShoalError('unavailable', `the local controller at ${server} does not take reports: ${messageOf(error)}`, { cause: error });
+          throw new ShoalError(
+            'unavailable',
+            `the local controller at ${server} does not take reports: ${messageOf(error)}`,
+            { cause: error },
+          );
         }
         await clock.sleep(100 + backoffMs(attempt, { baseMs: 200, capMs: 5_000 }, random), signal);
       }

@@ -37,9 +37,14 @@ export function parseMinerParameters(json: string): MinerParameters {
   try {
     value = JSON.parse(json);
   } catch (error) {
-    throw new ShoalError('invalid_argument', `HEM_PARAMETERS is not JSON: ${json}`, { cause: error });
+    throw new ShoalError('invalid_argument', `HEM_PARAMETERS is not JSON: ${json}`, {
+      cause: error,
+    });
   }
   if (value === null) return {};
-  if (!Array.isArray(value)) throw new ShoalError('invalid_argument', 'HEM_PARAMETERS must be a list of {"key", "value"}');
-  return Object.fromEntries(value.filter(isJsonObject).map((p) => [String(p['key']), String(p['value'])]));
+  if (!Array.isArray(value))
+    throw new ShoalError('invalid_argument', 'HEM_PARAMETERS must be a list of {"key", "value"}');
+  return Object.fromEntries(
+    value.filter(isJsonObject).map((p) => [String(p['key']), String(p['value'])]),
+  );
 }

@@ -17,5 +17,8 @@ const FORMATS: readonly DatasetFormat[] = [
 export function datasetFormat(name: string): DatasetFormat {
   const found = FORMATS.find((f) => f.name === name.toLowerCase());
   if (found) return found;
-  throw new ShoalError('unsupported', `spec.format: "${name}" cannot be watched; supported are ${FORMATS.map((f) => f.name).join(', ')}`);
+  throw new ShoalError(
+    'unsupported',
+    `spec.format: "${name}" cannot be watched; supported are ${FORMATS.map((f) => f.name).join(', ')}`,
+  );
 }

@@ -42,7 +42,11 @@ function countFrom(file: number, from: FileProgress, size: number): FileProgress
     const read = readSync(file, buffer, 0, Math.min(CHUNK_BYTES, size - position), position);
     if (read === 0) break;
     let start = 0;
-    for (let end = buffer.indexOf(0x0a); end >= 0 && end < read; end = buffer.indexOf(0x0a, start)) {
+    for (
+      let end = buffer.indexOf(0x0a);
+      end >= 0 && end < read;
+      end = buffer.indexOf(0x0a, start)
+    ) {
       if (!pendingBlank || !isBlank(buffer, start, end)) lines++;
       pendingBlank = true;
       start = end + 1;
@@ -50,7 +54,11 @@ function countFrom(file: number, from: FileProgress, size: number): FileProgress
     }
     pendingBlank &&= isBlank(buffer, start, read);
     position += read;
-    if (position - offset > MAX_LINE_BYTES) throw new ShoalError('data_corrupt', `a line after byte ${offset} is longer than ${MAX_LINE_BYTES} bytes`);
+    if (position - offset > MAX_LINE_BYTES)
+      throw new ShoalError(
+        'data_corrupt',
+        `a line after byte ${offset} is longer than ${MAX_LINE_BYTES} bytes`,
+      );
   }
   return { offset, lines, tail: offset === 0 ? '' : tailDigest(file, offset) };
 }
@@ -76,7 +84,8 @@ export function countLines(path: string, known: FileProgress): CountResult {
   }
   try {
     const { size } = fstatSync(file);
-    const rewritten = known.offset > 0 && (size < known.offset || tailDigest(file, known.offset) !== known.tail);
+    const rewritten =
+      known.offset > 0 && (size < known.offset || tailDigest(file, known.offset) !== known.tail);
     const from = rewritten ? NOTHING_READ : known;
     return { progress: size === from.offset ? from : countFrom(file, from, size), rewritten };
   } finally {

@@ -23,12 +23,14 @@ export class DatasetMonitor {
 
   /** Samples counted last; undefined for a dataset that cannot be read. */
   count(dataset: DatasetAssignment): number | undefined {
-    return this.#ports.db.progress<{ samples?: number }>(`dataset/${dataset.metadata.uid}`)?.samples;
+    return this.#ports.db.progress<{ samples?: number }>(`dataset/${dataset.metadata.uid}`)
+      ?.samples;
   }
 
   /** Looks at every dataset once. */
   poll(): void {
-    for (const object of this.#ports.db.objects('Dataset')) this.check(object.body as DatasetAssignment);
+    for (const object of this.#ports.db.objects('Dataset'))
+      this.check(object.body as DatasetAssignment);
   }
 
   /** Looks at one dataset; returns its samples. */
@@ -37,14 +39,19 @@ export class DatasetMonitor {
     const { uid = '' } = dataset.metadata;
     const key = `dataset/${uid}`;
     const known = db.progress<{ file: FileProgress; url: string }>(key);
-    const report = (body: DatasetReport): void => link.report(recordKey('Dataset', dataset.metadata), body);
+    const report = (body: DatasetReport): void =>
+      link.report(recordKey('Dataset', dataset.metadata), body);
     try {
       const format = datasetFormat(dataset.spec.format);
       const before = known?.url === dataset.spec.url ? known.file : NOTHING_READ;
       const { progress, rewritten } = countLines(hostPath(dataset.spec.url), before);
-      if (rewritten) logger.warn('dataset was rewritten or has shrunk, counting from its start', { dataset: dataset.metadata.name });
+      if (rewritten)
+        logger.warn('dataset was rewritten or has shrunk, counting from its start', {
+          dataset: dataset.metadata.name,
+        });
       const samples = samplesIn(progress, format);
-      if (progress !== before) db.setProgress(key, { file: progress, url: dataset.spec.url, samples });
+      if (progress !== before)
+        db.setProgress(key, { file: progress, url: dataset.spec.url, samples });
       report({ uid, numberOfSamples: samples });
       return samples;
     } catch (error) {

@@ -14,16 +14,25 @@ export interface SampleRange {
  *
  * @returns Header lines, and for each range its lines.
  */
-export async function readRanges(path: string, format: DatasetFormat, ranges: readonly SampleRange[]): Promise<{ header: string[]; parts: string[][] }> {
+export async function readRanges(
+  path: string,
+  format: DatasetFormat,
+  ranges: readonly SampleRange[],
+): Promise<{ header: string[]; parts: string[][] }> {
   const header: string[] = [];
   const parts = ranges.map((): string[] => []);
   const last = Math.max(0, ...ranges.map((r) => r.to));
   const stream = createReadStream(path);
   let index = -format.headerLines;
-  for await (const line of createInterface({ input: stream, crlfDelay: Number.POSITIVE_INFINITY })) {
+  for await (const line of createInterface({
+    input: stream,
+    crlfDelay: Number.POSITIVE_INFINITY,
+  })) {
     if (line.trim() === '') continue;
     if (index < 0) header.push(line);
-    else for (const [i, range] of ranges.entries()) if (index >= range.from && index < range.to) parts[i]?.push(line);
+    else
+      for (const [i, range] of ranges.entries())
+        if (index >= range.from && index < range.to) parts[i]?.push(line);
     if (++index >= last) break;
   }
   stream.destroy();
@@ -38,7 +47,10 @@ export function writeLines(path: string, lines: readonly string[]): void {
 }
 
 /** Oldest first: how new samples are divided. `floor(trainProb·new)` train, the rest evaluates. */
-export function divide(range: SampleRange, trainProb: number): { train: SampleRange; evaluation: SampleRange } {
+export function divide(
+  range: SampleRange,
+  trainProb: number,
+): { train: SampleRange; evaluation: SampleRange } {
   const cut = range.from + Math.floor(trainProb * (range.to - range.from));
   return { train: { from: range.from, to: cut }, evaluation: { from: cut, to: range.to } };
 }

@@ -1,6 +1,12 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path/posix';
-import { hotUpdateFolder, type IncrementalAssignment, recordKey, type StageModel, type StageReport } from '@shoal/api';
+import {
+  hotUpdateFolder,
+  type IncrementalAssignment,
+  recordKey,
+  type StageModel,
+  type StageReport,
+} from '@shoal/api';
 import { type Clock, type Logger, messageOf } from '@shoal/core';
 import { datasetFormat } from '../dataset/formats.ts';
 import type { DatasetMonitor } from '../dataset/monitor.ts';
@@ -26,7 +32,11 @@ interface Progress {
   /** Samples used up by rounds that were trained. */
   readonly consumed: number;
   /** The range handed to the round that is not trained yet, and what was said of it. */
-  readonly offered?: { readonly round: number; readonly range: SampleRange; readonly report: Offer };
+  readonly offered?: {
+    readonly round: number;
+    readonly range: SampleRange;
+    readonly report: Offer;
+  };
   /** Evaluation samples of the newest rounds. */
   readonly evaluation: readonly SampleRange[];
   /** The model this node knows to be deployed; training goes on from it. */
@@ -76,12 +86,19 @@ export class IncrementalLearningJobs {
 
   #report(job: IncrementalAssignment, report: Offer, part: string = job.stage): void {
     const { uid = '' } = job.metadata;
-    this.#ports.link.report(recordKey(KIND, job.metadata, part), { uid, round: job.round, stage: job.stage, ...report });
+    this.#ports.link.report(recordKey(KIND, job.metadata, part), {
+      uid,
+      round: job.round,
+      stage: job.stage,
+      ...report,
+    });
   }
 
   /** The job of a name, if it is on this node. */
   find(namespace: string, name: string): IncrementalAssignment | undefined {
-    const found = this.#ports.db.objects(KIND).find((o) => o.namespace === namespace && o.name === name);
+    const found = this.#ports.db
+      .objects(KIND)
+      .find((o) => o.namespace === namespace && o.name === name);
     return found?.body as IncrementalAssignment | undefined;
   }
 
@@ -95,7 +112,11 @@ export class IncrementalLearningJobs {
       try {
         await this.#step(job);
       } catch (error) {
-        this.#ports.logger.warn('job step failed, will retry', { job: job.metadata.name, stage: job.stage, reason: messageOf(error) });
+        this.#ports.logger.warn('job step failed, will retry', {
+          job: job.metadata.name,
+          stage: job.stage,
+          reason: messageOf(error),
+        });
       } finally {
         this.#busy.delete(key);
       }
@@ -143,11 +164,20 @@ export class IncrementalLearningJobs {
     const consumed = Math.min(progress.consumed, total);
     const range = { from: consumed, to: total };
     const { train, evaluation } = divide(range, job.trainProb);
-    const verdict = decide(job.trainTrigger, { num_of_samples: train.to - train.from }, clock.now());
+    const verdict = decide(
+      job.trainTrigger,
+      { num_of_samples: train.to - train.from },
+      clock.now(),
+    );
     if (!verdict.fires) return;
-    const evaluations = [...progress.evaluation, evaluation].filter((r) => r.to > r.from).slice(-EVALUATION_ROUNDS);
+    const evaluations = [...progress.evaluation, evaluation]
+      .filter((r) => r.to > r.from)
+      .slice(-EVALUATION_ROUNDS);
     const format = datasetFormat(job.dataset.spec.format);
-    const { header, parts } = await readRanges(hostPath(job.dataset.spec.url), format, [train, ...evaluations]);
+    const { header, parts } = await readRanges(hostPath(job.dataset.spec.url), format, [
+      train,
+      ...evaluations,
+    ]);
     const [trainLines = [], ...evalLines] = parts;
     writeLines(hostPath(this.#dataFile(job, 'train')), [...header, ...trainLines]);
     writeLines(hostPath(this.#dataFile(job, 'eval')), [...header, ...evalLines.flat()]);
@@ -156,7 +186,11 @@ export class IncrementalLearningJobs {
     const report: Offer = {
       status: 'ready',
       message: verdict.reason,
-      input: { models: [progress.deployed ?? job.initialModel], dataURL: this.#dataFile(job, 'train'), outputDir },
+      input: {
+        models: [progress.deployed ?? job.initialModel],
+        dataURL: this.#dataFile(job, 'train'),
+        outputDir,
+      },
     };
     this.#save(job, { offered: { round: job.round, range, report } });
     this.#report(job, report);
@@ -165,34 +199,67 @@ export class IncrementalLearningJobs {
   /** The new model first, then the one it must beat. */
   async #offerEvaluation(job: IncrementalAssignment): Promise<void> {
     const progress = this.#progress(job);
-    const next = job.previous?.models?.find((m) => m.format === job.deployModel.format) ?? job.previous?.models?.[0];
-    if (!next) return this.#report(job, { status: 'failed', message: 'the training stage reported no model' });
+    const next =
+      job.previous?.models?.find((m) => m.format === job.deployModel.format) ??
+      job.previous?.models?.[0];
+    if (!next)
+      return this.#report(job, {
+        status: 'failed',
+        message: 'the training stage reported no model',
+      });
     if (progress.offered?.round === job.round) {
       const { range } = progress.offered;
       const { evaluation } = divide(range, job.trainProb);
       const { offered: _done, ...rest } = progress;
-      const evaluations = [...progress.evaluation, evaluation].filter((r) => r.to > r.from).slice(-EVALUATION_ROUNDS);
-      this.#ports.db.setProgress(this.#key(job), { ...rest, consumed: range.to, evaluation: evaluations });
+      const evaluations = [...progress.evaluation, evaluation]
+        .filter((r) => r.to > r.from)
+        .slice(-EVALUATION_ROUNDS);
+      this.#ports.db.setProgress(this.#key(job), {
+        ...rest,
+        consumed: range.to,
+        evaluation: evaluations,
+      });
     }
     const old = job.evalModel ?? progress.deployed ?? this.#served(job);
-    this.#report(job, { status: 'ready', input: { models: [next, old], dataURL: this.#dataFile(job, 'eval') } });
+    this.#report(job, {
+      status: 'ready',
+      input: { models: [next, old], dataURL: this.#dataFile(job, 'eval') },
+    });
     await Promise.resolve();
   }
 
   /** The deployed model as this node has it: the same path, or the initial model where there is none. */
   #served(job: IncrementalAssignment): StageModel {
-    return existsSync(this.#ports.hostPath(job.deployModel.url)) ? job.deployModel : job.initialModel;
+    return existsSync(this.#ports.hostPath(job.deployModel.url))
+      ? job.deployModel
+      : job.initialModel;
   }
 
   async #decideDeployment(job: IncrementalAssignment): Promise<void> {
     const { clock, models, hostPath } = this.#ports;
     const [next, old] = job.previous?.models ?? [];
-    if (!next || !old) return this.#report(job, { status: 'failed', message: 'the evaluation did not report two models, the new one and the old' });
-    const verdict = decide(job.deployTrigger, deltaFigures(next.metrics ?? {}, old.metrics ?? {}), clock.now());
-    if (!verdict.fires) return this.#report(job, { status: 'completed', message: `kept the deployed model: ${verdict.reason}` });
+    if (!next || !old)
+      return this.#report(job, {
+        status: 'failed',
+        message: 'the evaluation did not report two models, the new one and the old',
+      });
+    const verdict = decide(
+      job.deployTrigger,
+      deltaFigures(next.metrics ?? {}, old.metrics ?? {}),
+      clock.now(),
+    );
+    if (!verdict.fires)
+      return this.#report(job, {
+        status: 'completed',
+        message: `kept the deployed model: ${verdict.reason}`,
+      });
     const { digest } = await models.publish(hostPath(next.url));
     this.#save(job, { candidate: { digest, model: { format: next.format, url: next.url } } });
-    this.#report(job, { status: 'ready', message: verdict.reason, input: { models: [{ ...next, digest }, old] } });
+    this.#report(job, {
+      status: 'ready',
+      message: verdict.reason,
+      input: { models: [{ ...next, digest }, old] },
+    });
   }
 
   /** The dataset's node: once the model is served, the next round trains from it. */
@@ -208,12 +275,17 @@ export class IncrementalLearningJobs {
     const { models, hostPath, clock } = this.#ports;
     const { accepted } = job;
     const { installed } = this.#progress(job);
-    if (accepted === undefined || (installed?.digest === accepted && installed.round === job.round)) return;
+    if (accepted === undefined || (installed?.digest === accepted && installed.round === job.round))
+      return;
     const path = await models.fetch(accepted);
     placeFile(path, hostPath(job.deployModel.url));
     const updated = new Date(clock.now()).toISOString();
     if (job.hotUpdate) {
-      installHotUpdate(hostPath(hotUpdateFolder({ metadata: job.metadata })), { path, digest: accepted, format: job.deployModel.format }, updated);
+      installHotUpdate(
+        hostPath(hotUpdateFolder({ metadata: job.metadata })),
+        { path, digest: accepted, format: job.deployModel.format },
+        updated,
+      );
     } else {
       this.#report(job, { status: 'completed' }, 'Serving');
     }
@@ -228,12 +300,21 @@ export class IncrementalLearningJobs {
       // A worker that starts loads what is there already: only an installed model of this round counts.
       if (installed?.round !== job.round || job.stage !== 'Deploy') return;
       const reason = String(report.ownerInfo['reason'] ?? 'the worker refused the model');
-      this.#report(job, failed ? { status: 'failed', message: reason } : { status: 'completed' }, 'Serving');
+      this.#report(
+        job,
+        failed ? { status: 'failed', message: reason } : { status: 'completed' },
+        'Serving',
+      );
       return;
     }
     const stage = report.kind === 'train' ? 'Train' : report.kind === 'eval' ? 'Eval' : undefined;
     if (stage !== job.stage || report.status === 'running') return;
-    if (failed) this.#report(job, { status: 'failed', message: `the ${report.kind} worker reported failure` });
-    else if (report.status === 'completed') this.#report(job, { status: 'completed', output: { models: report.results } });
+    if (failed)
+      this.#report(job, {
+        status: 'failed',
+        message: `the ${report.kind} worker reported failure`,
+      });
+    else if (report.status === 'completed')
+      this.#report(job, { status: 'completed', output: { models: report.results } });
   }
 }

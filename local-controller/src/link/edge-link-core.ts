@@ -7,7 +7,11 @@ import type { EdgeDatabase, IncomingChange } from '../store/database.ts';
 export interface CoreOutput {
   readonly send: readonly EdgeFrame[];
   /** Objects that changed, in revision order: tell the local watchers. */
-  readonly changed: readonly { readonly kind: string; readonly namespace: string; readonly name: string }[];
+  readonly changed: readonly {
+    readonly kind: string;
+    readonly namespace: string;
+    readonly name: string;
+  }[];
   /** End this session; the next one resumes. */
   readonly close?: string;
 }
@@ -38,21 +42,39 @@ export class EdgeLinkCore {
   hello(): EdgeFrame {
     const { storeId, cursor } = this.#db.cursor();
     this.#epoch = 0n;
-    return create(EdgeFrameSchema, { frame: { case: 'hello', value: { bootId: this.#bootId, storeId, cursor: BigInt(cursor), protocols: ['v1'] } } });
+    return create(EdgeFrameSchema, {
+      frame: {
+        case: 'hello',
+        value: { bootId: this.#bootId, storeId, cursor: BigInt(cursor), protocols: ['v1'] },
+      },
+    });
   }
 
   receive(frame: CloudFrame): CoreOutput {
     switch (frame.frame.case) {
-      case 'welcome': return this.#welcome(frame.frame.value);
-      case 'batch': return this.#batch(frame.frame.value);
+      case 'welcome':
+        return this.#welcome(frame.frame.value);
+      case 'batch':
+        return this.#batch(frame.frame.value);
       case 'recordAck': {
-        if (frame.frame.value.stream === STATE_STREAM) this.#db.acknowledge(Number(frame.frame.value.seq));
+        if (frame.frame.value.stream === STATE_STREAM)
+          this.#db.acknowledge(Number(frame.frame.value.seq));
         return NOTHING;
       }
-      case 'ping': return { ...NOTHING, send: [create(EdgeFrameSchema, { frame: { case: 'pong', value: { nonce: frame.frame.value.nonce } } })] };
-      case 'goAway': return { ...NOTHING, close: frame.frame.value.reason };
+      case 'ping':
+        return {
+          ...NOTHING,
+          send: [
+            create(EdgeFrameSchema, {
+              frame: { case: 'pong', value: { nonce: frame.frame.value.nonce } },
+            }),
+          ],
+        };
+      case 'goAway':
+        return { ...NOTHING, close: frame.frame.value.reason };
       case 'pong':
-      case undefined: return NOTHING;
+      case undefined:
+        return NOTHING;
     }
   }
 
@@ -68,17 +90,23 @@ export class EdgeLinkCore {
   /** Records that wait to be acknowledged, as frames. Nothing before the session is welcome. */
   pending(): EdgeFrame[] {
     if (this.#epoch === 0n) return [];
-    return this.#db.outbox().map(({ key, seq, body }) =>
-      create(EdgeFrameSchema, { frame: { case: 'record', value: { stream: STATE_STREAM, seq: BigInt(seq), key, body } } }),
-    );
+    return this.#db
+      .outbox()
+      .map(({ key, seq, body }) =>
+        create(EdgeFrameSchema, {
+          frame: { case: 'record', value: { stream: STATE_STREAM, seq: BigInt(seq), key, body } },
+        }),
+      );
   }
 
   #batch(batch: Batch): CoreOutput {
-    if (batch.epoch !== this.#epoch || batch.storeId !== this.#storeId) return { ...NOTHING, close: 'batch of another session' };
+    if (batch.epoch !== this.#epoch || batch.storeId !== this.#storeId)
+      return { ...NOTHING, close: 'batch of another session' };
     const { cursor, storeId } = this.#db.cursor();
     const to = Number(batch.to);
     if (!batch.snapshot) {
-      if (storeId !== batch.storeId || Number(batch.from) > cursor) return { ...NOTHING, close: `gap: have ${cursor}, got from ${batch.from}` };
+      if (storeId !== batch.storeId || Number(batch.from) > cursor)
+        return { ...NOTHING, close: `gap: have ${cursor}, got from ${batch.from}` };
       if (to <= cursor) return { ...NOTHING, send: [ack(cursor, [])] };
     }
     const nacks: { rev: bigint; error: string }[] = [];
@@ -90,7 +118,11 @@ export class EdgeLinkCore {
         const fault = this.#apply(change);
         if (fault === undefined) changed.push(change);
         else if (fault !== '') {
-          this.#db.addPoison(change.rev, `${change.kind}/${change.namespace}/${change.name}`, fault);
+          this.#db.addPoison(
+            change.rev,
+            `${change.kind}/${change.namespace}/${change.name}`,
+            fault,
+          );
           nacks.push({ rev: item.rev, error: fault });
         }
       }
@@ -104,7 +136,14 @@ export class EdgeLinkCore {
     this.#db.forgetRevisions();
     const named = new Set(batch.items.map((i) => `${i.kind}/${i.namespace}/${i.name}`));
     const gone = this.#db.objects().filter((o) => !named.has(`${o.kind}/${o.namespace}/${o.name}`));
-    for (const o of gone) this.#db.deleteObject({ ...o, rev: Number(batch.to), op: 'delete', digest: '', body: new Uint8Array() });
+    for (const o of gone)
+      this.#db.deleteObject({
+        ...o,
+        rev: Number(batch.to),
+        op: 'delete',
+        digest: '',
+        body: new Uint8Array(),
+      });
     return gone;
   }
 
@@ -132,5 +171,7 @@ export class EdgeLinkCore {
 }
 
 function ack(cursor: number, nacks: readonly { rev: bigint; error: string }[]): EdgeFrame {
-  return create(EdgeFrameSchema, { frame: { case: 'ack', value: { cursor: BigInt(cursor), nacks: nacks.map((n) => ({ ...n })) } } });
+  return create(EdgeFrameSchema, {
+    frame: { case: 'ack', value: { cursor: BigInt(cursor), nacks: nacks.map((n) => ({ ...n })) } },
+  });
 }

@@ -1,7 +1,14 @@
 import { create } from '@bufbuild/protobuf';
-import { type BlobChunk, type CloudFrame, EDGE_LINK_METHODS, type EdgeFrame, GetBlobRequestSchema, StatBlobRequestSchema } from '@shoal/api';
-import { type ErrorCode, type KeyPair, ShoalError } from '@shoal/core';
 import * as grpc from '@grpc/grpc-js';
+import {
+  type BlobChunk,
+  type CloudFrame,
+  EDGE_LINK_METHODS,
+  type EdgeFrame,
+  GetBlobRequestSchema,
+  StatBlobRequestSchema,
+} from '@shoal/api';
+import { type ErrorCode, type KeyPair, ShoalError } from '@shoal/core';
 import type { Connection, EdgeTransport } from './transport.ts';
 
 export interface GrpcTransportOptions {
@@ -16,8 +23,12 @@ export interface GrpcTransportOptions {
 const MAX_MESSAGE_BYTES = 32 * 1024 * 1024;
 
 const CODES: Partial<Record<grpc.status, ErrorCode>> = {
-  [grpc.status.INVALID_ARGUMENT]: 'invalid_argument', [grpc.status.NOT_FOUND]: 'not_found', [grpc.status.PERMISSION_DENIED]: 'permission_denied',
-  [grpc.status.UNAUTHENTICATED]: 'unauthenticated', [grpc.status.OUT_OF_RANGE]: 'out_of_range', [grpc.status.DATA_LOSS]: 'data_corrupt',
+  [grpc.status.INVALID_ARGUMENT]: 'invalid_argument',
+  [grpc.status.NOT_FOUND]: 'not_found',
+  [grpc.status.PERMISSION_DENIED]: 'permission_denied',
+  [grpc.status.UNAUTHENTICATED]: 'unauthenticated',
+  [grpc.status.OUT_OF_RANGE]: 'out_of_range',
+  [grpc.status.DATA_LOSS]: 'data_corrupt',
 };
 
 function fromGrpc(error: unknown, what: string): ShoalError {
@@ -33,16 +44,27 @@ export class GrpcTransport implements EdgeTransport {
   readonly #client: grpc.Client;
 
   constructor(options: GrpcTransportOptions) {
-    const credentials = grpc.credentials.createSsl(Buffer.from(options.authority), Buffer.from(options.tls.privateKey), Buffer.from(options.tls.certificate));
+    const credentials = grpc.credentials.createSsl(
+      Buffer.from(options.authority),
+      Buffer.from(options.tls.privateKey),
+      Buffer.from(options.tls.certificate),
+    );
     this.#client = new grpc.Client(options.address, credentials, {
-      'grpc.max_receive_message_length': MAX_MESSAGE_BYTES, 'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
-      'grpc.initial_reconnect_backoff_ms': 200, 'grpc.max_reconnect_backoff_ms': 5_000, 'grpc.min_reconnect_backoff_ms': 200,
+      'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
+      'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
+      'grpc.initial_reconnect_backoff_ms': 200,
+      'grpc.max_reconnect_backoff_ms': 5_000,
+      'grpc.min_reconnect_backoff_ms': 200,
     });
   }
 
   connect(onFrame: (frame: CloudFrame) => void): Connection {
     const { path, requestSerialize, responseDeserialize } = EDGE_LINK_METHODS.connect;
-    const call = this.#client.makeBidiStreamRequest<EdgeFrame, CloudFrame>(path, requestSerialize, responseDeserialize);
+    const call = this.#client.makeBidiStreamRequest<EdgeFrame, CloudFrame>(
+      path,
+      requestSerialize,
+      responseDeserialize,
+    );
     call.on('data', onFrame);
     const closed = new Promise<string | undefined>((resolve) => {
       call.on('error', (error: grpc.ServiceError) => resolve(error.details || error.message));
@@ -58,7 +80,12 @@ export class GrpcTransport implements EdgeTransport {
   async *getBlob(digest: string, offset: number): AsyncIterable<BlobChunk> {
     const { path, requestSerialize, responseDeserialize } = EDGE_LINK_METHODS.getBlob;
     const request = create(GetBlobRequestSchema, { digest, offset: BigInt(offset) });
-    const call = this.#client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request);
+    const call = this.#client.makeServerStreamRequest(
+      path,
+      requestSerialize,
+      responseDeserialize,
+      request,
+    );
     try {
       for await (const chunk of call as AsyncIterable<BlobChunk>) yield chunk;
     } catch (error) {
@@ -66,18 +93,26 @@ export class GrpcTransport implements EdgeTransport {
     }
   }
 
-  async putBlob(chunks: AsyncIterable<BlobChunk>): Promise<{ receivedBytes: number; complete: boolean }> {
+  async putBlob(
+    chunks: AsyncIterable<BlobChunk>,
+  ): Promise<{ receivedBytes: number; complete: boolean }> {
     const { path, requestSerialize, responseDeserialize } = EDGE_LINK_METHODS.putBlob;
     type Result = ReturnType<Serialized['putBlob']['responseDeserialize']>;
     let call: grpc.ClientWritableStream<BlobChunk> | undefined;
     const answer = new Promise<Result>((resolve, reject) => {
-      call = this.#client.makeClientStreamRequest(path, requestSerialize, responseDeserialize, (error, value) => {
-        if (error) reject(fromGrpc(error, 'sending blob'));
-        else if (value) resolve(value);
-      });
+      call = this.#client.makeClientStreamRequest(
+        path,
+        requestSerialize,
+        responseDeserialize,
+        (error, value) => {
+          if (error) reject(fromGrpc(error, 'sending blob'));
+          else if (value) resolve(value);
+        },
+      );
     });
     for await (const chunk of chunks) {
-      if (call && !call.write(chunk)) await Promise.race([new Promise((resolve) => call?.once('drain', resolve)), answer]);
+      if (call && !call.write(chunk))
+        await Promise.race([new Promise((resolve) => call?.once('drain', resolve)), answer]);
     }
     call?.end();
     const result = await answer;
@@ -87,10 +122,20 @@ export class GrpcTransport implements EdgeTransport {
   statBlob(digest: string): Promise<{ receivedBytes: number; complete: boolean }> {
     const { path, requestSerialize, responseDeserialize } = EDGE_LINK_METHODS.statBlob;
     return new Promise((resolve, reject) => {
-      this.#client.makeUnaryRequest(path, requestSerialize, responseDeserialize, create(StatBlobRequestSchema, { digest }), (error, value) => {
-        if (error) reject(fromGrpc(error, `asking for blob ${digest}`));
-        else resolve({ receivedBytes: Number(value?.receivedBytes ?? 0n), complete: value?.complete ?? false });
-      });
+      this.#client.makeUnaryRequest(
+        path,
+        requestSerialize,
+        responseDeserialize,
+        create(StatBlobRequestSchema, { digest }),
+        (error, value) => {
+          if (error) reject(fromGrpc(error, `asking for blob ${digest}`));
+          else
+            resolve({
+              receivedBytes: Number(value?.receivedBytes ?? 0n),
+              complete: value?.complete ?? false,
+            });
+        },
+      );
     });
   }
 

@@ -64,8 +64,11 @@ export class Link {
       const healthy = this.#ports.clock.now() - startedAt > HEALTHY_MS;
       attempt = healthy ? 0 : attempt + 1;
       this.#lastError = reason;
-      const wait = FIRST_RETRY_MS + backoffMs(Math.max(0, attempt - 3), BACKOFF, this.#ports.random) * (attempt > 2 ? 1 : 0);
-      if (attempt <= 1 || attempt % 10 === 0) this.#ports.logger.info('not connected to the cloud, will retry', { reason, attempt });
+      const wait =
+        FIRST_RETRY_MS +
+        backoffMs(Math.max(0, attempt - 3), BACKOFF, this.#ports.random) * (attempt > 2 ? 1 : 0);
+      if (attempt <= 1 || attempt % 10 === 0)
+        this.#ports.logger.info('not connected to the cloud, will retry', { reason, attempt });
       await this.#ports.clock.sleep(wait, signal).catch(() => undefined);
     }
   }
@@ -75,9 +78,14 @@ export class Link {
     const connection = this.#transport.connect((frame) => {
       this.#silentTicks = 0;
       const output = this.#core.receive(frame);
-      if (frame.frame.case === 'welcome') this.#ports.logger.info('connected to the cloud', { epoch: Number(frame.frame.value.epoch), mode: frame.frame.value.mode });
+      if (frame.frame.case === 'welcome')
+        this.#ports.logger.info('connected to the cloud', {
+          epoch: Number(frame.frame.value.epoch),
+          mode: frame.frame.value.mode,
+        });
       for (const reply of output.send) connection.send(reply);
-      for (const changed of output.changed) for (const listener of this.#listeners) listener(changed);
+      for (const changed of output.changed)
+        for (const listener of this.#listeners) listener(changed);
       if (output.close !== undefined) {
         why = output.close;
         connection.close();
@@ -97,6 +105,11 @@ export class Link {
 
   #tick(connection: Connection): void {
     if (++this.#silentTicks > MISSED_PINGS) connection.close();
-    else connection.send(create(EdgeFrameSchema, { frame: { case: 'ping', value: { nonce: BigInt(this.#silentTicks) } } }));
+    else
+      connection.send(
+        create(EdgeFrameSchema, {
+          frame: { case: 'ping', value: { nonce: BigInt(this.#silentTicks) } },
+        }),
+      );
   }
 }

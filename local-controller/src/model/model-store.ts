@@ -1,8 +1,20 @@
+import {
+  closeSync,
+  copyFileSync,
+  createReadStream,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
 import { create } from '@bufbuild/protobuf';
 import { type BlobChunk, BlobChunkSchema } from '@shoal/api';
-import { closeSync, copyFileSync, createReadStream, existsSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, statSync, writeSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { digester, type Digest, fromNode, isDigest, ShoalError } from '@shoal/core';
+import { type Digest, digester, fromNode, isDigest, ShoalError } from '@shoal/core';
 import type { EdgeTransport } from '../link/transport.ts';
 
 const CHUNK_BYTES = 256 * 1024;
@@ -35,8 +47,14 @@ export class ModelStore {
     const sizeBytes = statSync(path).size;
     const { receivedBytes, complete } = await this.#transport.statBlob(digest);
     if (complete) return { digest, sizeBytes };
-    const result = await this.#transport.putBlob(chunks(path, { digest, sizeBytes, offset: receivedBytes }));
-    if (!result.complete) throw new ShoalError('unavailable', `the cloud holds ${result.receivedBytes} of ${sizeBytes} bytes of ${digest}`);
+    const result = await this.#transport.putBlob(
+      chunks(path, { digest, sizeBytes, offset: receivedBytes }),
+    );
+    if (!result.complete)
+      throw new ShoalError(
+        'unavailable',
+        `the cloud holds ${result.receivedBytes} of ${sizeBytes} bytes of ${digest}`,
+      );
     return { digest, sizeBytes };
   }
 
@@ -52,24 +70,38 @@ export class ModelStore {
     const part = `${path}.part`;
     const file = openSync(part, 'a');
     try {
-      for await (const chunk of this.#transport.getBlob(digest, statSync(part).size)) writeSync(file, chunk.data);
+      for await (const chunk of this.#transport.getBlob(digest, statSync(part).size))
+        writeSync(file, chunk.data);
       fsyncSync(file);
     } finally {
       closeSync(file);
     }
     if ((await fileDigest(part)) !== digest) {
       rmSync(part);
-      throw new ShoalError('data_corrupt', `the content fetched as ${digest} has another digest`, { retry: 'backoff' });
+      throw new ShoalError('data_corrupt', `the content fetched as ${digest} has another digest`, {
+        retry: 'backoff',
+      });
     }
     renameSync(part, path);
     return path;
   }
 }
 
-async function* chunks(path: string, blob: { digest: string; sizeBytes: number; offset: number }): AsyncIterable<BlobChunk> {
+async function* chunks(
+  path: string,
+  blob: { digest: string; sizeBytes: number; offset: number },
+): AsyncIterable<BlobChunk> {
   let { offset } = blob;
-  for await (const data of createReadStream(path, { start: offset, highWaterMark: CHUNK_BYTES }) as AsyncIterable<Buffer>) {
-    yield create(BlobChunkSchema, { digest: blob.digest, offset: BigInt(offset), sizeBytes: BigInt(blob.sizeBytes), data });
+  for await (const data of createReadStream(path, {
+    start: offset,
+    highWaterMark: CHUNK_BYTES,
+  }) as AsyncIterable<Buffer>) {
+    yield create(BlobChunkSchema, {
+      digest: blob.digest,
+      offset: BigInt(offset),
+      sizeBytes: BigInt(blob.sizeBytes),
+      data,
+    });
     offset += data.length;
   }
 }

@@ -1,4 +1,12 @@
-import { choice, integer, LOG_LEVELS, type LogLevel, readConfig, type SettingTable, text } from '@shoal/core';
+import {
+  choice,
+  integer,
+  LOG_LEVELS,
+  type LogLevel,
+  readConfig,
+  type SettingTable,
+  text,
+} from '@shoal/core';
 
 /** Settings of the local controller; names of the contract where it has one. */
 export interface Config {
@@ -21,7 +29,11 @@ const SETTINGS: SettingTable<Config> = {
   BIND_PORT: integer('port of the worker API', { min: 0, max: 65_535 }, 9100),
   SHOAL_LC_DATA_DIR: text('folder for the edge store and models', '/var/lib/shoal'),
   SHOAL_LC_TLS_FILE: text('JSON file with certificate, privateKey and authority'),
-  SHOAL_LC_POLL_MS: integer('how often datasets and jobs are looked at', { min: 50, max: 600_000 }, 1_000),
+  SHOAL_LC_POLL_MS: integer(
+    'how often datasets and jobs are looked at',
+    { min: 50, max: 600_000 },
+    1_000,
+  ),
   SHOAL_LC_LOG_LEVEL: choice('least severe log level', LOG_LEVELS, 'info'),
 };
 

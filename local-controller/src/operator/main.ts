@@ -5,8 +5,15 @@ import { startOperator } from './operator.ts';
 /** The local controller as a process: settings from the environment, stops on SIGTERM. */
 async function main(): Promise<void> {
   const config = readSettings(process.env);
-  const logger = createLogger({ name: 'local-controller', level: config.SHOAL_LC_LOG_LEVEL }, process.stderr);
-  const operator = await startOperator(config, { clock: systemClock, random: seededRandom(Date.now()), logger: logger.child({ node: config.NODENAME }) });
+  const logger = createLogger(
+    { name: 'local-controller', level: config.SHOAL_LC_LOG_LEVEL },
+    process.stderr,
+  );
+  const operator = await startOperator(config, {
+    clock: systemClock,
+    random: seededRandom(Date.now()),
+    logger: logger.child({ node: config.NODENAME }),
+  });
   const stop = (): void => {
     void operator.close().then(() => process.exit(0));
   };

@@ -1,6 +1,13 @@
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join, normalize } from 'node:path';
-import { type Clock, fromNode, type KeyPair, type Logger, type Random, superviseLoop } from '@shoal/core';
+import {
+  type Clock,
+  fromNode,
+  type KeyPair,
+  type Logger,
+  type Random,
+  superviseLoop,
+} from '@shoal/core';
 import { collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 import { DatasetMonitor } from '../dataset/monitor.ts';
 import { IncrementalLearningJobs } from '../jobs/incremental-learning.ts';
@@ -33,7 +40,9 @@ function metricsRegistry(link: Link): Registry {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   new Gauge({
-    name: 'shoal_link_connected', help: '1 while connected to the global manager.', registers: [registry],
+    name: 'shoal_link_connected',
+    help: '1 while connected to the global manager.',
+    registers: [registry],
     collect() {
       this.set(link.connected ? 1 : 0);
     },
@@ -47,13 +56,33 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   mkdirSync(config.SHOAL_LC_DATA_DIR, { recursive: true });
   const tls = readTls(config.SHOAL_LC_TLS_FILE);
   const db = new EdgeDatabase(join(config.SHOAL_LC_DATA_DIR, 'edge.db'));
-  const transport = new GrpcTransport({ address: config.GM_ADDRESS, tls, authority: tls.authority });
+  const transport = new GrpcTransport({
+    address: config.GM_ADDRESS,
+    tls,
+    authority: tls.authority,
+  });
   const link = new Link(db, transport, ports);
-  const hostPath = (path: string): string => join(config.ROOTFS_MOUNT_DIR, normalize(join('/', path)));
+  const hostPath = (path: string): string =>
+    join(config.ROOTFS_MOUNT_DIR, normalize(join('/', path)));
   const monitor = new DatasetMonitor({ db, link, logger, hostPath });
   const models = new ModelStore(join(config.SHOAL_LC_DATA_DIR, 'models'), transport);
-  const incremental = new IncrementalLearningJobs({ db, link, monitor, models, clock, logger, hostPath });
-  const api = await serveWorkerApi({ host: config.BIND_ADDRESS, port: config.BIND_PORT, link, incremental, registry: metricsRegistry(link), logger });
+  const incremental = new IncrementalLearningJobs({
+    db,
+    link,
+    monitor,
+    models,
+    clock,
+    logger,
+    hostPath,
+  });
+  const api = await serveWorkerApi({
+    host: config.BIND_ADDRESS,
+    port: config.BIND_PORT,
+    link,
+    incremental,
+    registry: metricsRegistry(link),
+    logger,
+  });
   const stopping = new AbortController();
   const { signal } = stopping;
   link.onChange(() => wake());
@@ -65,11 +94,16 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
       wake = resolve;
     });
     const pause = new AbortController();
-    const sleeping = clock.sleep(config.SHOAL_LC_POLL_MS, AbortSignal.any([pause.signal, signal])).catch(() => undefined);
+    const sleeping = clock
+      .sleep(config.SHOAL_LC_POLL_MS, AbortSignal.any([pause.signal, signal]))
+      .catch(() => undefined);
     await Promise.race([sleeping, woken]);
     pause.abort();
   };
-  const loops = [link.run(signal), superviseLoop('poll', poll, ports, { baseMs: 200, capMs: 5_000, signal })];
+  const loops = [
+    link.run(signal),
+    superviseLoop('poll', poll, ports, { baseMs: 200, capMs: 5_000, signal }),
+  ];
   logger.info('local controller started', { node: config.NODENAME });
   return {
     close: async () => {

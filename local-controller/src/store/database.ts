@@ -77,14 +77,24 @@ export class EdgeDatabase {
 
   /** The stored revision and uid of an object (also of a tombstone); rev 0 when unknown. */
   revision(kind: string, namespace: string, name: string): { rev: number; uid: string } {
-    const row = this.#db.prepare('SELECT rev, uid FROM objects WHERE kind=? AND namespace=? AND name=?').get(kind, namespace, name);
+    const row = this.#db
+      .prepare('SELECT rev, uid FROM objects WHERE kind=? AND namespace=? AND name=?')
+      .get(kind, namespace, name);
     return { rev: Number(row?.['rev'] ?? 0), uid: String(row?.['uid'] ?? '') };
   }
 
   putObject(change: IncomingChange): void {
     this.#db
       .prepare('INSERT OR REPLACE INTO objects VALUES(?, ?, ?, ?, ?, ?, ?, 0)')
-      .run(change.kind, change.namespace, change.name, change.uid, change.rev, change.digest, change.body);
+      .run(
+        change.kind,
+        change.namespace,
+        change.name,
+        change.uid,
+        change.rev,
+        change.digest,
+        change.body,
+      );
   }
 
   /** Leaves a tombstone: an older put that arrives late must not bring the object back. */
@@ -104,7 +114,10 @@ export class EdgeDatabase {
     return rows
       .filter((r) => kind === undefined || r['kind'] === kind)
       .map((r) => ({
-        kind: String(r['kind']), namespace: String(r['namespace']), name: String(r['name']), uid: String(r['uid']),
+        kind: String(r['kind']),
+        namespace: String(r['namespace']),
+        name: String(r['name']),
+        uid: String(r['uid']),
         body: JSON.parse(Buffer.from(r['body'] as Uint8Array).toString('utf8')) as unknown,
       }));
   }
@@ -120,7 +133,9 @@ export class EdgeDatabase {
     if (sent === text) return false;
     this.transaction(() => {
       this.#db.exec('UPDATE outbox_seq SET seq=seq+1');
-      this.#db.prepare('INSERT OR REPLACE INTO outbox_state VALUES(?, (SELECT seq FROM outbox_seq), ?)').run(key, body);
+      this.#db
+        .prepare('INSERT OR REPLACE INTO outbox_state VALUES(?, (SELECT seq FROM outbox_seq), ?)')
+        .run(key, body);
       this.setProgress(`sent/${key}`, text);
     });
     return true;
@@ -128,8 +143,14 @@ export class EdgeDatabase {
 
   /** What waits to be sent, oldest first. */
   outbox(): OutboxEntry[] {
-    return this.#db.prepare('SELECT key, seq, body FROM outbox_state ORDER BY seq').all()
-      .map((r) => ({ key: String(r['key']), seq: Number(r['seq']), body: r['body'] as Uint8Array }));
+    return this.#db
+      .prepare('SELECT key, seq, body FROM outbox_state ORDER BY seq')
+      .all()
+      .map((r) => ({
+        key: String(r['key']),
+        seq: Number(r['seq']),
+        body: r['body'] as Uint8Array,
+      }));
   }
 
   /** Drops what has taken effect in the cloud. */
@@ -144,7 +165,9 @@ export class EdgeDatabase {
       const key = String(row['key']).slice('sent/'.length);
       this.#db.exec('UPDATE outbox_seq SET seq=seq+1');
       const body = Buffer.from(JSON.parse(String(row['value'])) as string, 'base64');
-      this.#db.prepare('INSERT OR REPLACE INTO outbox_state VALUES(?, (SELECT seq FROM outbox_seq), ?)').run(key, body);
+      this.#db
+        .prepare('INSERT OR REPLACE INTO outbox_state VALUES(?, (SELECT seq FROM outbox_seq), ?)')
+        .run(key, body);
     }
   }
 
@@ -155,7 +178,9 @@ export class EdgeDatabase {
   }
 
   setProgress(key: string, value: unknown): void {
-    this.#db.prepare('INSERT OR REPLACE INTO progress VALUES(?, ?)').run(key, JSON.stringify(value));
+    this.#db
+      .prepare('INSERT OR REPLACE INTO progress VALUES(?, ?)')
+      .run(key, JSON.stringify(value));
   }
 
   /** Forgets values whose key begins with a prefix. */

@@ -12,16 +12,29 @@ export interface TriggerVerdict {
 const EQUALITY_TOLERANCE = 1e-6;
 
 const COMPARE: Readonly<Record<string, (a: number, b: number) => boolean>> = {
-  gt: (a, b) => a > b, ge: (a, b) => a >= b, lt: (a, b) => a < b, le: (a, b) => a <= b,
-  eq: (a, b) => Math.abs(a - b) <= EQUALITY_TOLERANCE, ne: (a, b) => Math.abs(a - b) > EQUALITY_TOLERANCE,
+  gt: (a, b) => a > b,
+  ge: (a, b) => a >= b,
+  lt: (a, b) => a < b,
+  le: (a, b) => a <= b,
+  eq: (a, b) => Math.abs(a - b) <= EQUALITY_TOLERANCE,
+  ne: (a, b) => Math.abs(a - b) > EQUALITY_TOLERANCE,
 };
-const SYMBOLS: Readonly<Record<string, string>> = { '>': 'gt', '>=': 'ge', '<': 'lt', '<=': 'le', '=': 'eq', '==': 'eq', '!=': 'ne' };
+const SYMBOLS: Readonly<Record<string, string>> = {
+  '>': 'gt',
+  '>=': 'ge',
+  '<': 'lt',
+  '<=': 'le',
+  '=': 'eq',
+  '==': 'eq',
+  '!=': 'ne',
+};
 
 /** A figure by `name` or `name[index]`; a list without index means its first member. */
 function figure(figures: TriggerFigures, metric: string): number | undefined {
   const match = /^([^[\]]+)(?:\[(\d+)\])?$/.exec(metric);
   const value = figures[match?.[1] ?? ''];
-  if (value === undefined || typeof value === 'number') return match?.[2] === undefined || match[2] === '0' ? value : undefined;
+  if (value === undefined || typeof value === 'number')
+    return match?.[2] === undefined || match[2] === '0' ? value : undefined;
   return value[Number(match?.[2] ?? 0)];
 }
 
@@ -37,7 +50,11 @@ function localTime(nowMs: number): string {
 }
 
 /** Decides a trigger: the condition must hold, inside the timer's window if there is one. */
-export function decide(trigger: Pick<Trigger, 'condition' | 'timer'>, figures: TriggerFigures, nowMs: number): TriggerVerdict {
+export function decide(
+  trigger: Pick<Trigger, 'condition' | 'timer'>,
+  figures: TriggerFigures,
+  nowMs: number,
+): TriggerVerdict {
   const { metric, operator, threshold } = trigger.condition;
   const value = figure(figures, metric);
   if (value === undefined) {
@@ -49,7 +66,8 @@ export function decide(trigger: Pick<Trigger, 'condition' | 'timer'>, figures: T
   const text = `${metric} = ${Number(value.toFixed(6))}, asked for ${operator} ${threshold}`;
   if (!holds) return { fires: false, reason: text };
   const { timer } = trigger;
-  if (timer && !inWindow(localTime(nowMs), timer)) return { fires: false, reason: `${text}, but outside ${timer.start}–${timer.end}` };
+  if (timer && !inWindow(localTime(nowMs), timer))
+    return { fires: false, reason: `${text}, but outside ${timer.start}–${timer.end}` };
   return { fires: true, reason: text };
 }
 
@@ -62,7 +80,8 @@ export function deltaFigures(next: TriggerFigures, old: TriggerFigures): Trigger
   for (const [name, value] of Object.entries(next)) {
     const before = old[name];
     figures[name] = typeof value === 'number' ? value : [...value];
-    if (typeof value === 'number' && typeof before === 'number') figures[`${name}_delta`] = value - before;
+    if (typeof value === 'number' && typeof before === 'number')
+      figures[`${name}_delta`] = value - before;
     if (typeof value !== 'number' && before !== undefined && typeof before !== 'number') {
       figures[`${name}_delta`] = value.map((v, i) => v - (before[i] ?? Number.NaN));
     }

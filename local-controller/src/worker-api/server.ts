@@ -34,8 +34,14 @@ function text(body: JsonObject, field: string): string {
 }
 
 function toModel(value: JsonObject): StageModel {
-  const metrics = isJsonObject(value['metrics']) ? (value['metrics'] as Record<string, number>) : undefined;
-  return { format: text(value, 'format'), url: text(value, 'url'), ...(metrics ? { metrics } : {}) };
+  const metrics = isJsonObject(value['metrics'])
+    ? (value['metrics'] as Record<string, number>)
+    : undefined;
+  return {
+    format: text(value, 'format'),
+    url: text(value, 'url'),
+    ...(metrics ? { metrics } : {}),
+  };
 }
 
 function parseInfo(body: JsonObject): Info {
@@ -56,12 +62,23 @@ function parseInfo(body: JsonObject): Info {
 function dispatch(info: Info, options: WorkerApiOptions): void {
   const owner = { namespace: info.namespace, name: info.ownerName };
   if (info.ownerKind === 'jointinferenceservice') {
-    options.link.report(recordKey('JointInferenceService', owner, info.name), { worker: info.name, ownerInfo: info.ownerInfo });
+    options.link.report(recordKey('JointInferenceService', owner, info.name), {
+      worker: info.name,
+      ownerInfo: info.ownerInfo,
+    });
     return;
   }
-  const job = info.ownerKind === 'incrementallearningjob' ? options.incremental.find(info.namespace, info.ownerName) : undefined;
+  const job =
+    info.ownerKind === 'incrementallearningjob'
+      ? options.incremental.find(info.namespace, info.ownerName)
+      : undefined;
   if (job) options.incremental.take(job, info);
-  else options.logger.warn('report about a job that is not on this node', { worker: info.name, kind: info.ownerKind, job: info.ownerName });
+  else
+    options.logger.warn('report about a job that is not on this node', {
+      worker: info.name,
+      kind: info.ownerKind,
+      job: info.ownerName,
+    });
 }
 
 /** The endpoint workers talk to: `POST /sedna/workers/{name}/info` (contract §3.2). */
@@ -74,9 +91,15 @@ export async function serveWorkerApi(options: WorkerApiOptions): Promise<Fastify
   });
   server.post<{ Params: { name: string } }>('/sedna/workers/:name/info', (request, reply) => {
     const { body } = request;
-    if (!isJsonObject(body)) return reply.code(400).send({ Status: 400, Message: 'the body must be a JSON object' });
+    if (!isJsonObject(body))
+      return reply.code(400).send({ Status: 400, Message: 'the body must be a JSON object' });
     if (body['name'] !== request.params.name) {
-      return reply.code(400).send({ Status: 400, Message: `name in the body (${JSON.stringify(body['name'])}) is not the one in the path (${request.params.name})` });
+      return reply
+        .code(400)
+        .send({
+          Status: 400,
+          Message: `name in the body (${JSON.stringify(body['name'])}) is not the one in the path (${request.params.name})`,
+        });
     }
     dispatch(parseInfo(body), options);
     return { Status: 200, Message: 'OK' };

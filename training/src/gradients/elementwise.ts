@@ -10,7 +10,9 @@ function operands(context: Parameters<GradientRule>[0]): { a: string; b: string;
 const add: GradientRule = (context) => {
   const { a, b, y } = operands(context);
   const { dy, shapeOf, needs } = context;
-  return [a, b].map((x, i) => (needs(i) ? unbroadcast(context, dy, shapeOf(y), shapeOf(x)) : undefined));
+  return [a, b].map((x, i) =>
+    needs(i) ? unbroadcast(context, dy, shapeOf(y), shapeOf(x)) : undefined,
+  );
 };
 
 /** y = a − b:  da = dy,  db = −dy */
@@ -28,8 +30,12 @@ const mul: GradientRule = (context) => {
   const { a, b, y } = operands(context);
   const { builder, dy, shapeOf, needs } = context;
   return [
-    needs(0) ? unbroadcast(context, builder.node('Mul', [dy, b]), shapeOf(y), shapeOf(a)) : undefined,
-    needs(1) ? unbroadcast(context, builder.node('Mul', [dy, a]), shapeOf(y), shapeOf(b)) : undefined,
+    needs(0)
+      ? unbroadcast(context, builder.node('Mul', [dy, b]), shapeOf(y), shapeOf(a))
+      : undefined,
+    needs(1)
+      ? unbroadcast(context, builder.node('Mul', [dy, a]), shapeOf(y), shapeOf(b))
+      : undefined,
   ];
 };
 
@@ -40,7 +46,14 @@ const div: GradientRule = (context) => {
   const overB = builder.node('Div', [dy, b]);
   return [
     needs(0) ? unbroadcast(context, overB, shapeOf(y), shapeOf(a)) : undefined,
-    needs(1) ? unbroadcast(context, builder.node('Neg', [builder.node('Mul', [overB, y])]), shapeOf(y), shapeOf(b)) : undefined,
+    needs(1)
+      ? unbroadcast(
+          context,
+          builder.node('Neg', [builder.node('Mul', [overB, y])]),
+          shapeOf(y),
+          shapeOf(b),
+        )
+      : undefined,
   ];
 };
 
@@ -48,7 +61,9 @@ const div: GradientRule = (context) => {
 const neg: GradientRule = ({ builder, dy }) => [builder.node('Neg', [dy])];
 
 /** y = eˣ:  dx = dy·y */
-const exp: GradientRule = ({ builder, dy, node }) => [builder.node('Mul', [dy, node.output[0] ?? ''])];
+const exp: GradientRule = ({ builder, dy, node }) => [
+  builder.node('Mul', [dy, node.output[0] ?? '']),
+];
 
 /** y = max(x, 0):  dx = dy·1[y > 0]; the gradient at 0 is 0 */
 const relu: GradientRule = ({ builder, dy, node }) => {
@@ -82,7 +97,9 @@ const softmax: GradientRule = ({ builder, dy, node, attributes, shapeOf }) => {
   const [y = ''] = node.output;
   const rank = shapeOf(y).length;
   const axis = (attributes.int('axis', -1) + rank) % rank;
-  const dot = builder.node('ReduceSum', [builder.node('Mul', [dy, y]), builder.ints([axis])], { keepdims: 1 });
+  const dot = builder.node('ReduceSum', [builder.node('Mul', [dy, y]), builder.ints([axis])], {
+    keepdims: 1,
+  });
   return [builder.node('Mul', [y, builder.node('Sub', [dy, dot])])];
 };
 
@@ -96,7 +113,17 @@ const logSoftmax: GradientRule = ({ builder, dy, node, attributes, shapeOf }) =>
 };
 
 export const ELEMENTWISE: Readonly<Record<string, GradientRule>> = {
-  Add: add, Sub: sub, Mul: mul, Div: div, Neg: neg, Exp: exp,
+  Add: add,
+  Sub: sub,
+  Mul: mul,
+  Div: div,
+  Neg: neg,
+  Exp: exp,
   Identity: ({ dy }) => [dy],
-  Relu: relu, LeakyRelu: leakyRelu, Sigmoid: sigmoid, Tanh: tanh, Softmax: softmax, LogSoftmax: logSoftmax,
+  Relu: relu,
+  LeakyRelu: leakyRelu,
+  Sigmoid: sigmoid,
+  Tanh: tanh,
+  Softmax: softmax,
+  LogSoftmax: logSoftmax,
 };

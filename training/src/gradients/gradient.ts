@@ -21,7 +21,12 @@ export interface GradientContext {
 export type GradientRule = (context: GradientContext) => readonly (string | undefined)[];
 
 /** Sums a gradient over the axes along which an operand was broadcast, giving its own shape back. */
-export function unbroadcast(context: GradientContext, gradient: string, from: Shape, to: Shape): string {
+export function unbroadcast(
+  context: GradientContext,
+  gradient: string,
+  from: Shape,
+  to: Shape,
+): string {
   const { builder } = context;
   const lead = from.length - to.length;
   const axes = from.flatMap((d, i) => (i < lead || (to[i - lead] === 1 && d !== 1) ? [i] : []));

@@ -21,8 +21,17 @@ const gemm: GradientRule = (context) => {
   const dA = transA ? () => product(b, g, transB, 1) : () => product(g, b, 0, transB ? 0 : 1);
   const dB = transB ? () => product(g, a, 1, transA) : () => product(a, g, transA ? 0 : 1, 0);
   const bias = (): string =>
-    unbroadcast(context, scaled(context, dy, attributes.float('beta', 1)), shapeOf(node.output[0] ?? ''), shapeOf(c));
-  return [needs(0) ? dA() : undefined, needs(1) ? dB() : undefined, c !== '' && needs(2) ? bias() : undefined];
+    unbroadcast(
+      context,
+      scaled(context, dy, attributes.float('beta', 1)),
+      shapeOf(node.output[0] ?? ''),
+      shapeOf(c),
+    );
+  return [
+    needs(0) ? dA() : undefined,
+    needs(1) ? dB() : undefined,
+    c !== '' && needs(2) ? bias() : undefined,
+  ];
 };
 
 function swapLast(context: GradientContext, value: string): string {
@@ -39,7 +48,10 @@ const matMul: GradientRule = (context) => {
   const [a = '', b = ''] = node.input;
   const [y = ''] = node.output;
   if (shapeOf(a).length < 2 || shapeOf(b).length < 2) {
-    throw new ShoalError('unsupported', `node "${node.name}" (MatMul): operands with one dimension are not supported`);
+    throw new ShoalError(
+      'unsupported',
+      `node "${node.name}" (MatMul): operands with one dimension are not supported`,
+    );
   }
   const batch = shapeOf(y).slice(0, -2);
   const dA = (): string => {

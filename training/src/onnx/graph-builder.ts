@@ -1,9 +1,19 @@
 import { create } from '@bufbuild/protobuf';
-import {
-  type AttributeProto, AttributeProtoSchema, type GraphProto, GraphProtoSchema, type ModelProto, ModelProtoSchema,
-  type NodeProto, NodeProtoSchema, OperatorSetIdProtoSchema, type TensorProto, type ValueInfoProto, ValueInfoProtoSchema,
-} from './onnx_pb.ts';
 import { DATA_TYPE, floatTensor, int64Tensor } from './model-file.ts';
+import {
+  type AttributeProto,
+  AttributeProtoSchema,
+  type GraphProto,
+  GraphProtoSchema,
+  type ModelProto,
+  ModelProtoSchema,
+  type NodeProto,
+  NodeProtoSchema,
+  OperatorSetIdProtoSchema,
+  type TensorProto,
+  type ValueInfoProto,
+  ValueInfoProtoSchema,
+} from './onnx_pb.ts';
 
 /** A dimension: a number, or the name of one that is known at run time only (the batch). */
 export type Dim = number | string;
@@ -12,15 +22,25 @@ export type Shape = readonly Dim[];
 type AttributeValue = number | string | readonly number[] | { readonly float: number };
 
 function attribute(name: string, value: AttributeValue): AttributeProto {
-  if (typeof value === 'string') return create(AttributeProtoSchema, { name, type: 3, s: new TextEncoder().encode(value) });
-  if (typeof value === 'number') return create(AttributeProtoSchema, { name, type: 2, i: BigInt(value) });
+  if (typeof value === 'string')
+    return create(AttributeProtoSchema, { name, type: 3, s: new TextEncoder().encode(value) });
+  if (typeof value === 'number')
+    return create(AttributeProtoSchema, { name, type: 2, i: BigInt(value) });
   if ('float' in value) return create(AttributeProtoSchema, { name, type: 1, f: value.float });
   return create(AttributeProtoSchema, { name, type: 7, ints: value.map(BigInt) });
 }
 
 export function valueInfo(name: string, elementType: number, shape: Shape): ValueInfoProto {
-  const dim = shape.map((d) => ({ value: typeof d === 'number' ? { case: 'dimValue' as const, value: BigInt(d) } : { case: 'dimParam' as const, value: d } }));
-  return create(ValueInfoProtoSchema, { name, type: { value: { case: 'tensorType', value: { elemType: elementType, shape: { dim } } } } });
+  const dim = shape.map((d) => ({
+    value:
+      typeof d === 'number'
+        ? { case: 'dimValue' as const, value: BigInt(d) }
+        : { case: 'dimParam' as const, value: d },
+  }));
+  return create(ValueInfoProtoSchema, {
+    name,
+    type: { value: { case: 'tensorType', value: { elemType: elementType, shape: { dim } } } },
+  });
 }
 
 export interface NodeOptions {
@@ -52,10 +72,15 @@ export class GraphBuilder {
 
   /** Adds a node with several outputs and returns all their names. */
   nodeWithOutputs(opType: string, input: readonly string[], options: NodeOptions = {}): string[] {
-    const names = Array.from({ length: options.outputs ?? 1 }, (_, i) => (i === 0 && options.as ? options.as : this.fresh(opType)));
+    const names = Array.from({ length: options.outputs ?? 1 }, (_, i) =>
+      i === 0 && options.as ? options.as : this.fresh(opType),
+    );
     this.nodes.push(
       create(NodeProtoSchema, {
-        opType, input: [...input], output: names, name: this.fresh(`node_${opType}`),
+        opType,
+        input: [...input],
+        output: names,
+        name: this.fresh(`node_${opType}`),
         attribute: Object.entries(options.attributes ?? {}).map(([k, v]) => attribute(k, v)),
       }),
     );
@@ -63,7 +88,12 @@ export class GraphBuilder {
   }
 
   /** Adds a node with one output. */
-  node(opType: string, input: readonly string[], attributes: NodeOptions['attributes'] = {}, as?: string): string {
+  node(
+    opType: string,
+    input: readonly string[],
+    attributes: NodeOptions['attributes'] = {},
+    as?: string,
+  ): string {
     const [name = ''] = this.nodeWithOutputs(opType, input, { attributes, ...(as ? { as } : {}) });
     return name;
   }
@@ -75,7 +105,9 @@ export class GraphBuilder {
 
   /** A constant list of int64 (axes, shapes, starts). */
   ints(values: readonly number[]): string {
-    return this.#constant(`i${values.join(',')}`, (name) => int64Tensor(name, [values.length], values));
+    return this.#constant(`i${values.join(',')}`, (name) =>
+      int64Tensor(name, [values.length], values),
+    );
   }
 
   /** A constant int64 scalar. */
@@ -102,7 +134,13 @@ export class GraphBuilder {
   }
 
   graph(name: string): GraphProto {
-    return create(GraphProtoSchema, { name, node: this.nodes, initializer: this.initializers, input: this.inputs, output: this.outputs });
+    return create(GraphProtoSchema, {
+      name,
+      node: this.nodes,
+      initializer: this.initializers,
+      input: this.inputs,
+      output: this.outputs,
+    });
   }
 }
 

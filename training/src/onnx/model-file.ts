@@ -1,6 +1,11 @@
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { ShoalError } from '@shoal/core';
-import { type ModelProto, ModelProtoSchema, type TensorProto, TensorProtoSchema } from './onnx_pb.ts';
+import {
+  type ModelProto,
+  ModelProtoSchema,
+  type TensorProto,
+  TensorProtoSchema,
+} from './onnx_pb.ts';
 
 /** ONNX element types that occur here (TensorProto.DataType). */
 export const DATA_TYPE = { float: 1, int32: 6, int64: 7, bool: 9 } as const;
@@ -26,14 +31,22 @@ export function readModel(bytes: Uint8Array): ModelProto {
     model = fromBinary(ModelProtoSchema, bytes);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
-    throw new ShoalError('data_corrupt', `not an ONNX model (${bytes.length} bytes): ${why}`, { cause: error });
+    throw new ShoalError('data_corrupt', `not an ONNX model (${bytes.length} bytes): ${why}`, {
+      cause: error,
+    });
   }
   if (!model.graph || model.graph.node.length === 0) {
-    throw new ShoalError('data_corrupt', `not an ONNX model (${bytes.length} bytes): it has no graph`);
+    throw new ShoalError(
+      'data_corrupt',
+      `not an ONNX model (${bytes.length} bytes): it has no graph`,
+    );
   }
   const opset = opsetOf(model);
   if (opset < MIN_OPSET || opset > MAX_OPSET) {
-    throw new ShoalError('unsupported', `the model uses ONNX operator set ${opset}; supported are ${MIN_OPSET} to ${MAX_OPSET}. Export it again with one of these (torch.onnx.export(…, opset_version=17))`);
+    throw new ShoalError(
+      'unsupported',
+      `the model uses ONNX operator set ${opset}; supported are ${MIN_OPSET} to ${MAX_OPSET}. Export it again with one of these (torch.onnx.export(…, opset_version=17))`,
+    );
   }
   return model;
 }
@@ -44,7 +57,10 @@ export function writeModel(model: ModelProto): Uint8Array {
 }
 
 function external(tensor: TensorProto): never {
-  throw new ShoalError('unsupported', `initializer "${tensor.name}" keeps its data in another file; external data is not read yet`);
+  throw new ShoalError(
+    'unsupported',
+    `initializer "${tensor.name}" keeps its data in another file; external data is not read yet`,
+  );
 }
 
 /** Number of elements of a shape. */
@@ -63,10 +79,14 @@ export function floatsOf(tensor: TensorProto): Float32Array {
   const raw = tensor.rawData;
   let values: Float32Array;
   if (raw.length === 0) values = Float32Array.from(tensor.floatData);
-  else if (raw.byteOffset % 4 === 0) values = new Float32Array(raw.buffer, raw.byteOffset, raw.length >> 2);
+  else if (raw.byteOffset % 4 === 0)
+    values = new Float32Array(raw.buffer, raw.byteOffset, raw.length >> 2);
   else values = new Float32Array(new Uint8Array(raw).buffer); // a Buffer’s own slice() would share memory
   if (values.length !== wanted) {
-    throw new ShoalError('data_corrupt', `initializer "${tensor.name}" has ${values.length} values, its shape [${tensor.dims.join(', ')}] needs ${wanted}`);
+    throw new ShoalError(
+      'data_corrupt',
+      `initializer "${tensor.name}" has ${values.length} values, its shape [${tensor.dims.join(', ')}] needs ${wanted}`,
+    );
   }
   return values;
 }
@@ -79,7 +99,11 @@ export function integersOf(tensor: TensorProto): number[] {
 }
 
 /** A float32 tensor in raw form; the bytes are copied. */
-export function floatTensor(name: string, dims: readonly number[], values: Float32Array): TensorProto {
+export function floatTensor(
+  name: string,
+  dims: readonly number[],
+  values: Float32Array,
+): TensorProto {
   return create(TensorProtoSchema, {
     name,
     dims: dims.map(BigInt),
@@ -88,6 +112,15 @@ export function floatTensor(name: string, dims: readonly number[], values: Float
   });
 }
 
-export function int64Tensor(name: string, dims: readonly number[], values: readonly number[]): TensorProto {
-  return create(TensorProtoSchema, { name, dims: dims.map(BigInt), dataType: DATA_TYPE.int64, int64Data: values.map(BigInt) });
+export function int64Tensor(
+  name: string,
+  dims: readonly number[],
+  values: readonly number[],
+): TensorProto {
+  return create(TensorProtoSchema, {
+    name,
+    dims: dims.map(BigInt),
+    dataType: DATA_TYPE.int64,
+    int64Data: values.map(BigInt),
+  });
 }

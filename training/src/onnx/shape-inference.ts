@@ -18,7 +18,11 @@ export function declaredShape(info: ValueInfoProto): Shape | undefined {
   if (info.type?.value.case !== 'tensorType') return undefined;
   return info.type.value.value.shape?.dim.map((d, i): Dim => {
     if (d.value.case === 'dimValue' && d.value.value > 0n) return Number(d.value.value);
-    return d.value.case === 'dimParam' && d.value.value !== '' ? d.value.value : i === 0 ? 'batch' : `${info.name}_${i}`;
+    return d.value.case === 'dimParam' && d.value.value !== ''
+      ? d.value.value
+      : i === 0
+        ? 'batch'
+        : `${info.name}_${i}`;
   });
 }
 
@@ -26,12 +30,18 @@ function shapeOf(at: Inference, index: number): Shape {
   const name = at.node.input[index] ?? '';
   const found = at.shapes.get(name);
   if (found) return found;
-  throw new ShoalError('invalid_argument', `node "${at.node.name}" (${at.node.opType}) reads "${name}", which nothing defines`);
+  throw new ShoalError(
+    'invalid_argument',
+    `node "${at.node.name}" (${at.node.opType}) reads "${name}", which nothing defines`,
+  );
 }
 
 function fixed(dim: Dim | undefined, at: Inference): number {
   if (typeof dim === 'number') return dim;
-  throw new ShoalError('unsupported', `node "${at.node.name}" (${at.node.opType}): dimension ${dim} must be known; only the batch may be symbolic`);
+  throw new ShoalError(
+    'unsupported',
+    `node "${at.node.name}" (${at.node.opType}): dimension ${dim} must be known; only the batch may be symbolic`,
+  );
 }
 
 /** Shape of two operands under broadcasting (ONNX "Broadcasting in ONNX"). */
@@ -73,14 +83,20 @@ export function windowOf(node: NodeProto, kernel: readonly number[]): Window {
   const attributes = new Attributes(node);
   const autoPad = attributes.text('auto_pad', 'NOTSET');
   if (autoPad !== 'NOTSET' && autoPad !== 'VALID') {
-    throw new ShoalError('unsupported', `node "${node.name}" (${node.opType}): auto_pad=${autoPad} is not supported; export the model with explicit pads`);
+    throw new ShoalError(
+      'unsupported',
+      `node "${node.name}" (${node.opType}): auto_pad=${autoPad} is not supported; export the model with explicit pads`,
+    );
   }
   const ones = kernel.map(() => 1);
   return {
     kernel,
     strides: attributes.ints('strides', ones),
     dilations: attributes.ints('dilations', ones),
-    pads: attributes.ints('pads', [...kernel, ...kernel].map(() => 0)),
+    pads: attributes.ints(
+      'pads',
+      [...kernel, ...kernel].map(() => 0),
+    ),
   };
 }
 
@@ -120,13 +136,18 @@ function flatten(at: Inference): Shape {
 function reshape(at: Inference): Shape {
   const x = shapeOf(at, 0);
   const target = at.constants.get(at.node.input[1] ?? '');
-  if (!target) throw new ShoalError('unsupported', `node "${at.node.name}" (Reshape): the shape must be a constant`);
+  if (!target)
+    throw new ShoalError(
+      'unsupported',
+      `node "${at.node.name}" (Reshape): the shape must be a constant`,
+    );
   const wanted: Dim[] = integersOf(target).map((d, i) => (d === 0 ? (x[i] ?? 1) : d));
   const hole = wanted.indexOf(-1);
   if (hole < 0) return wanted;
   const symbol = x.find((d) => typeof d === 'string');
   const keepsSymbol = symbol === undefined || wanted.includes(symbol);
-  const size = (dims: readonly Dim[]): number => dims.reduce<number>((n, d) => (typeof d === 'number' && d > 0 ? n * d : n), 1);
+  const size = (dims: readonly Dim[]): number =>
+    dims.reduce<number>((n, d) => (typeof d === 'number' && d > 0 ? n * d : n), 1);
   const rest = size(x) / size(wanted);
   if (keepsSymbol) wanted[hole] = rest;
   else if (rest === 1 && symbol !== undefined) wanted[hole] = symbol;
@@ -136,7 +157,10 @@ function reshape(at: Inference): Shape {
 
 function transpose(at: Inference): Shape {
   const x = shapeOf(at, 0);
-  const perm = at.attributes.ints('perm', x.map((_, i) => x.length - 1 - i));
+  const perm = at.attributes.ints(
+    'perm',
+    x.map((_, i) => x.length - 1 - i),
+  );
   return perm.map((p) => x[p] ?? 1);
 }
 
@@ -144,9 +168,27 @@ const same = (at: Inference): Shape => shapeOf(at, 0);
 const broadcast = (at: Inference): Shape => broadcastShape(shapeOf(at, 0), shapeOf(at, 1));
 
 const RULES: Readonly<Record<string, (at: Inference) => Shape>> = {
-  Identity: same, Relu: same, LeakyRelu: same, Sigmoid: same, Tanh: same, Neg: same, Exp: same, Softmax: same, LogSoftmax: same,
-  Add: broadcast, Sub: broadcast, Mul: broadcast, Div: broadcast,
-  Gemm: gemm, MatMul: matMul, Conv: conv, MaxPool: pool, AveragePool: pool, Flatten: flatten, Reshape: reshape, Transpose: transpose,
+  Identity: same,
+  Relu: same,
+  LeakyRelu: same,
+  Sigmoid: same,
+  Tanh: same,
+  Neg: same,
+  Exp: same,
+  Softmax: same,
+  LogSoftmax: same,
+  Add: broadcast,
+  Sub: broadcast,
+  Mul: broadcast,
+  Div: broadcast,
+  Gemm: gemm,
+  MatMul: matMul,
+  Conv: conv,
+  MaxPool: pool,
+  AveragePool: pool,
+  Flatten: flatten,
+  Reshape: reshape,
+  Transpose: transpose,
   GlobalAveragePool: (at) => {
     const x = shapeOf(at, 0);
     return x.map((d, i) => (i < 2 ? d : 1));
@@ -174,7 +216,10 @@ export function inferShapes(graph: GraphProto): Shapes {
   for (const node of graph.node) {
     const rule = RULES[node.opType];
     if (!rule) {
-      throw new ShoalError('unsupported', `node "${node.name}" uses operator ${node.opType}, which the training engine does not know`);
+      throw new ShoalError(
+        'unsupported',
+        `node "${node.name}" uses operator ${node.opType}, which the training engine does not know`,
+      );
     }
     const [output = ''] = node.output;
     shapes.set(output, rule({ node, attributes: new Attributes(node), shapes, constants }));

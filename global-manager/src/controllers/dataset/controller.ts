@@ -1,4 +1,10 @@
-import { appendCondition, type Dataset, type DatasetAssignment, type DatasetReport, recordKey } from '@shoal/api';
+import {
+  appendCondition,
+  type Dataset,
+  type DatasetAssignment,
+  type DatasetReport,
+  recordKey,
+} from '@shoal/api';
 import { type Clock, rfc3339 } from '@shoal/core';
 import type { Feed } from '../../edge-link/feed.ts';
 import type { KubeApi } from '../../kube/kube-api.ts';
@@ -17,7 +23,10 @@ export interface DatasetPorts {
 /** What a node is told of a dataset. */
 export function datasetAssignment(dataset: Dataset): DatasetAssignment {
   const { name, namespace = '', uid = '', generation = 1 } = dataset.metadata;
-  return { metadata: { name, namespace, uid, generation }, spec: { url: dataset.spec.url, format: dataset.spec.format } };
+  return {
+    metadata: { name, namespace, uid, generation },
+    spec: { url: dataset.spec.url, format: dataset.spec.format },
+  };
 }
 
 /** Sends a Dataset to the node that holds it, and brings back what the node counts. */
@@ -61,18 +70,37 @@ export class DatasetReconciler implements Reconciler {
 
   #report(dataset: Dataset): DatasetReport | undefined {
     const { nodeName } = dataset.spec;
-    const report = nodeName ? this.#ports.feed.record<DatasetReport>(nodeName, recordKey('Dataset', dataset.metadata)) : undefined;
+    const report = nodeName
+      ? this.#ports.feed.record<DatasetReport>(nodeName, recordKey('Dataset', dataset.metadata))
+      : undefined;
     return report?.uid === dataset.metadata.uid ? report : undefined;
   }
 
-  #verdict(dataset: Dataset, report: DatasetReport | undefined): { ok: 'True' | 'False' | 'Unknown'; reason: string; message: string } {
+  #verdict(
+    dataset: Dataset,
+    report: DatasetReport | undefined,
+  ): { ok: 'True' | 'False' | 'Unknown'; reason: string; message: string } {
     const { nodeName } = dataset.spec;
-    if (!nodeName) return { ok: 'Unknown', reason: 'NotMonitored', message: 'spec.nodeName is empty: no node watches this dataset' };
+    if (!nodeName)
+      return {
+        ok: 'Unknown',
+        reason: 'NotMonitored',
+        message: 'spec.nodeName is empty: no node watches this dataset',
+      };
     if (!this.#ports.nodes.get('', nodeName)) {
-      return { ok: 'False', reason: 'NodeNotFound', message: `spec.nodeName: node "${nodeName}" does not exist` };
+      return {
+        ok: 'False',
+        reason: 'NodeNotFound',
+        message: `spec.nodeName: node "${nodeName}" does not exist`,
+      };
     }
     if (report?.fault) return { ok: 'False', reason: 'Unreadable', message: report.fault };
-    if (!report) return { ok: 'Unknown', reason: 'Counting', message: `waiting for node ${nodeName} to count samples` };
+    if (!report)
+      return {
+        ok: 'Unknown',
+        reason: 'Counting',
+        message: `waiting for node ${nodeName} to count samples`,
+      };
     return { ok: 'True', reason: 'Monitored', message: `watched on node ${nodeName}` };
   }
 
@@ -87,7 +115,11 @@ export class DatasetReconciler implements Reconciler {
       numberOfSamples: count,
       ...(changed ? { updateTime: rfc3339(now) } : {}),
       observedGeneration: dataset.metadata.generation,
-      conditions: appendCondition(dataset.status?.conditions, { type: 'Ready', status: ok, reason, message }, now),
+      conditions: appendCondition(
+        dataset.status?.conditions,
+        { type: 'Ready', status: ok, reason, message },
+        now,
+      ),
     };
   }
 }

@@ -1,4 +1,10 @@
-import { type Dataset, type IncrementalAssignment, type IncrementalLearningJob, type Model, type StageModel } from '@shoal/api';
+import {
+  type Dataset,
+  type IncrementalAssignment,
+  type IncrementalLearningJob,
+  type Model,
+  type StageModel,
+} from '@shoal/api';
 import type { StagePosition } from '../../stages/machine.ts';
 import { datasetAssignment } from '../dataset/controller.ts';
 import { currentInput, newestOutput } from './status.ts';
@@ -22,8 +28,12 @@ function stageModel(model: Model): StageModel {
 export function assignments(inputs: AssignmentInputs): Map<string, IncrementalAssignment> {
   const { job, dataset, position, deployNodes } = inputs;
   const { name, namespace = '', uid = '', generation = 1 } = job.metadata;
-  const previous = position.stage === 'Train' ? newestOutput(job, 'Train') : newestOutput(job, position.stage === 'Eval' ? 'Train' : 'Eval');
-  const deploying = position.stage === 'Deploy' && ['Ready', 'Starting', 'Running'].includes(position.state);
+  const previous =
+    position.stage === 'Train'
+      ? newestOutput(job, 'Train')
+      : newestOutput(job, position.stage === 'Eval' ? 'Train' : 'Eval');
+  const deploying =
+    position.stage === 'Deploy' && ['Ready', 'Starting', 'Running'].includes(position.state);
   const accepted = deploying ? currentInput(job, 'Deploy')?.models?.[0]?.digest : undefined;
   const served = job.status?.deployedModel;
   const base = {

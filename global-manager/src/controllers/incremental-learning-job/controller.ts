@@ -1,16 +1,34 @@
-import { type Dataset, type IncrementalLearningJob, type Model, recordKey, type StageReport } from '@shoal/api';
+import {
+  type Dataset,
+  type IncrementalLearningJob,
+  type Model,
+  recordKey,
+  type StageReport,
+} from '@shoal/api';
 import { type Clock, isShoalError, messageOf } from '@shoal/core';
 import type { Feed } from '../../edge-link/feed.ts';
 import { type KubeObject, POD } from '../../kube/kube-api.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
-import { nextMove, type PodPhase, type StageFacts, type StageMove, type StagePosition } from '../../stages/machine.ts';
+import {
+  nextMove,
+  type PodPhase,
+  type StageFacts,
+  type StageMove,
+  type StagePosition,
+} from '../../stages/machine.ts';
 import { endedAt, phaseOf, troubleOf } from '../pod-trouble.ts';
 import { requireDataset, requireModel } from '../references.ts';
 import { writeStatus } from '../status-writer.ts';
 import { assignments } from './assignment.ts';
 import { advanced, begun, currentInput, failuresInRow, heldMs, positionOf } from './status.ts';
-import { createInferencePod, createStagePod, ROUND_LABEL, type WorkerPorts, workerTypeOf } from './workers.ts';
+import {
+  createInferencePod,
+  createStagePod,
+  ROUND_LABEL,
+  type WorkerPorts,
+  workerTypeOf,
+} from './workers.ts';
 
 export interface IncrementalLearningPorts extends WorkerPorts {
   readonly jobs: ObjectCache;
@@ -78,7 +96,8 @@ export class IncrementalLearningReconciler implements Reconciler {
     try {
       return await this.#advance(this.#resolve(job));
     } catch (error) {
-      if (!isShoalError(error) || (error.code !== 'not_found' && error.code !== 'invalid_argument')) throw error;
+      if (!isShoalError(error) || (error.code !== 'not_found' && error.code !== 'invalid_argument'))
+        throw error;
       await this.#say(job, messageOf(error));
       return DONE;
     }
@@ -88,21 +107,35 @@ export class IncrementalLearningReconciler implements Reconciler {
     const { models, datasets, pods } = this.#ports;
     const { namespace = '', uid } = job.metadata;
     const { dataset, initialModel, deploySpec, evalSpec } = job.spec;
-    const model = (name: string, field: string): Model => requireModel(models, namespace, { name, field });
+    const model = (name: string, field: string): Model =>
+      requireModel(models, namespace, { name, field });
     return {
       job,
-      dataset: requireDataset(datasets, namespace, { name: dataset.name, field: 'spec.dataset.name' }),
+      dataset: requireDataset(datasets, namespace, {
+        name: dataset.name,
+        field: 'spec.dataset.name',
+      }),
       initialModel: model(initialModel.name, 'spec.initialModel.name'),
       deployModel: model(deploySpec.model.name, 'spec.deploySpec.model.name'),
-      evalModel: evalSpec.initialEvalModel ? model(evalSpec.initialEvalModel.name, 'spec.evalSpec.initialEvalModel.name') : undefined,
-      pods: pods.list(namespace).filter((p) => p.metadata.labels?.[`${PREFIX}/uid`] === uid && !p.metadata.deletionTimestamp),
+      evalModel: evalSpec.initialEvalModel
+        ? model(evalSpec.initialEvalModel.name, 'spec.evalSpec.initialEvalModel.name')
+        : undefined,
+      pods: pods
+        .list(namespace)
+        .filter(
+          (p) => p.metadata.labels?.[`${PREFIX}/uid`] === uid && !p.metadata.deletionTimestamp,
+        ),
     };
   }
 
   /** Says in the status what is in the way, without touching the stages. */
   async #say(job: IncrementalLearningJob, message: string): Promise<void> {
     const { api, jobs } = this.#ports;
-    await writeStatus(api, jobs, job, { ...job.status, message, observedGeneration: job.metadata.generation });
+    await writeStatus(api, jobs, job, {
+      ...job.status,
+      message,
+      observedGeneration: job.metadata.generation,
+    });
   }
 
   async #advance(known: Resolved): Promise<ReconcileResult> {
@@ -122,18 +155,24 @@ export class IncrementalLearningReconciler implements Reconciler {
       await writeStatus(api, jobs, job, rest);
     }
     await this.#removeOldPods(known, position.round);
-    return move.kind === 'stay' && move.lookAgainMs !== undefined ? { kind: 'requeueAfter', ms: move.lookAgainMs } : DONE;
+    return move.kind === 'stay' && move.lookAgainMs !== undefined
+      ? { kind: 'requeueAfter', ms: move.lookAgainMs }
+      : DONE;
   }
 
   #podsOf(known: Resolved, type: string, round?: number): KubeObject[] {
     return known.pods.filter(
-      (p) => p.metadata.labels?.[`${PREFIX}/worker-type`] === type && (round === undefined || p.metadata.labels?.[ROUND_LABEL] === String(round)),
+      (p) =>
+        p.metadata.labels?.[`${PREFIX}/worker-type`] === type &&
+        (round === undefined || p.metadata.labels?.[ROUND_LABEL] === String(round)),
     );
   }
 
   /** The model is served from the start, and again when its pod is gone. */
   async #ensureInference(known: Resolved): Promise<void> {
-    const serving = this.#podsOf(known, 'inference').filter((p) => !['Succeeded', 'Failed'].includes(phaseOf(p)));
+    const serving = this.#podsOf(known, 'inference').filter(
+      (p) => !['Succeeded', 'Failed'].includes(phaseOf(p)),
+    );
     if (serving.length > 0) return;
     const created = await createInferencePod(known.job, known.deployModel, this.#ports);
     this.#ports.pods.observe(created);
@@ -141,8 +180,13 @@ export class IncrementalLearningReconciler implements Reconciler {
 
   #assign(known: Resolved, position: StagePosition): void {
     const { name, namespace = '', uid = '' } = known.job.metadata;
-    const deployNodes = this.#podsOf(known, 'inference').map(nodeOf).filter((n) => n !== undefined);
-    this.#ports.feed.assign({ kind: KIND, namespace, name, uid }, assignments({ ...known, position, deployNodes }));
+    const deployNodes = this.#podsOf(known, 'inference')
+      .map(nodeOf)
+      .filter((n) => n !== undefined);
+    this.#ports.feed.assign(
+      { kind: KIND, namespace, name, uid },
+      assignments({ ...known, position, deployNodes }),
+    );
   }
 
   #facts(known: Resolved, position: StagePosition): StageFacts {
@@ -154,7 +198,11 @@ export class IncrementalLearningReconciler implements Reconciler {
     return {
       report: this.#report(job, { node: dataset.spec.nodeName, part: position.stage, position }),
       deployment: this.#deployment(known, position),
-      pod: { phase: (pod ? phaseOf(pod) : 'None') as PodPhase, endedForMs: ended === undefined ? 0 : now - ended, ...(trouble ? { message: trouble } : {}) },
+      pod: {
+        phase: (pod ? phaseOf(pod) : 'None') as PodPhase,
+        endedForMs: ended === undefined ? 0 : now - ended,
+        ...(trouble ? { message: trouble } : {}),
+      },
       hotUpdate: job.spec.deploySpec.model.hotUpdateEnabled === true,
       heldMs: heldMs(job, now),
       failures: failuresInRow(job) - (position.state === 'Failed' ? 1 : 0),
@@ -163,12 +211,23 @@ export class IncrementalLearningReconciler implements Reconciler {
 
   #stagePod(known: Resolved, position: StagePosition): KubeObject | undefined {
     const type = workerTypeOf(position.stage);
-    return this.#podsOf(known, type, position.stage === 'Deploy' ? undefined : position.round).at(-1);
+    return this.#podsOf(known, type, position.stage === 'Deploy' ? undefined : position.round).at(
+      -1,
+    );
   }
 
-  #report(job: IncrementalLearningJob, of: { node: string | undefined; part: string; position: StagePosition }): StageReport | undefined {
-    const report = of.node === undefined ? undefined : this.#ports.feed.record<StageReport>(of.node, recordKey(KIND, job.metadata, of.part));
-    const fits = report?.uid === job.metadata.uid && report?.round === of.position.round && report.stage === of.position.stage;
+  #report(
+    job: IncrementalLearningJob,
+    of: { node: string | undefined; part: string; position: StagePosition },
+  ): StageReport | undefined {
+    const report =
+      of.node === undefined
+        ? undefined
+        : this.#ports.feed.record<StageReport>(of.node, recordKey(KIND, job.metadata, of.part));
+    const fits =
+      report?.uid === job.metadata.uid &&
+      report?.round === of.position.round &&
+      report.stage === of.position.stage;
     return fits ? report : undefined;
   }
 
@@ -176,8 +235,11 @@ export class IncrementalLearningReconciler implements Reconciler {
   #deployment(known: Resolved, position: StagePosition): StageReport | undefined {
     if (position.stage !== 'Deploy') return undefined;
     const nodes = new Set(this.#podsOf(known, 'inference').map(nodeOf));
-    const reports = [...nodes].map((node) => this.#report(known.job, { node, part: 'Serving', position }));
-    if (reports.length === 0 || reports.some((r) => r === undefined)) return reports.find((r) => r?.status === 'failed');
+    const reports = [...nodes].map((node) =>
+      this.#report(known.job, { node, part: 'Serving', position }),
+    );
+    if (reports.length === 0 || reports.some((r) => r === undefined))
+      return reports.find((r) => r?.status === 'failed');
     return reports.find((r) => r?.status === 'failed') ?? reports[0];
   }
 
@@ -188,23 +250,45 @@ export class IncrementalLearningReconciler implements Reconciler {
     if (move.kind === 'createPod') {
       const stage = position.stage === 'Train' ? 'Train' : 'Eval';
       const input = currentInput(job, stage) ?? {};
-      const at = { stage, round: position.round, input, datasetUrl: dataset.spec.url, datasetNode: dataset.spec.nodeName } as const;
+      const at = {
+        stage,
+        round: position.round,
+        input,
+        datasetUrl: dataset.spec.url,
+        datasetNode: dataset.spec.nodeName,
+      } as const;
       pods.observe(await createStagePod(job, at, this.#ports));
-      await writeStatus(api, jobs, job, advanced(job, { kind: 'go', to: { ...position, state: 'Starting' } }, clock.now()));
+      await writeStatus(
+        api,
+        jobs,
+        job,
+        advanced(job, { kind: 'go', to: { ...position, state: 'Starting' } }, clock.now()),
+      );
       return;
     }
     if (move.kind === 'restartInference') {
-      for (const pod of this.#podsOf(known, 'inference')) await api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
-      await writeStatus(api, jobs, job, this.#afterMove(job, position, { kind: 'go', to: { ...position, state: 'Completed' } }));
+      for (const pod of this.#podsOf(known, 'inference'))
+        await api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
+      await writeStatus(
+        api,
+        jobs,
+        job,
+        this.#afterMove(job, position, { kind: 'go', to: { ...position, state: 'Completed' } }),
+      );
       return;
     }
     await writeStatus(api, jobs, job, this.#afterMove(job, position, move));
   }
 
   /** A deployment that completes (rather than being declined while waiting) changes what is served. */
-  #afterMove(job: IncrementalLearningJob, from: StagePosition, move: Extract<StageMove, { kind: 'go' }>): object {
+  #afterMove(
+    job: IncrementalLearningJob,
+    from: StagePosition,
+    move: Extract<StageMove, { kind: 'go' }>,
+  ): object {
     const status = advanced(job, move, this.#ports.clock.now());
-    const deployed = move.to.stage === 'Deploy' && move.to.state === 'Completed' && from.state !== 'Waiting';
+    const deployed =
+      move.to.stage === 'Deploy' && move.to.state === 'Completed' && from.state !== 'Waiting';
     const digest = deployed ? currentInput(job, 'Deploy')?.models?.[0]?.digest : undefined;
     return digest === undefined ? status : { ...status, deployedModel: digest };
   }
@@ -212,7 +296,8 @@ export class IncrementalLearningReconciler implements Reconciler {
   async #removeOldPods(known: Resolved, round: number): Promise<void> {
     for (const pod of known.pods) {
       const of = Number(pod.metadata.labels?.[ROUND_LABEL] ?? Number.NaN);
-      if (of <= round - KEPT_ROUNDS) await this.#ports.api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
+      if (of <= round - KEPT_ROUNDS)
+        await this.#ports.api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
     }
   }
 }

@@ -1,4 +1,9 @@
-import { bounded, type IncrementalLearningJob, type StageCondition, type StageData } from '@shoal/api';
+import {
+  bounded,
+  type IncrementalLearningJob,
+  type StageCondition,
+  type StageData,
+} from '@shoal/api';
 import { rfc3339 } from '@shoal/core';
 import { START, type StageMove, type StagePosition } from '../../stages/machine.ts';
 
@@ -8,7 +13,10 @@ export function positionOf(job: IncrementalLearningJob): StagePosition | undefin
   return last ? { round: job.status?.round ?? 1, stage: last.stage, state: last.type } : undefined;
 }
 
-function parseData(condition: StageCondition | undefined): { input?: StageData; output?: StageData } {
+function parseData(condition: StageCondition | undefined): {
+  input?: StageData;
+  output?: StageData;
+} {
   if (!condition?.data) return {};
   return JSON.parse(condition.data) as { input?: StageData; output?: StageData };
 }
@@ -21,7 +29,9 @@ export function currentInput(job: IncrementalLearningJob, stage: string): StageD
 
 /** Output of the newest completed stage of this name. */
 export function newestOutput(job: IncrementalLearningJob, stage: string): StageData | undefined {
-  const done = (job.status?.conditions ?? []).filter((c) => c.stage === stage && c.type === 'Completed');
+  const done = (job.status?.conditions ?? []).filter(
+    (c) => c.stage === stage && c.type === 'Completed',
+  );
   return done.map(parseData).findLast((d) => d.output)?.output;
 }
 
@@ -33,13 +43,19 @@ export function heldMs(job: IncrementalLearningJob, nowMs: number): number {
 
 /** Rounds that failed in a row, up to now. */
 export function failuresInRow(job: IncrementalLearningJob): number {
-  const ends = (job.status?.conditions ?? []).filter((c) => c.type === 'Failed' || (c.type === 'Completed' && c.stage === 'Eval'));
+  const ends = (job.status?.conditions ?? []).filter(
+    (c) => c.type === 'Failed' || (c.type === 'Completed' && c.stage === 'Eval'),
+  );
   const lastGood = ends.findLastIndex((c) => c.type === 'Completed');
   return ends.length - 1 - lastGood;
 }
 
 /** The status after a move. */
-export function advanced(job: IncrementalLearningJob, move: Extract<StageMove, { kind: 'go' }>, nowMs: number): NonNullable<IncrementalLearningJob['status']> {
+export function advanced(
+  job: IncrementalLearningJob,
+  move: Extract<StageMove, { kind: 'go' }>,
+  nowMs: number,
+): NonNullable<IncrementalLearningJob['status']> {
   const { to, data, message } = move;
   const stamp = rfc3339(nowMs);
   const condition: StageCondition = {
@@ -57,12 +73,17 @@ export function advanced(job: IncrementalLearningJob, move: Extract<StageMove, {
     conditions: bounded([...(job.status?.conditions ?? []), condition]),
     startTime: job.status?.startTime ?? stamp,
     round: to.round,
-    ...(job.metadata.generation === undefined ? {} : { observedGeneration: job.metadata.generation }),
+    ...(job.metadata.generation === undefined
+      ? {}
+      : { observedGeneration: job.metadata.generation }),
     ...(to.state === 'Failed' && message ? { message } : {}),
   };
 }
 
 /** The status of a job that is seen for the first time. */
-export function begun(job: IncrementalLearningJob, nowMs: number): NonNullable<IncrementalLearningJob['status']> {
+export function begun(
+  job: IncrementalLearningJob,
+  nowMs: number,
+): NonNullable<IncrementalLearningJob['status']> {
   return advanced(job, { kind: 'go', to: START }, nowMs);
 }

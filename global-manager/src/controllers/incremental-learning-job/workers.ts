@@ -1,4 +1,12 @@
-import { hotUpdateFolder, type IncrementalLearningJob, type Model, type PodTemplate, type Stage, type StageData, stageName } from '@shoal/api';
+import {
+  hotUpdateFolder,
+  type IncrementalLearningJob,
+  type Model,
+  type PodTemplate,
+  type Stage,
+  type StageData,
+  stageName,
+} from '@shoal/api';
 import { type KubeApi, type KubeObject, POD } from '../../kube/kube-api.ts';
 import { buildPodTemplate, ownerReference, randomSuffix } from '../../worker-pod/build.ts';
 import { secretEnvironment } from '../../worker-pod/secrets.ts';
@@ -26,12 +34,24 @@ function common(job: IncrementalLearningJob, worker: string, ports: WorkerPorts)
   ];
 }
 
-function stageStorage(stage: 'Train' | 'Eval', input: StageData, datasetUrl: string): StorageRequest[] {
+function stageStorage(
+  stage: 'Train' | 'Eval',
+  input: StageData,
+  datasetUrl: string,
+): StorageRequest[] {
   const models = (input.models ?? []).map((m) => m.url);
   const data = input.dataURL ?? '';
-  const original: StorageRequest = { env: 'ORIGINAL_DATASET_URL', urls: [datasetUrl], download: true };
+  const original: StorageRequest = {
+    env: 'ORIGINAL_DATASET_URL',
+    urls: [datasetUrl],
+    download: true,
+  };
   if (stage === 'Eval') {
-    return [{ env: 'MODEL_URLS', urls: models, download: true }, { env: 'TEST_DATASET_URL', urls: [data], download: true }, original];
+    return [
+      { env: 'MODEL_URLS', urls: models, download: true },
+      { env: 'TEST_DATASET_URL', urls: [data], download: true },
+      original,
+    ];
   }
   return [
     { env: 'BASE_MODEL_URL', urls: models.slice(0, 1), download: true },
@@ -41,26 +61,54 @@ function stageStorage(stage: 'Train' | 'Eval', input: StageData, datasetUrl: str
   ];
 }
 
-async function createPod(job: IncrementalLearningJob, pod: { type: string; template: PodTemplate }, api: KubeApi): Promise<KubeObject> {
+async function createPod(
+  job: IncrementalLearningJob,
+  pod: { type: string; template: PodTemplate },
+  api: KubeApi,
+): Promise<KubeObject> {
   const { name, namespace = '' } = job.metadata;
   const { metadata, spec } = pod.template;
   return await api.create(POD, {
-    metadata: { ...metadata, generateName: `${name}-${pod.type}-`, namespace, ownerReferences: [ownerReference(job)] },
+    metadata: {
+      ...metadata,
+      generateName: `${name}-${pod.type}-`,
+      namespace,
+      ownerReferences: [ownerReference(job)],
+    },
     spec,
   });
 }
 
 /** Creates the pod of a training or evaluation stage. */
-export async function createStagePod(job: IncrementalLearningJob, at: { stage: 'Train' | 'Eval'; round: number; input: StageData; datasetUrl: string; datasetNode: string | undefined }, ports: WorkerPorts): Promise<KubeObject> {
+export async function createStagePod(
+  job: IncrementalLearningJob,
+  at: {
+    stage: 'Train' | 'Eval';
+    round: number;
+    input: StageData;
+    datasetUrl: string;
+    datasetNode: string | undefined;
+  },
+  ports: WorkerPorts,
+): Promise<KubeObject> {
   const { stage, round, input } = at;
   const storage = injectStorage(stageStorage(stage, input, at.datasetUrl));
   const type = stageName(stage);
   const user = stage === 'Train' ? job.spec.trainSpec.template : job.spec.evalSpec.template;
   const template = buildPodTemplate({
-    owner: job, type, template: user, storage,
+    owner: job,
+    type,
+    template: user,
+    storage,
     env: [...common(job, `${type}-worker`, ports), ...storage.env],
-    secretEnv: await secretEnvironment(ports.api, job.metadata.namespace ?? '', job.spec.credentialName),
-    hostNetwork: true, restartPolicy: 'OnFailure', defaultNode: at.datasetNode,
+    secretEnv: await secretEnvironment(
+      ports.api,
+      job.metadata.namespace ?? '',
+      job.spec.credentialName,
+    ),
+    hostNetwork: true,
+    restartPolicy: 'OnFailure',
+    defaultNode: at.datasetNode,
     labels: { [ROUND_LABEL]: String(round) },
     initializerImage: ports.initializerImage,
   });
@@ -68,28 +116,53 @@ export async function createStagePod(job: IncrementalLearningJob, at: { stage: '
 }
 
 /** Creates the pod that serves the deployed model. */
-export async function createInferencePod(job: IncrementalLearningJob, model: Model, ports: WorkerPorts): Promise<KubeObject> {
+export async function createInferencePod(
+  job: IncrementalLearningJob,
+  model: Model,
+  ports: WorkerPorts,
+): Promise<KubeObject> {
   const { deploySpec } = job.spec;
   const storage = injectStorage([{ env: 'MODEL_URL', urls: [model.spec.url], download: true }]);
   const hot = deploySpec.model.hotUpdateEnabled === true;
   const hotEnv: Env = hot
     ? [
         { name: 'MODEL_HOT_UPDATE', value: 'true' },
-        { name: 'MODEL_POLL_PERIOD_SECONDS', value: String(deploySpec.model.pollPeriodSeconds ?? 60) },
+        {
+          name: 'MODEL_POLL_PERIOD_SECONDS',
+          value: String(deploySpec.model.pollPeriodSeconds ?? 60),
+        },
         { name: 'MODEL_HOT_UPDATE_CONFIG', value: `${HOT_UPDATE_DIR}/model_config.json` },
       ]
     : [];
   const withHotUpdate = hot
     ? {
         ...storage,
-        volumes: [...storage.volumes, { name: HOT_UPDATE_VOLUME, hostPath: { path: hotUpdateFolder(job), type: 'DirectoryOrCreate' } }],
+        volumes: [
+          ...storage.volumes,
+          {
+            name: HOT_UPDATE_VOLUME,
+            hostPath: { path: hotUpdateFolder(job), type: 'DirectoryOrCreate' },
+          },
+        ],
         mounts: [...storage.mounts, { name: HOT_UPDATE_VOLUME, mountPath: HOT_UPDATE_DIR }],
       }
     : storage;
   const template = buildPodTemplate({
-    owner: job, type: 'inference', template: deploySpec.template, storage: withHotUpdate,
-    env: [...common(job, 'inferworker', ports), ...minerEnvironment(deploySpec.hardExampleMining), ...storage.env, ...hotEnv],
-    secretEnv: await secretEnvironment(ports.api, job.metadata.namespace ?? '', model.spec.credentialName),
+    owner: job,
+    type: 'inference',
+    template: deploySpec.template,
+    storage: withHotUpdate,
+    env: [
+      ...common(job, 'inferworker', ports),
+      ...minerEnvironment(deploySpec.hardExampleMining),
+      ...storage.env,
+      ...hotEnv,
+    ],
+    secretEnv: await secretEnvironment(
+      ports.api,
+      job.metadata.namespace ?? '',
+      model.spec.credentialName,
+    ),
     hostNetwork: true,
     initializerImage: ports.initializerImage,
   });

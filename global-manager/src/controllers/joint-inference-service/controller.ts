@@ -59,8 +59,13 @@ export class JointInferenceReconciler implements Reconciler {
     try {
       await this.#ensure(service);
     } catch (error) {
-      if (!isShoalError(error) || (error.code !== 'not_found' && error.code !== 'invalid_argument')) throw error;
-      await this.#refuse(service, error.code === 'not_found' ? 'ReferenceNotFound' : 'InvalidTemplate', messageOf(error));
+      if (!isShoalError(error) || (error.code !== 'not_found' && error.code !== 'invalid_argument'))
+        throw error;
+      await this.#refuse(
+        service,
+        error.code === 'not_found' ? 'ReferenceNotFound' : 'InvalidTemplate',
+        messageOf(error),
+      );
     }
     return DONE;
   }
@@ -69,16 +74,42 @@ export class JointInferenceReconciler implements Reconciler {
     const { models, pods, jobs, feed, clock, api } = this.#ports;
     const { namespace = '', uid } = service.metadata;
     const { cloudWorker, edgeWorker } = service.spec;
-    const bigModel = requireModel(models, namespace, { name: cloudWorker.model.name, field: 'spec.cloudWorker.model.name' });
-    const littleModel = requireModel(models, namespace, { name: edgeWorker.model.name, field: 'spec.edgeWorker.model.name' });
+    const bigModel = requireModel(models, namespace, {
+      name: cloudWorker.model.name,
+      field: 'spec.cloudWorker.model.name',
+    });
+    const littleModel = requireModel(models, namespace, {
+      name: edgeWorker.model.name,
+      field: 'spec.edgeWorker.model.name',
+    });
     // The Service comes first: its address must be known when the edge worker starts.
     await ensureService(service, this.#ports);
-    const cloud = await ensureDeployment(service, { type: 'Cloud', model: bigModel, template: cloudWorker.template }, this.#ports);
-    const edge = await ensureDeployment(service, { type: 'Edge', model: littleModel, template: edgeWorker.template }, this.#ports);
+    const cloud = await ensureDeployment(
+      service,
+      { type: 'Cloud', model: bigModel, template: cloudWorker.template },
+      this.#ports,
+    );
+    const edge = await ensureDeployment(
+      service,
+      { type: 'Edge', model: littleModel, template: edgeWorker.template },
+      this.#ports,
+    );
     await ensureAutoscaler(service, 'Cloud', this.#ports);
     await ensureAutoscaler(service, 'Edge', this.#ports);
-    const own = pods.list(namespace).filter((p) => p.metadata.labels?.['jointinferenceservice.sedna.io/uid'] === uid && !p.metadata.deletionTimestamp);
-    const status = serviceStatus({ service, deployments: [cloud, edge], pods: own, feed, nowMs: clock.now() });
+    const own = pods
+      .list(namespace)
+      .filter(
+        (p) =>
+          p.metadata.labels?.['jointinferenceservice.sedna.io/uid'] === uid &&
+          !p.metadata.deletionTimestamp,
+      );
+    const status = serviceStatus({
+      service,
+      deployments: [cloud, edge],
+      pods: own,
+      feed,
+      nowMs: clock.now(),
+    });
     await writeStatus(api, jobs, service, status);
   }
 
@@ -87,6 +118,10 @@ export class JointInferenceReconciler implements Reconciler {
     const { api, jobs, clock } = this.#ports;
     const condition = { type: 'Failed', status: 'True' as const, reason, message };
     const conditions = appendCondition(service.status?.conditions, condition, clock.now());
-    await writeStatus(api, jobs, service, { ...service.status, conditions, observedGeneration: service.metadata.generation });
+    await writeStatus(api, jobs, service, {
+      ...service.status,
+      conditions,
+      observedGeneration: service.metadata.generation,
+    });
   }
 }

@@ -28,10 +28,24 @@ export class ModelReconciler implements Reconciler {
     const scheme = /^([a-z][a-z0-9+.-]*):/i.exec(model.spec.url)?.[1]?.toLowerCase();
     const known = scheme === undefined || SCHEMES.includes(scheme);
     const condition = known
-      ? { type: 'Ready', status: 'True' as const, reason: 'Accepted', message: 'the URL is of a supported form' }
-      : { type: 'Ready', status: 'False' as const, reason: 'UnsupportedURL', message: `spec.url: "${scheme}:" is not supported; use a host path, s3://, http(s):// or blob:sha256:…` };
+      ? {
+          type: 'Ready',
+          status: 'True' as const,
+          reason: 'Accepted',
+          message: 'the URL is of a supported form',
+        }
+      : {
+          type: 'Ready',
+          status: 'False' as const,
+          reason: 'UnsupportedURL',
+          message: `spec.url: "${scheme}:" is not supported; use a host path, s3://, http(s):// or blob:sha256:…`,
+        };
     const conditions = appendCondition(model.status?.conditions, condition, clock.now());
-    await writeStatus(api, models, model, { ...model.status, conditions, observedGeneration: model.metadata.generation });
+    await writeStatus(api, models, model, {
+      ...model.status,
+      conditions,
+      observedGeneration: model.metadata.generation,
+    });
     return DONE;
   }
 }
