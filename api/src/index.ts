@@ -42,7 +42,7 @@ export {
   StatBlobRequestSchema,
   StatBlobResultSchema,
 } from './wire/edge-link_pb.ts';
-export { EDGE_LINK_METHODS, type EdgeLinkMethod } from './wire/edge-link-service.ts';
+export { EDGE_LINK_METHODS, type EdgeLinkMethod, MANAGER_NAME } from './wire/edge-link-service.ts';
 export {
   type DatasetAssignment,
   type DatasetReport,

@@ -54,6 +54,13 @@ export function digString(value: unknown, ...path: (string | number)[]): string 
   return typeof found === 'string' ? found : undefined;
 }
 
+/** Text of a JSON scalar; empty for anything else. */
+export function scalarText(value: unknown): string {
+  return typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean'
+    ? String(value)
+    : '';
+}
+
 export function digNumber(value: unknown, ...path: (string | number)[]): number | undefined {
   const found = dig(value, ...path);
   return typeof found === 'number' ? found : undefined;

@@ -1,12 +1,11 @@
 /** A point in the unit square: x to the right, y down. */
 export type Point = readonly [x: number, y: number];
 
+/** Centre and radii of an ellipse. */
+type Ellipse = readonly [cx: number, cy: number, rx: number, ry: number];
+
 function arc(
-  cx: number,
-  cy: number,
-  rx: number,
-  ry: number,
-  degrees: readonly [from: number, to: number],
+  ...[cx, cy, rx, ry, degrees]: [...Ellipse, degrees: readonly [from: number, to: number]]
 ): Point[] {
   const [from, to] = degrees;
   const steps = Math.max(4, Math.ceil(Math.abs(to - from) / 24));

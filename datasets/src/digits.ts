@@ -58,38 +58,38 @@ function distortion(random: Random, sloppiness: number, drift: Drift): (p: Point
   };
 }
 
-/** Draws one polyline with a soft round pen: full ink inside the radius, fading over one pixel. */
-function draw(image: Float32Array, points: readonly Point[], radius: number): void {
-  const reach = radius + 1;
-  for (let i = 1; i < points.length; i++) {
-    const a = points[i - 1];
-    const b = points[i];
-    if (!a || !b) continue;
-    const [x0, x1] = [
-      Math.max(0, Math.floor(Math.min(a[0], b[0]) - reach)),
-      Math.min(SIDE - 1, Math.ceil(Math.max(a[0], b[0]) + reach)),
-    ];
-    const [y0, y1] = [
-      Math.max(0, Math.floor(Math.min(a[1], b[1]) - reach)),
-      Math.min(SIDE - 1, Math.ceil(Math.max(a[1], b[1]) + reach)),
-    ];
-    for (let y = y0; y <= y1; y++) {
-      for (let x = x0; x <= x1; x++) {
-        const ink = Math.min(1, Math.max(0, reach - Math.sqrt(squaredDistance(x, y, a, b))));
-        const at = y * SIDE + x;
-        if (ink > (image[at] ?? 0)) image[at] = ink;
-      }
+/** Draws one straight piece with a soft round pen: full ink inside, fading over one pixel. */
+function drawSegment(image: Float32Array, ends: readonly [Point, Point], reach: number): void {
+  const [a, b] = ends;
+  const x0 = Math.max(0, Math.floor(Math.min(a[0], b[0]) - reach));
+  const x1 = Math.min(SIDE - 1, Math.ceil(Math.max(a[0], b[0]) + reach));
+  const y0 = Math.max(0, Math.floor(Math.min(a[1], b[1]) - reach));
+  const y1 = Math.min(SIDE - 1, Math.ceil(Math.max(a[1], b[1]) + reach));
+  for (let y = y0; y <= y1; y++) {
+    for (let x = x0; x <= x1; x++) {
+      const ink = Math.min(1, Math.max(0, reach - Math.sqrt(squaredDistance(x, y, a, b))));
+      image[y * SIDE + x] = Math.max(image[y * SIDE + x] ?? 0, ink);
     }
   }
 }
+
+function draw(image: Float32Array, points: readonly Point[], radius: number): void {
+  for (let i = 1; i < points.length; i++) {
+    const a = points[i - 1];
+    const b = points[i];
+    if (a && b) drawSegment(image, [a, b], radius + 1);
+  }
+}
+
+/** The eight neighbours and the pixel itself. */
+const NEIGHBOURS = [-SIDE - 1, -SIDE, -SIDE + 1, -1, 0, 1, SIDE - 1, SIDE, SIDE + 1];
 
 function blurOnce(image: Float32Array): void {
   const source = image.slice();
   for (let y = 1; y < SIDE - 1; y++) {
     for (let x = 1; x < SIDE - 1; x++) {
       let sum = 0;
-      for (const dy of [-SIDE, 0, SIDE])
-        for (const dx of [-1, 0, 1]) sum += source[y * SIDE + x + dy + dx] ?? 0;
+      for (const offset of NEIGHBOURS) sum += source[y * SIDE + x + offset] ?? 0;
       image[y * SIDE + x] = sum / 9;
     }
   }

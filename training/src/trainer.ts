@@ -234,14 +234,15 @@ export class Trainer {
     return { loss: scalarOf(results, graph.loss), metrics: this.#metrics(graph, results), output };
   }
 
+  #values(name: string): Float32Array {
+    const data = this.#current[name]?.data;
+    if (!(data instanceof Float32Array)) throw new Error(`parameter ${name} is not float32`);
+    return data;
+  }
+
   /** Copies of all parameters, row-major, by name. */
   getParameters(): Map<string, Float32Array> {
-    return new Map(
-      this.#plan.parameters.map(({ name }) => [
-        name,
-        (this.#current[name]?.data as Float32Array).slice(),
-      ]),
-    );
+    return new Map(this.#plan.parameters.map(({ name }) => [name, this.#values(name).slice()]));
   }
 
   /**
@@ -261,7 +262,7 @@ export class Trainer {
         );
       }
     }
-    for (const [name, value] of values) (this.#current[name]?.data as Float32Array).set(value);
+    for (const [name, value] of values) this.#values(name).set(value);
   }
 
   /** The user's model with the trained parameters put back; opens in any ONNX consumer. */

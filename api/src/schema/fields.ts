@@ -97,11 +97,6 @@ export function object(description: string, fields: Fields, typeName?: string): 
   };
 }
 
-/** Any JSON object, kept as it is. */
-export function anyObject(description: string): Field {
-  return { type: 'object', description, 'x-kubernetes-preserve-unknown-fields': true };
-}
-
 export function kubernetes(template: KubernetesType, description: string): Field {
   const type = template === 'HpaMetrics' ? 'array' : 'object';
   return { type, template, description };

@@ -9,6 +9,9 @@ import {
   StatBlobResultSchema,
 } from './edge-link_pb.ts';
 
+/** The name the global manager's certificate carries, wherever it runs. */
+export const MANAGER_NAME = 'shoal-global-manager';
+
 /** One gRPC method, with its messages as bytes: what a gRPC library needs to call or serve it. */
 export interface EdgeLinkMethod<Request, Response> {
   readonly path: string;

@@ -40,6 +40,10 @@ interface Table {
   readonly rows: readonly { readonly cells: readonly unknown[] }[];
 }
 
+function cellText(cell: unknown): string {
+  return typeof cell === 'string' || typeof cell === 'number' ? String(cell) : '';
+}
+
 async function printTable(session: Session, path: string): Promise<void> {
   const accept = 'application/json;as=Table;v=v1;g=meta.k8s.io';
   const table = (await session.client.request('GET', path, undefined, { accept })) as Table;
@@ -51,7 +55,7 @@ async function printTable(session: Session, path: string): Promise<void> {
     .map((c, i) => [c, i] as const)
     .filter(([c]) => c.priority === 0);
   const head = shown.map(([c]) => c.name.toUpperCase());
-  const body = table.rows.map((r) => shown.map(([, i]) => String(r.cells[i] ?? '')));
+  const body = table.rows.map((r) => shown.map(([, i]) => cellText(r.cells[i])));
   process.stdout.write(`${renderTable([head, ...body])}\n`);
 }
 

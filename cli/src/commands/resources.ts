@@ -103,7 +103,8 @@ export class Resources {
     namespace: string,
   ): Promise<{ kind: string; name: string; what: 'created' | 'configured' | 'unchanged' }> {
     const { apiVersion, kind, metadata } = object;
-    const name = isJsonObject(metadata) ? String(metadata['name'] ?? '') : '';
+    const given = isJsonObject(metadata) ? metadata['name'] : undefined;
+    const name = typeof given === 'string' ? given : '';
     if (typeof apiVersion !== 'string' || typeof kind !== 'string' || name === '') {
       throw new ShoalError(
         'invalid_argument',

@@ -1,5 +1,5 @@
 import { canonicalJson, digestOf, rfc3339 } from '@shoal/core';
-import { type ApiObject, digList, digNumber, digObject, digString } from '../object.ts';
+import { type ApiObject, digList, digNumber, digObject, digString, scalarText } from '../object.ts';
 import { controllerOf } from '../server/verbs.ts';
 import {
   type Controller,
@@ -20,7 +20,7 @@ function templateHash(deployment: ApiObject): string {
 
 /** `25%` or a number of replicas, as a number. */
 function share(value: unknown, of: number, round: (n: number) => number): number {
-  const text = String(value ?? '25%');
+  const text = scalarText(value) || '25%';
   return text.endsWith('%') ? round((Number.parseFloat(text) / 100) * of) : Number(text);
 }
 

@@ -85,7 +85,7 @@ export class GarbageCollector implements Controller {
 
   async #deleteDependents(owner: string, which: (ref: OwnerRef) => boolean): Promise<number> {
     let waiting = 0;
-    for (const uid of [...(this.#dependents.get(owner) ?? [])]) {
+    for (const uid of Array.from(this.#dependents.get(owner) ?? [])) {
       const refs = this.#objects.get(uid)?.object.metadata.ownerReferences ?? [];
       const ref = refs.find((r) => r.uid === owner);
       const others = refs.filter((r) => r.uid !== owner && this.#objects.has(r.uid));
@@ -103,7 +103,7 @@ export class GarbageCollector implements Controller {
   }
 
   async #orphan(uid: string, owner: ApiObject): Promise<void> {
-    for (const dependent of [...(this.#dependents.get(uid) ?? [])]) {
+    for (const dependent of Array.from(this.#dependents.get(uid) ?? [])) {
       const found = this.#objects.get(dependent);
       if (!found) continue;
       const free = (o: ApiObject): unknown => ({

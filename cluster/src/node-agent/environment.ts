@@ -1,5 +1,5 @@
 import { isJsonObject, ShoalError } from '@shoal/core';
-import { type ApiObject, dig, digList, digObject, digString } from '../object.ts';
+import { type ApiObject, dig, digList, digObject, digString, scalarText } from '../object.ts';
 import type { Mount, ReadConfig } from './volumes.ts';
 
 export interface EnvironmentContext {
@@ -34,8 +34,9 @@ async function fromSource(
   if (field !== undefined) return fieldRef(pod, field, context);
   const resource = digString(source, 'resourceFieldRef', 'resource');
   if (resource !== undefined)
-    return String(
-      dig(digList(pod, 'spec', 'containers')[0], 'resources', ...resource.split('.')) ?? '0',
+    return (
+      scalarText(dig(digList(pod, 'spec', 'containers')[0], 'resources', ...resource.split('.'))) ||
+      '0'
     );
   for (const [ref, kind] of [
     ['configMapKeyRef', 'configmaps'],
@@ -149,7 +150,7 @@ export async function containerEnvironment(
     const source = entry['valueFrom'];
     const value = isJsonObject(source)
       ? await fromSource(pod, source, context)
-      : expand(String(entry['value'] ?? ''), variables);
+      : expand(scalarText(entry['value']), variables);
     if (value !== undefined) variables[name] = value;
   }
   return Object.fromEntries(

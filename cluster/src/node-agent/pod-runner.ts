@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { isShoalError, type Logger, messageOf, rfc3339 } from '@shoal/core';
-import { type ApiObject, dig, digList, digNumber, digString } from '../object.ts';
+import { type ApiObject, digList, digNumber, digString } from '../object.ts';
 import { type ContainerContext, ContainerRunner, type Restart } from './container-runner.ts';
 import type { EnvironmentContext } from './environment.ts';
 import type { PodStore } from './pod-store.ts';
@@ -249,11 +249,6 @@ export class PodRunner {
       graceSeconds ?? digNumber(this.pod, 'spec', 'terminationGracePeriodSeconds') ?? 30;
     await Promise.all([...this.#init, ...this.#main].map((r) => r.stop(seconds * 1000)));
     await this.done;
-  }
-
-  /** Resources the scheduler counted for this pod; shown by the agent. */
-  get namespace(): string {
-    return String(dig(this.pod, 'metadata', 'namespace') ?? '');
   }
 }
 

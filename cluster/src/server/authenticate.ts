@@ -19,11 +19,8 @@ function fromCertificate(request: IncomingMessage): User | undefined {
   const name = subject?.['CN'];
   if (typeof name !== 'string') return undefined;
   const organization = subject?.['O'];
-  const groups = Array.isArray(organization)
-    ? organization.map(String)
-    : organization
-      ? [String(organization)]
-      : [];
+  const list: unknown[] = Array.isArray(organization) ? organization : [organization];
+  const groups = list.filter((o) => typeof o === 'string');
   return { name, groups };
 }
 

@@ -1,5 +1,5 @@
 import { isJsonObject, type StructuralSchema } from '@shoal/core';
-import { type ApiObject, dig, digList, digObject, digString } from '../object.ts';
+import { type ApiObject, dig, digList, digObject, digString, scalarText } from '../object.ts';
 import { ageColumn, ageOf, nameColumn } from './builtin-columns.ts';
 import { evaluateJsonPath } from './json-path.ts';
 import type { Cell, Column, Resource } from './resource-registry.ts';
@@ -9,7 +9,7 @@ function cellOf(values: unknown[] | undefined, type: string, nowMs: number): Cel
   if (value === undefined || value === null) return null;
   if (type === 'date') return ageOf(value, nowMs);
   if (typeof value === 'object') return JSON.stringify(value);
-  return type === 'string' ? String(value) : (value as Cell);
+  return type === 'string' ? scalarText(value) : (value as Cell);
 }
 
 function printerColumn(definition: unknown): Column {

@@ -1,5 +1,5 @@
 import type { ApiObject } from '../object.ts';
-import { dig } from '../object.ts';
+import { dig, scalarText } from '../object.ts';
 import { StatusError } from './status-error.ts';
 
 export type Predicate = (object: ApiObject) => boolean;
@@ -73,7 +73,7 @@ export function matchesSelector(
 
 function fieldValue(object: ApiObject, path: string): string {
   const value = dig(object, ...path.split('.'));
-  return value === undefined || value === null ? '' : String(value);
+  return scalarText(value);
 }
 
 /** Parses a field selector (`metadata.name=x,status.phase!=Running`). */

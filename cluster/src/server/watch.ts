@@ -111,30 +111,24 @@ export function serveWatch(
   );
   if (!Number.isSafeInteger(from))
     throw new StatusError('BadRequest', 'resourceVersion must be a number');
-  let stream: WatchStream | undefined;
-  const pending: ChangeEvent[] = [];
-  const deliver = (event: ChangeEvent): void => {
+  if (!store.covers(from)) throw expired;
+  const stream = new WatchStream(exchange, request);
+  if (replay) {
+    for (const object of store.list(name, namespace).filter(filter)) stream.event('ADDED', object);
+  }
+  const stop = store.watch(from, (event) => {
     if (event.resource !== name) return;
     if (namespace !== undefined && event.object.metadata.namespace !== namespace) return;
     const type = seenThrough(event, filter);
-    if (type && stream?.open) stream.event(type, event.object);
-  };
-  const stop = store.watch(from, (event) => {
-    if (stream) deliver(event);
-    else pending.push(event);
+    if (type && stream.open) stream.event(type, event.object);
   });
-  if (!stop) throw expired;
-  stream = new WatchStream(exchange, request);
-  if (replay)
-    for (const object of store.list(name, namespace).filter(filter)) stream.event('ADDED', object);
-  pending.forEach(deliver);
   keepAlive(exchange, store, { stream, stop, resource });
 }
 
 function keepAlive(
   exchange: Exchange,
   store: RevisionedStore,
-  watch: { stream: WatchStream; stop: () => void; resource: Resource },
+  watch: { stream: WatchStream; stop: (() => void) | undefined; resource: Resource },
 ): void {
   const { stream, stop, resource } = watch;
   const bookmarks = exchange.query.get('allowWatchBookmarks') === 'true';
@@ -149,6 +143,6 @@ function keepAlive(
   exchange.response.on('close', () => {
     clearInterval(bookmark);
     clearTimeout(timeout);
-    stop();
+    stop?.();
   });
 }

@@ -238,6 +238,11 @@ export class RevisionedStore {
     for (const event of events) for (const listener of this.#listeners) listener(event);
   }
 
+  /** True when a watch may begin at this revision. */
+  covers(from: number): boolean {
+    return from >= this.#compacted && from <= this.#revision;
+  }
+
   /**
    * Calls `listener` for every change after `from`, first those in the history, then as they come.
    *
@@ -245,7 +250,7 @@ export class RevisionedStore {
    *   in the history: the caller must list again.
    */
   watch(from: number, listener: Listener): (() => void) | undefined {
-    if (from < this.#compacted || from > this.#revision) return undefined;
+    if (!this.covers(from)) return undefined;
     const start = this.#firstAfter(from);
     for (let i = start; i < this.#history.length; i++) {
       const event = this.#history[i];

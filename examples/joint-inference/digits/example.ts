@@ -5,7 +5,13 @@ import { type JointInferenceResult, OnnxEstimator, type Samples } from '@shoal/l
 import { conv2d, dense, flatten, type Layer, maxPool2d, relu, sequential } from '@shoal/training';
 import { parseAllDocuments } from 'yaml';
 import { digitData } from '../../src/digits-data.ts';
-import type { Example, ExampleContext, ExampleResult } from '../../src/example.ts';
+import type {
+  ClusterObject,
+  Example,
+  ExampleContext,
+  ExampleResult,
+  ResultRow,
+} from '../../src/example.ts';
 import { accuracyOf, predictOverHttp } from '../../src/predict-over-http.ts';
 import { waitFor } from '../../src/wait.ts';
 
@@ -44,26 +50,10 @@ async function addressOf(context: ExampleContext, service: string): Promise<stri
   return String((object?.spec as { clusterIP?: string } | undefined)?.clusterIP);
 }
 
-/** Both models on a service of two workers, measured with the edge alone and the cloud alone beside. */
-async function run(context: ExampleContext): Promise<ExampleResult> {
-  const { train, test } = await digitData(context.data, { train: 6_000, test: 1_000 });
-  context.stage('training the small model for the edge');
-  await trainTo(
-    context.nodePath('edge-1', '/models/digits/little.onnx'),
-    { layers: LITTLE, epochs: 3, train },
-    context,
-  );
-  context.stage('training the big model for the cloud');
-  await trainTo(
-    context.nodePath('cloud-1', '/models/digits/big.onnx'),
-    { layers: BIG, epochs: 2, train },
-    context,
-  );
-
-  context.stage('starting the service');
+async function startService(context: ExampleContext): Promise<void> {
   const manifest = readFileSync(join(import.meta.dirname, 'manifest.yaml'), 'utf8');
   await context.apply(parseAllDocuments(manifest).map((d) => d.toJS() as object));
-  const lastCondition = (o: { status?: unknown }): string | undefined =>
+  const lastCondition = (o: ClusterObject): string | undefined =>
     (o.status as { conditions?: { type: string }[] } | undefined)?.conditions?.at(-1)?.type;
   await waitFor(context, {
     kind: 'JointInferenceService',
@@ -72,63 +62,75 @@ async function run(context: ExampleContext): Promise<ExampleResult> {
     timeoutMs: 60_000,
     until: (o) => lastCondition(o) === 'Running',
   });
+}
 
-  context.stage('asking the edge about 1,000 digits it has never seen');
+interface Answers {
+  readonly joint: readonly JointInferenceResult[];
+  /** Labels of the cloud model alone. */
+  readonly cloud: readonly number[];
+  readonly msPerSample: number;
+}
+
+async function ask(test: Samples, context: ExampleContext): Promise<Answers> {
+  const { signal, progress: onProgress } = context;
+  context.stage(`asking the edge about ${test.size} digits it has never seen`);
   const startedAt = performance.now();
   const edgeUrl = `http://${await addressOf(context, 'digits-edge')}/predict`;
   const joint = await predictOverHttp<JointInferenceResult>(test, {
     url: edgeUrl,
     batch: 10,
-    signal: context.signal,
-    onProgress: context.progress,
+    signal,
+    onProgress,
   });
-  const elapsed = performance.now() - startedAt;
-
+  const msPerSample = (performance.now() - startedAt) / test.size;
   context.stage('asking the cloud alone about the same digits');
   const cloudUrl = `http://${await addressOf(context, 'digits-cloud')}:5000/digits/predict`;
   const rows = await predictOverHttp<number[]>(test, {
     url: cloudUrl,
     batch: 50,
-    signal: context.signal,
-    onProgress: context.progress,
+    signal,
+    onProgress,
   });
-  const cloud = rows.map((row) => row.indexOf(Math.max(...row)));
-  const uploads = joint.filter((r) => r.source === 'cloud').length;
-  return {
-    example: 'joint-inference/digits',
-    data: context.data,
-    rows: [
-      {
-        measure: 'accuracy, edge only',
-        value: accuracyOf(
-          joint.map((r) => r.edgeLabel),
-          test.labels,
-        ),
-        unit: 'percent',
-      },
-      { measure: 'accuracy, cloud only', value: accuracyOf(cloud, test.labels), unit: 'percent' },
-      {
-        measure: 'accuracy, joint',
-        value: accuracyOf(
-          joint.map((r) => r.label),
-          test.labels,
-        ),
-        unit: 'percent',
-      },
-      {
-        measure: 'upload ratio',
-        value: uploads / joint.length,
-        unit: 'percent',
-        note: 'samples sent to the cloud',
-      },
-      {
-        measure: 'latency per sample',
-        value: elapsed / joint.length,
-        unit: 'ms',
-        note: 'over HTTP, both models on this machine',
-      },
-    ],
-  };
+  return { joint, msPerSample, cloud: rows.map((row) => row.indexOf(Math.max(...row))) };
+}
+
+function summary({ joint, cloud, msPerSample }: Answers, labels: BigInt64Array): ResultRow[] {
+  const edgeOnly = accuracyOf(
+    joint.map((r) => r.edgeLabel),
+    labels,
+  );
+  const together = accuracyOf(
+    joint.map((r) => r.label),
+    labels,
+  );
+  const uploads = joint.filter((r) => r.source === 'cloud').length / joint.length;
+  return [
+    { measure: 'accuracy, edge only', value: edgeOnly, unit: 'percent' },
+    { measure: 'accuracy, cloud only', value: accuracyOf(cloud, labels), unit: 'percent' },
+    { measure: 'accuracy, joint', value: together, unit: 'percent' },
+    { measure: 'upload ratio', value: uploads, unit: 'percent', note: 'samples sent to the cloud' },
+    {
+      measure: 'latency per sample',
+      value: msPerSample,
+      unit: 'ms',
+      note: 'over HTTP, both models on this machine',
+    },
+  ];
+}
+
+/** Both models on a service of two workers, measured with the edge alone and the cloud alone beside. */
+async function run(context: ExampleContext): Promise<ExampleResult> {
+  const { train, test } = await digitData(context.data, { train: 6_000, test: 1_000 });
+  const little = context.nodePath('edge-1', '/models/digits/little.onnx');
+  const big = context.nodePath('cloud-1', '/models/digits/big.onnx');
+  context.stage('training the small model for the edge');
+  await trainTo(little, { layers: LITTLE, epochs: 3, train }, context);
+  context.stage('training the big model for the cloud');
+  await trainTo(big, { layers: BIG, epochs: 2, train }, context);
+  context.stage('starting the service');
+  await startService(context);
+  const rows = summary(await ask(test, context), test.labels);
+  return { example: 'joint-inference/digits', data: context.data, rows };
 }
 
 export const jointInferenceDigits: Example = {

@@ -1,6 +1,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createAuthority, errnoOf, fromNode, issueCertificate, type KeyPair } from '@shoal/core';
+import { MANAGER_NAME } from '@shoal/api';
 
 const YEAR_MS = 365 * 24 * 3600 * 1000;
 
@@ -39,16 +40,14 @@ export async function issueNodeCertificate(
   });
 }
 
-/** The certificate the manager itself shows. */
-export async function issueManagerCertificate(
-  authority: KeyPair,
-  host: string,
-  nowMs: number,
-): Promise<KeyPair> {
-  const ip = /^[\d.]+$/.test(host) ? { ipAddresses: [host] } : { dnsNames: [host] };
+/**
+ * The certificate the manager itself shows. Edges check it against a fixed name, so that the
+ * manager's address may change.
+ */
+export async function issueManagerCertificate(authority: KeyPair, nowMs: number): Promise<KeyPair> {
   return await issueCertificate(authority, {
-    commonName: 'shoal-global-manager',
-    ...ip,
+    commonName: MANAGER_NAME,
+    dnsNames: [MANAGER_NAME],
     usages: ['server'],
     nowMs,
     validForMs: YEAR_MS,

@@ -95,10 +95,9 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   const metrics = new Metrics();
   const feed = new Feed(join(dataDir, 'feed.db'));
   const authority = await edgeAuthority(dataDir, clock.now());
-  const host = config.SHOAL_GM_EDGE_LINK_ADDRESS.replace(/:\d+$/, '');
   const link = new EdgeLinkServer({
     address: config.SHOAL_GM_EDGE_LINK_ADDRESS,
-    tls: await issueManagerCertificate(authority, host, clock.now()),
+    tls: await issueManagerCertificate(authority, clock.now()),
     authority: authority.certificate,
     feed,
     blobs: new BlobStore(join(dataDir, 'blobs')),

@@ -30,9 +30,11 @@ export async function readRanges(
   })) {
     if (line.trim() === '') continue;
     if (index < 0) header.push(line);
-    else
-      for (const [i, range] of ranges.entries())
-        if (index >= range.from && index < range.to) parts[i]?.push(line);
+    else {
+      const at = index;
+      for (const [i, r] of ranges.entries())
+        parts[i]?.push(...(at >= r.from && at < r.to ? [line] : []));
+    }
     if (++index >= last) break;
   }
   stream.destroy();

@@ -299,7 +299,8 @@ export class IncrementalLearningJobs {
       const { installed } = this.#progress(job);
       // A worker that starts loads what is there already: only an installed model of this round counts.
       if (installed?.round !== job.round || job.stage !== 'Deploy') return;
-      const reason = String(report.ownerInfo['reason'] ?? 'the worker refused the model');
+      const { reason: given } = report.ownerInfo;
+      const reason = typeof given === 'string' ? given : 'the worker refused the model';
       this.#report(
         job,
         failed ? { status: 'failed', message: reason } : { status: 'completed' },

@@ -90,13 +90,11 @@ export class EdgeLinkCore {
   /** Records that wait to be acknowledged, as frames. Nothing before the session is welcome. */
   pending(): EdgeFrame[] {
     if (this.#epoch === 0n) return [];
-    return this.#db
-      .outbox()
-      .map(({ key, seq, body }) =>
-        create(EdgeFrameSchema, {
-          frame: { case: 'record', value: { stream: STATE_STREAM, seq: BigInt(seq), key, body } },
-        }),
-      );
+    return this.#db.outbox().map(({ key, seq, body }) =>
+      create(EdgeFrameSchema, {
+        frame: { case: 'record', value: { stream: STATE_STREAM, seq: BigInt(seq), key, body } },
+      }),
+    );
   }
 
   #batch(batch: Batch): CoreOutput {

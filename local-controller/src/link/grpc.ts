@@ -6,6 +6,7 @@ import {
   EDGE_LINK_METHODS,
   type EdgeFrame,
   GetBlobRequestSchema,
+  MANAGER_NAME,
   StatBlobRequestSchema,
 } from '@shoal/api';
 import { type ErrorCode, type KeyPair, ShoalError } from '@shoal/core';
@@ -50,6 +51,7 @@ export class GrpcTransport implements EdgeTransport {
       Buffer.from(options.tls.certificate),
     );
     this.#client = new grpc.Client(options.address, credentials, {
+      'grpc.ssl_target_name_override': MANAGER_NAME,
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
       'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
       'grpc.initial_reconnect_backoff_ms': 200,

@@ -17,6 +17,7 @@ import { ModelStore } from '../model/model-store.ts';
 import { EdgeDatabase } from '../store/database.ts';
 import { serveWorkerApi } from '../worker-api/server.ts';
 import type { Config } from './config.ts';
+import { WakeUp } from './wake-up.ts';
 
 export interface OperatorPorts {
   readonly clock: Clock;
@@ -56,25 +57,14 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   mkdirSync(config.SHOAL_LC_DATA_DIR, { recursive: true });
   const tls = readTls(config.SHOAL_LC_TLS_FILE);
   const db = new EdgeDatabase(join(config.SHOAL_LC_DATA_DIR, 'edge.db'));
-  const transport = new GrpcTransport({
-    address: config.GM_ADDRESS,
-    tls,
-    authority: tls.authority,
-  });
+  const transport = new GrpcTransport({ ...tls, tls, address: config.GM_ADDRESS });
   const link = new Link(db, transport, ports);
   const hostPath = (path: string): string =>
     join(config.ROOTFS_MOUNT_DIR, normalize(join('/', path)));
   const monitor = new DatasetMonitor({ db, link, logger, hostPath });
   const models = new ModelStore(join(config.SHOAL_LC_DATA_DIR, 'models'), transport);
-  const incremental = new IncrementalLearningJobs({
-    db,
-    link,
-    monitor,
-    models,
-    clock,
-    logger,
-    hostPath,
-  });
+  const jobPorts = { db, link, monitor, models, clock, logger, hostPath };
+  const incremental = new IncrementalLearningJobs(jobPorts);
   const api = await serveWorkerApi({
     host: config.BIND_ADDRESS,
     port: config.BIND_PORT,
@@ -85,20 +75,12 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   });
   const stopping = new AbortController();
   const { signal } = stopping;
-  link.onChange(() => wake());
-  let wake: () => void = () => undefined;
+  const wakeUp = new WakeUp();
+  link.onChange(() => wakeUp.wake());
   const poll = async (): Promise<void> => {
     monitor.poll();
     await incremental.poll();
-    const woken = new Promise<void>((resolve) => {
-      wake = resolve;
-    });
-    const pause = new AbortController();
-    const sleeping = clock
-      .sleep(config.SHOAL_LC_POLL_MS, AbortSignal.any([pause.signal, signal]))
-      .catch(() => undefined);
-    await Promise.race([sleeping, woken]);
-    pause.abort();
+    await wakeUp.pause(config.SHOAL_LC_POLL_MS, clock, signal);
   };
   const loops = [
     link.run(signal),
@@ -108,7 +90,6 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   return {
     close: async () => {
       stopping.abort();
-      wake();
       await Promise.all(loops);
       await api.close();
       transport.close();

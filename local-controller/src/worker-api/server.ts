@@ -94,12 +94,10 @@ export async function serveWorkerApi(options: WorkerApiOptions): Promise<Fastify
     if (!isJsonObject(body))
       return reply.code(400).send({ Status: 400, Message: 'the body must be a JSON object' });
     if (body['name'] !== request.params.name) {
-      return reply
-        .code(400)
-        .send({
-          Status: 400,
-          Message: `name in the body (${JSON.stringify(body['name'])}) is not the one in the path (${request.params.name})`,
-        });
+      return reply.code(400).send({
+        Status: 400,
+        Message: `name in the body (${JSON.stringify(body['name'])}) is not the one in the path (${request.params.name})`,
+      });
     }
     dispatch(parseInfo(body), options);
     return { Status: 200, Message: 'OK' };

@@ -195,11 +195,6 @@ const RULES: Readonly<Record<string, (at: Inference) => Shape>> = {
   },
 };
 
-/** Operators whose shapes are known here. */
-export function knowsShapeOf(opType: string): boolean {
-  return opType in RULES;
-}
-
 /**
  * Infers the shape of every value, in graph order.
  *
