@@ -11,7 +11,8 @@ test('the same claim twice is written once', () => {
 
 test('only the newest fifty are kept', () => {
   let list = appendCondition<typeof ready>([], ready, 0);
-  for (let i = 0; i < 200; i++) list = appendCondition(list, { ...ready, message: String(i) }, i * 1_000);
+  for (let i = 0; i < 200; i++)
+    list = appendCondition(list, { ...ready, message: String(i) }, i * 1_000);
   expect(list).toHaveLength(50);
   expect(list.at(-1)?.message).toBe('199');
 });

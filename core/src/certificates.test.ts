@@ -6,7 +6,15 @@ test('an issued certificate verifies against its authority and carries what was 
   const nowMs = Date.now();
   const authority = await createAuthority('test', { nowMs, validForMs: 1e9 });
   const other = await createAuthority('test', { nowMs, validForMs: 1e9 });
-  const leaf = await issueCertificate(authority, { commonName: 'system:node:a', organization: 'system:nodes', ipAddresses: ['127.0.0.1'], dnsNames: ['localhost'], usages: ['server', 'client'], nowMs, validForMs: 1e6 });
+  const leaf = await issueCertificate(authority, {
+    commonName: 'system:node:a',
+    organization: 'system:nodes',
+    ipAddresses: ['127.0.0.1'],
+    dnsNames: ['localhost'],
+    usages: ['server', 'client'],
+    nowMs,
+    validForMs: 1e6,
+  });
   const certificate = new X509Certificate(leaf.certificate);
   const ca = new X509Certificate(authority.certificate);
   expect(certificate.verify(ca.publicKey)).toBe(true);

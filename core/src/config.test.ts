@@ -18,8 +18,19 @@ const TABLE: SettingTable<Sample> = {
 };
 
 test('defaults fill in, given values are parsed, the result is frozen', () => {
-  const config = readConfig(TABLE, { APP_NAME: 'x', APP_RATE: '0.25', APP_ON: 'true', APP_PORT: '' });
-  expect(config).toEqual({ APP_NAME: 'x', APP_PORT: 7, APP_RATE: 0.25, APP_ON: true, APP_MODE: 'a' });
+  const config = readConfig(TABLE, {
+    APP_NAME: 'x',
+    APP_RATE: '0.25',
+    APP_ON: 'true',
+    APP_PORT: '',
+  });
+  expect(config).toEqual({
+    APP_NAME: 'x',
+    APP_PORT: 7,
+    APP_RATE: 0.25,
+    APP_ON: true,
+    APP_MODE: 'a',
+  });
   expect(Object.isFrozen(config)).toBe(true);
 });
 

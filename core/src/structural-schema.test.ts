@@ -15,33 +15,55 @@ const SCHEMA: StructuralSchema = {
         port: { 'x-kubernetes-int-or-string': true },
         free: { type: 'object', 'x-kubernetes-preserve-unknown-fields': true },
         labels: { type: 'object', additionalProperties: { type: 'string' } },
-        list: { type: 'array', maxItems: 2, items: { type: 'object', properties: { n: { type: 'integer', default: 1 } } } },
+        list: {
+          type: 'array',
+          maxItems: 2,
+          items: { type: 'object', properties: { n: { type: 'integer', default: 1 } } },
+        },
       },
     },
   },
 };
 
-const messages = (value: unknown): string[] => validate(value, SCHEMA).map((f) => `${f.field}: ${f.message}`);
+const messages = (value: unknown): string[] =>
+  validate(value, SCHEMA).map((f) => `${f.field}: ${f.message}`);
 
 test('a fitting object has no faults', () => {
-  expect(messages({ spec: { name: 'ok', share: 1, mode: 'a', port: '80%', labels: { x: 'y' }, list: [{ n: 2 }] } })).toEqual([]);
+  expect(
+    messages({
+      spec: { name: 'ok', share: 1, mode: 'a', port: '80%', labels: { x: 'y' }, list: [{ n: 2 }] },
+    }),
+  ).toEqual([]);
 });
 
 test('messages name the field and follow the API server’s wording', () => {
   expect(messages({})).toEqual(['spec: Required value']);
-  expect(messages({ spec: { name: 3 } })).toEqual(['spec.name: Invalid value: 3: spec.name in body must be of type string: "integer"']);
-  expect(messages({ spec: { name: 'ok', share: 2 } })).toEqual(['spec.share: Invalid value: 2: spec.share in body should be less than or equal to 1']);
-  expect(messages({ spec: { name: 'ok', mode: 'c' } })).toEqual(['spec.mode: Unsupported value: "c": supported values: "a", "b"']);
+  expect(messages({ spec: { name: 3 } })).toEqual([
+    'spec.name: Invalid value: 3: spec.name in body must be of type string: "integer"',
+  ]);
+  expect(messages({ spec: { name: 'ok', share: 2 } })).toEqual([
+    'spec.share: Invalid value: 2: spec.share in body should be less than or equal to 1',
+  ]);
+  expect(messages({ spec: { name: 'ok', mode: 'c' } })).toEqual([
+    'spec.mode: Unsupported value: "c": supported values: "a", "b"',
+  ]);
   expect(messages({ spec: { name: 'Bad' } })[0]).toMatch(/should match/);
-  expect(messages({ spec: { name: 'ok', list: [{ n: 1.5 }] } })).toEqual(['spec.list[0].n: Invalid value: 1.5: spec.list[0].n in body must be of type integer: "number"']);
+  expect(messages({ spec: { name: 'ok', list: [{ n: 1.5 }] } })).toEqual([
+    'spec.list[0].n: Invalid value: 1.5: spec.list[0].n in body must be of type integer: "number"',
+  ]);
   expect(messages({ spec: { name: 'ok', list: [{}, {}, {}] } })[0]).toMatch(/at most 2 items/);
   expect(messages({ spec: { name: 'ok', port: 1.5 } })[0]).toMatch(/integer,string/);
 });
 
 test('pruning removes what the schema does not name and says what, but not below open objects', () => {
-  const value = { bogus: 1, spec: { name: 'ok', typo: 2, free: { any: 3 }, labels: { k: 'v' }, list: [{ n: 1, extra: 2 }] } };
+  const value = {
+    bogus: 1,
+    spec: { name: 'ok', typo: 2, free: { any: 3 }, labels: { k: 'v' }, list: [{ n: 1, extra: 2 }] },
+  };
   expect(prune(value, SCHEMA)).toEqual(['bogus', 'spec.typo', 'spec.list[0].extra']);
-  expect(value).toEqual({ spec: { name: 'ok', free: { any: 3 }, labels: { k: 'v' }, list: [{ n: 1 }] } });
+  expect(value).toEqual({
+    spec: { name: 'ok', free: { any: 3 }, labels: { k: 'v' }, list: [{ n: 1 }] },
+  });
 });
 
 test('defaults reach into lists and do not overwrite', () => {

@@ -14,7 +14,11 @@ test('a loop outlives its errors and stops when told to', async () => {
     return Promise.reject(new Error('again'));
   };
   const ports = { clock, random: seededRandom(1), logger: silentLogger };
-  const done = superviseLoop('test', body, ports, { baseMs: 100, capMs: 1_000, signal: stop.signal });
+  const done = superviseLoop('test', body, ports, {
+    baseMs: 100,
+    capMs: 1_000,
+    signal: stop.signal,
+  });
   for (let i = 0; i < 10 && runs < 4; i++) await clock.advance(1_000);
   await done;
   expect(runs).toBe(4);

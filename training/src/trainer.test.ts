@@ -6,15 +6,33 @@ import { readModel, writeModel } from './onnx/model-file.ts';
 import { type Batch, Trainer, type TrainerOptions } from './trainer.ts';
 
 const LINEAR = sequential({ input: [3], layers: [dense(2)], random: seededRandom(1) });
-const BATCH: Batch = { inputs: Float32Array.of(0.5, -1, 2, 1, 0.25, -0.5), targets: BigInt64Array.of(1n, 0n), size: 2 };
-const CNN = sequential({ input: [1, 8, 8], layers: [conv2d(3, 3), relu(), maxPool2d(2), flatten(), dense(4)], random: seededRandom(2) });
+const BATCH: Batch = {
+  inputs: Float32Array.of(0.5, -1, 2, 1, 0.25, -0.5),
+  targets: BigInt64Array.of(1n, 0n),
+  size: 2,
+};
+const CNN = sequential({
+  input: [1, 8, 8],
+  layers: [conv2d(3, 3), relu(), maxPool2d(2), flatten(), dense(4)],
+  random: seededRandom(2),
+});
 
 function options(over: Partial<TrainerOptions> = {}): TrainerOptions {
-  return { model: LINEAR, loss: 'softmax-cross-entropy', optimizer: { name: 'sgd', learningRate: 0.1 }, threads: 1, ...over };
+  return {
+    model: LINEAR,
+    loss: 'softmax-cross-entropy',
+    optimizer: { name: 'sgd', learningRate: 0.1 },
+    threads: 1,
+    ...over,
+  };
 }
 
 /** Softmax regression by hand, in float64: the oracle. */
-function linearOracle(w: number[], b: number[], batch: Batch): { loss: number; dw: number[]; db: number[] } {
+function linearOracle(
+  w: number[],
+  b: number[],
+  batch: Batch,
+): { loss: number; dw: number[]; db: number[] } {
   const dw = w.map(() => 0);
   const db = b.map(() => 0);
   let loss = 0;
@@ -44,7 +62,9 @@ function close(actual: readonly number[], wanted: readonly number[]): void {
 
 test('SGD with momentum and weight decay follows the hand-computed trace', async () => {
   const [lr, mu, decay] = [0.1, 0.9, 0.01];
-  const trainer = await Trainer.create(options({ optimizer: { name: 'sgd', learningRate: lr, momentum: mu, weightDecay: decay } }));
+  const trainer = await Trainer.create(
+    options({ optimizer: { name: 'sgd', learningRate: lr, momentum: mu, weightDecay: decay } }),
+  );
   let [w, b] = arrays(trainer);
   let [vw, vb] = [w.map(() => 0), b.map(() => 0)];
   for (let t = 0; t < 5; t++) {
@@ -73,7 +93,11 @@ test('Adam follows the hand-computed trace, bias corrections included', async ()
     const update = (theta: number[], g: number[], s: { m: number[]; v: number[] }): number[] => {
       s.m = s.m.map((x, i) => b1 * x + (1 - b1) * (g[i] ?? 0));
       s.v = s.v.map((x, i) => b2 * x + (1 - b2) * (g[i] ?? 0) ** 2);
-      return theta.map((x, i) => x - (lr * ((s.m[i] ?? 0) / (1 - b1 ** t))) / (Math.sqrt((s.v[i] ?? 0) / (1 - b2 ** t)) + eps));
+      return theta.map(
+        (x, i) =>
+          x -
+          (lr * ((s.m[i] ?? 0) / (1 - b1 ** t))) / (Math.sqrt((s.v[i] ?? 0) / (1 - b2 ** t)) + eps),
+      );
     };
     const sw = { m, v };
     const sb = { m: mb, v: vb };
@@ -89,21 +113,34 @@ test('Adam follows the hand-computed trace, bias corrections included', async ()
 test('mean squared error has gradient 2(ŷ − y)/n', async () => {
   const model = sequential({ input: [2], layers: [dense(3)], random: seededRandom(3) });
   const trainer = await Trainer.create(options({ model, loss: 'mean-squared-error' }));
-  const batch: Batch = { inputs: Float32Array.of(1, 2, 3, 4), targets: Float32Array.of(1, 0, 0, 0, 1, 0), size: 2 };
+  const batch: Batch = {
+    inputs: Float32Array.of(1, 2, 3, 4),
+    targets: Float32Array.of(1, 0, 0, 0, 1, 0),
+    size: 2,
+  };
   const { output, loss } = await trainer.evaluate(batch);
   const difference = Array.from(output, (y, i) => y - Number(batch.targets[i]));
   expect(loss).toBeCloseTo(difference.reduce((s, d) => s + d * d, 0) / 6, 5);
   const { gradients } = await trainer.gradients(batch);
-  close(Array.from(gradients.get('layer0.bias') ?? []), [0, 1, 2].map((k) => (2 / 6) * ((difference[k] ?? 0) + (difference[k + 3] ?? 0))));
+  close(
+    Array.from(gradients.get('layer0.bias') ?? []),
+    [0, 1, 2].map((k) => (2 / 6) * ((difference[k] ?? 0) + (difference[k + 3] ?? 0))),
+  );
   await trainer.release();
 });
 
 test('the same seed and data give the same bytes; a training run lowers the loss', async () => {
   const random = seededRandom(9);
-  const batch: Batch = { inputs: Float32Array.from({ length: 8 * 64 }, () => random.normal()), targets: BigInt64Array.from({ length: 8 }, (_, i) => BigInt(i % 4)), size: 8 };
+  const batch: Batch = {
+    inputs: Float32Array.from({ length: 8 * 64 }, () => random.normal()),
+    targets: BigInt64Array.from({ length: 8 }, (_, i) => BigInt(i % 4)),
+    size: 8,
+  };
   const runs: Uint8Array[] = [];
   for (let r = 0; r < 2; r++) {
-    const trainer = await Trainer.create(options({ model: CNN, optimizer: { name: 'adam', learningRate: 0.01 } }));
+    const trainer = await Trainer.create(
+      options({ model: CNN, optimizer: { name: 'adam', learningRate: 0.01 } }),
+    );
     const first = await trainer.step(batch);
     let last = first;
     for (let i = 0; i < 40; i++) last = await trainer.step(batch);
@@ -132,11 +169,19 @@ test('deployed without training a model gives identical outputs, also from an un
 test('unknown fields of a model survive a round trip', () => {
   // Field 20 of ModelProto (training_info) is not in our subset: tag 0xa2 0x01, length 2.
   const foreign = Buffer.concat([Buffer.from(LINEAR), Buffer.from([0xa2, 0x01, 0x02, 0x0a, 0x00])]);
-  expect(Buffer.from(writeModel(readModel(foreign))).includes(Buffer.from([0xa2, 0x01, 0x02, 0x0a, 0x00]))).toBe(true);
+  expect(
+    Buffer.from(writeModel(readModel(foreign))).includes(
+      Buffer.from([0xa2, 0x01, 0x02, 0x0a, 0x00]),
+    ),
+  ).toBe(true);
 });
 
 test.each<[string, Uint8Array, RegExp]>([
-  ['foreign bytes', new TextEncoder().encode('hello, this is not a model'), /not an ONNX model \(26 bytes\)/],
+  [
+    'foreign bytes',
+    new TextEncoder().encode('hello, this is not a model'),
+    /not an ONNX model \(26 bytes\)/,
+  ],
   ['a truncated file', LINEAR.subarray(0, LINEAR.length - 7), /not an ONNX model/],
   ['an empty file', new Uint8Array(), /not an ONNX model \(0 bytes\)/],
 ])('%s is refused', (_what, bytes, message) => {
@@ -151,16 +196,35 @@ test('an operator set outside 13 to 22 is refused with the way out', () => {
 
 test('bad batches, unknown parameters and nothing to train say what is wrong', async () => {
   const trainer = await Trainer.create(options());
-  await expect(trainer.step({ ...BATCH, size: 3 })).rejects.toThrow(/6 input values; 3 samples of shape \[3\] need 9/);
-  await expect(trainer.step({ ...BATCH, targets: BigInt64Array.of(1n) })).rejects.toThrow(/1 target values/);
+  await expect(trainer.step({ ...BATCH, size: 3 })).rejects.toThrow(
+    /6 input values; 3 samples of shape \[3\] need 9/,
+  );
+  await expect(trainer.step({ ...BATCH, targets: BigInt64Array.of(1n) })).rejects.toThrow(
+    /1 target values/,
+  );
   const before = trainer.getParameters();
-  expect(() => trainer.setParameters(new Map([['layer0.bias', Float32Array.of(1, 1)], ['nope', Float32Array.of(1)]]))).toThrow(/no trainable parameter "nope"/);
-  expect(() => trainer.setParameters(new Map([['layer0.bias', Float32Array.of(1)]]))).toThrow(/shape \[2\], got 1 values/);
+  expect(() =>
+    trainer.setParameters(
+      new Map([
+        ['layer0.bias', Float32Array.of(1, 1)],
+        ['nope', Float32Array.of(1)],
+      ]),
+    ),
+  ).toThrow(/no trainable parameter "nope"/);
+  expect(() => trainer.setParameters(new Map([['layer0.bias', Float32Array.of(1)]]))).toThrow(
+    /shape \[2\], got 1 values/,
+  );
   expect(trainer.getParameters()).toEqual(before);
   await trainer.release();
-  await expect(Trainer.create(options({ trainable: () => false }))).rejects.toThrow(/no trainable parameter/);
-  await expect(Trainer.create(options({ optimizer: { name: 'sgd', learningRate: 0 } }))).rejects.toThrow(/learningRate must be > 0/);
-  await expect(Trainer.create(options({ output: 'logits' }))).rejects.toThrow(/no output "logits"; it has: output/);
+  await expect(Trainer.create(options({ trainable: () => false }))).rejects.toThrow(
+    /no trainable parameter/,
+  );
+  await expect(
+    Trainer.create(options({ optimizer: { name: 'sgd', learningRate: 0 } })),
+  ).rejects.toThrow(/learningRate must be > 0/);
+  await expect(Trainer.create(options({ output: 'logits' }))).rejects.toThrow(
+    /no output "logits"; it has: output/,
+  );
 });
 
 test('a loss that is not finite stops the step and keeps the last good parameters', async () => {
@@ -174,10 +238,18 @@ test('a loss that is not finite stops the step and keeps the last good parameter
 });
 
 test('frozen parameters stay as they are', async () => {
-  const trainer = await Trainer.create(options({ model: CNN, trainable: (name) => name.startsWith('layer4') }));
+  const trainer = await Trainer.create(
+    options({ model: CNN, trainable: (name) => name.startsWith('layer4') }),
+  );
   const before = readModel(CNN).graph?.initializer.find((t) => t.name === 'layer0.weight')?.rawData;
-  await trainer.step({ inputs: new Float32Array(64).fill(1), targets: BigInt64Array.of(2n), size: 1 });
-  const after = readModel(trainer.deploy()).graph?.initializer.find((t) => t.name === 'layer0.weight')?.rawData;
+  await trainer.step({
+    inputs: new Float32Array(64).fill(1),
+    targets: BigInt64Array.of(2n),
+    size: 1,
+  });
+  const after = readModel(trainer.deploy()).graph?.initializer.find(
+    (t) => t.name === 'layer0.weight',
+  )?.rawData;
   expect(Buffer.from(after ?? []).equals(Buffer.from(before ?? []))).toBe(true);
   expect(trainer.parameters.map((p) => p.name)).toEqual(['layer4.weight', 'layer4.bias']);
   await trainer.release();

@@ -16,7 +16,12 @@ function fresh(): string {
 }
 
 const key = (name: string): Key => ({ resource: '/things', namespace: 'n', name });
-const object = (name: string, value: number): ApiObject => ({ apiVersion: 'v1', kind: 'Thing', metadata: { name, namespace: 'n' }, value });
+const object = (name: string, value: number): ApiObject => ({
+  apiVersion: 'v1',
+  kind: 'Thing',
+  metadata: { name, namespace: 'n' },
+  value,
+});
 
 test('revisions rise by one, what is acknowledged is there after reopening, and they do not go back', async () => {
   const path = fresh();
@@ -29,7 +34,9 @@ test('revisions rise by one, what is acknowledged is there after reopening, and 
   store.close();
   const again = new RevisionedStore(path);
   expect(again.revision).toBe(start + 3);
-  expect(again.list('/things')).toMatchObject([{ metadata: { name: 'b', resourceVersion: String(start + 2) }, value: 2 }]);
+  expect(again.list('/things')).toMatchObject([
+    { metadata: { name: 'b', resourceVersion: String(start + 2) }, value: 2 },
+  ]);
   expect(again.watch(start, () => undefined)).toBeUndefined();
   again.close();
 });
@@ -62,30 +69,45 @@ test('a compacted or future revision must be listed again', async () => {
 });
 
 test('every watcher, begun anywhere, ends with the store’s state and sees each change once, in order', async () => {
-  const command = fc.record({ name: fc.constantFrom('a', 'b', 'c', 'd'), value: fc.nat(100), gone: fc.boolean(), watch: fc.boolean() });
+  const command = fc.record({
+    name: fc.constantFrom('a', 'b', 'c', 'd'),
+    value: fc.nat(100),
+    gone: fc.boolean(),
+    watch: fc.boolean(),
+  });
   await fc.assert(
-    fc.asyncProperty(fc.array(fc.array(command, { maxLength: 6 }), { maxLength: 12 }), async (batches) => {
-      const store = new RevisionedStore(':memory:');
-      const watchers: { state: Map<string, unknown>; seen: number[] }[] = [];
-      for (const batch of batches) {
-        const writes = batch.map((c) => store.write((tx) => (c.gone ? tx.delete(key(c.name)) : tx.put(key(c.name), object(c.name, c.value)))));
-        await Promise.all(writes);
-        if (!batch.some((c) => c.watch)) continue;
-        const watcher = { state: new Map(store.list('/things').map((o) => [o.metadata.name, o['value']])), seen: [] as number[] };
-        watchers.push(watcher);
-        store.watch(store.revision, (event: ChangeEvent) => {
-          watcher.seen.push(event.revision);
-          if (event.type === 'DELETED') watcher.state.delete(event.object.metadata.name);
-          else watcher.state.set(event.object.metadata.name, event.object['value']);
-        });
-      }
-      const truth = new Map(store.list('/things').map((o) => [o.metadata.name, o['value']]));
-      for (const { state, seen } of watchers) {
-        expect(new Map([...state].toSorted())).toEqual(new Map([...truth].toSorted()));
-        expect(seen).toEqual([...new Set(seen)].toSorted((a, b) => a - b));
-      }
-      store.close();
-    }),
+    fc.asyncProperty(
+      fc.array(fc.array(command, { maxLength: 6 }), { maxLength: 12 }),
+      async (batches) => {
+        const store = new RevisionedStore(':memory:');
+        const watchers: { state: Map<string, unknown>; seen: number[] }[] = [];
+        for (const batch of batches) {
+          const writes = batch.map((c) =>
+            store.write((tx) =>
+              c.gone ? tx.delete(key(c.name)) : tx.put(key(c.name), object(c.name, c.value)),
+            ),
+          );
+          await Promise.all(writes);
+          if (!batch.some((c) => c.watch)) continue;
+          const watcher = {
+            state: new Map(store.list('/things').map((o) => [o.metadata.name, o['value']])),
+            seen: [] as number[],
+          };
+          watchers.push(watcher);
+          store.watch(store.revision, (event: ChangeEvent) => {
+            watcher.seen.push(event.revision);
+            if (event.type === 'DELETED') watcher.state.delete(event.object.metadata.name);
+            else watcher.state.set(event.object.metadata.name, event.object['value']);
+          });
+        }
+        const truth = new Map(store.list('/things').map((o) => [o.metadata.name, o['value']]));
+        for (const { state, seen } of watchers) {
+          expect(new Map([...state].toSorted())).toEqual(new Map([...truth].toSorted()));
+          expect(seen).toEqual([...new Set(seen)].toSorted((a, b) => a - b));
+        }
+        store.close();
+      },
+    ),
     { numRuns: 60 },
   );
 });

@@ -1,7 +1,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { createAuthority, errnoOf, fromNode, issueCertificate, type KeyPair } from '@shoal/core';
 import { MANAGER_NAME } from '@shoal/api';
+import { createAuthority, errnoOf, fromNode, issueCertificate, type KeyPair } from '@shoal/core';
 
 const YEAR_MS = 365 * 24 * 3600 * 1000;
 

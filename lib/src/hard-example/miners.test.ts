@@ -1,16 +1,25 @@
+import { seededRandom } from '@shoal/core';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { seededRandom } from '@shoal/core';
 import type { EdgeResult } from './miner.ts';
 import { certainty, createMiner, MINER_NAMES } from './miners.ts';
 
-const classes = (...probabilities: number[]): EdgeResult => ({ kind: 'probabilities', probabilities });
-const boxes = (...scores: number[]): EdgeResult => ({ kind: 'boxes', boxes: scores.map((s) => [0, 0, 1, 1, s, 0]) });
+const classes = (...probabilities: number[]): EdgeResult => ({
+  kind: 'probabilities',
+  probabilities,
+});
+const boxes = (...scores: number[]): EdgeResult => ({
+  kind: 'boxes',
+  boxes: scores.map((s) => [0, 0, 1, 1, s, 0]),
+});
 
 test('CrossEntropy: 1 + Σ p ln p / ln n, also where a probability is 0 and for one class', () => {
   expect(certainty(classes(1, 0))).toBe(1);
   expect(certainty(classes(0.5, 0.5))).toBeCloseTo(0, 12);
-  expect(certainty(classes(0.9, 0.1))).toBeCloseTo(1 + (0.9 * Math.log(0.9) + 0.1 * Math.log(0.1)) / Math.log(2), 12);
+  expect(certainty(classes(0.9, 0.1))).toBeCloseTo(
+    1 + (0.9 * Math.log(0.9) + 0.1 * Math.log(0.1)) / Math.log(2),
+    12,
+  );
   expect(certainty(classes(1))).toBe(1);
   const miner = createMiner('CrossEntropy', { threshold_cross_entropy: '0.6' });
   expect(miner.judge(classes(1, 0))).toEqual({ hard: false, score: 1, threshold: 0.6 });
@@ -34,24 +43,32 @@ test('IBT: hard when the share of boxes with score ≤ θ_box is at least 1 − 
 });
 
 test('an empty detection is hard: nothing found is no confidence', () => {
-  for (const name of ['Threshold', 'IBT', 'CrossEntropy']) expect(createMiner(name).judge(boxes()).hard).toBe(true);
+  for (const name of ['Threshold', 'IBT', 'CrossEntropy'])
+    expect(createMiner(name).judge(boxes()).hard).toBe(true);
 });
 
 test('CloudOnly, EdgeOnly and Random; string parameters as a manifest gives them', () => {
   expect(createMiner('CloudOnly').judge(classes(1, 0)).hard).toBe(true);
   expect(createMiner('EdgeOnly').judge(classes(0.5, 0.5)).hard).toBe(false);
   const miner = createMiner('Random', { random_ratio: '0.3' }, seededRandom(4));
-  const hard = Array.from({ length: 5_000 }, () => miner.judge(classes(1)).hard).filter(Boolean).length;
+  const hard = Array.from({ length: 5_000 }, () => miner.judge(classes(1)).hard).filter(
+    Boolean,
+  ).length;
   expect(hard / 5_000).toBeGreaterThan(0.27);
   expect(hard / 5_000).toBeLessThan(0.33);
 });
 
 test('scores of every miner are in [0, 1] for any result', () => {
-  const weights = fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { minLength: 1, maxLength: 8 });
+  const weights = fc.array(fc.double({ min: 0, max: 1, noNaN: true }), {
+    minLength: 1,
+    maxLength: 8,
+  });
   fc.assert(
     fc.property(fc.constantFrom(...MINER_NAMES), weights, fc.boolean(), (name, values, detect) => {
       const total = values.reduce((a, b) => a + b, 0) || 1;
-      const { score } = createMiner(name).judge(detect ? boxes(...values) : classes(...values.map((v) => v / total)));
+      const { score } = createMiner(name).judge(
+        detect ? boxes(...values) : classes(...values.map((v) => v / total)),
+      );
       expect(score).toBeGreaterThanOrEqual(0);
       expect(score).toBeLessThanOrEqual(1);
     }),

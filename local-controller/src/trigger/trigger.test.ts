@@ -1,0 +1,75 @@
+import { expect, test } from 'vitest';
+import { decide, deltaFigures, inWindow } from './trigger.ts';
+
+const trigger = (
+  operator: never,
+  threshold: number,
+  metric = 'm',
+): { condition: { operator: never; threshold: number; metric: string } } => ({
+  condition: { operator, threshold, metric },
+});
+
+test.each<[string, number, number, boolean]>([
+  ['gt', 2, 1, true],
+  ['>', 1, 1, false],
+  ['ge', 1, 1, true],
+  ['>=', 0, 1, false],
+  ['lt', 0, 1, true],
+  ['<', 1, 1, false],
+  ['le', 1, 1, true],
+  ['<=', 2, 1, false],
+  ['eq', 1 + 1e-9, 1, true],
+  ['=', 1.1, 1, false],
+  ['==', 1, 1, true],
+  ['ne', 1.1, 1, true],
+  ['!=', 1, 1, false],
+])('%s: %d against %d', (operator, value, threshold, fires) => {
+  expect(decide(trigger(operator as never, threshold), { m: value }, 0).fires).toBe(fires);
+});
+
+test('scalars and lists both work: name, name[0], name[1]', () => {
+  const figures = { list: [0.1, 0.9], scalar: 0.5 };
+  const fires = (metric: string): boolean =>
+    decide(trigger('>' as never, 0.4, metric), figures, 0).fires;
+  expect([
+    fires('list'),
+    fires('list[0]'),
+    fires('list[1]'),
+    fires('scalar'),
+    fires('scalar[0]'),
+  ]).toEqual([false, false, true, true, true]);
+  expect(decide(trigger('>' as never, 0, 'nothing'), figures, 0)).toEqual({
+    fires: false,
+    reason: 'there is no figure "nothing"; there are: list, scalar',
+  });
+});
+
+test('deltas are new − old, for scalars and member by member', () => {
+  expect(deltaFigures({ p: 0.75, l: [0.5, 1] }, { p: 0.5, l: [0.25, 0.5] })).toEqual({
+    p: 0.75,
+    p_delta: 0.25,
+    l: [0.5, 1],
+    l_delta: [0.25, 0.5],
+  });
+  expect(deltaFigures({ p: 1 }, {})).toEqual({ p: 1 });
+});
+
+test('windows, also over midnight', () => {
+  expect(
+    ['01:59', '02:00', '20:00', '20:01'].map((t) => inWindow(t, { start: '02:00', end: '20:00' })),
+  ).toEqual([false, true, true, false]);
+  expect(
+    ['21:59', '22:00', '03:00', '06:01'].map((t) => inWindow(t, { start: '22:00', end: '06:00' })),
+  ).toEqual([false, true, true, false]);
+  const noon = new Date(2024, 0, 1, 12, 0).getTime();
+  expect(
+    decide(
+      { ...trigger('>' as never, 0), timer: { start: '00:00', end: '01:00' } },
+      { m: 1 },
+      noon,
+    ),
+  ).toMatchObject({
+    fires: false,
+    reason: expect.stringContaining('outside 00:00–01:00') as string,
+  });
+});
