@@ -167,20 +167,24 @@ test('node agent killed -9: no process is left over, the pod runs again', async 
       ((await c.get('pod', 'steady'))?.status?.containerStatuses?.[0]?.restartCount ?? 0) >
       restarts,
   );
-  const running = readdirSync('/proc')
-    .filter((p) => /^\d+$/.test(p))
-    .filter((p) => {
-      try {
-        return (
-          readFileSync(`/proc/${p}/cmdline`, 'utf8').includes(
-            'console.log(process.pid); setInterval',
-          ) && readFileSync(`/proc/${p}/environ`, 'utf8').includes('HOSTNAME=steady')
-        );
-      } catch {
-        return false;
-      }
-    });
-  expect(running).toHaveLength(1);
+  const running = (): string[] =>
+    readdirSync('/proc')
+      .filter((p) => /^\d+$/.test(p))
+      .filter((p) => {
+        try {
+          const text = readFileSync(`/proc/${p}/cmdline`, 'utf8');
+          return (
+            text.includes('console.log(process.pid); setInterval') &&
+            readFileSync(`/proc/${p}/environ`, 'utf8').includes('HOSTNAME=steady')
+          );
+        } catch {
+          return false;
+        }
+      });
+  await c.until(
+    'exactly one process of the pod',
+    async () => await Promise.resolve(running().length === 1),
+  );
   await c.resources.remove('pod', 'default', 'steady');
 });
 

@@ -158,7 +158,11 @@ export class EmbeddedCluster {
       'the API server',
       options,
     );
-    await this.#installDefinitions(client);
+    await this.#until(
+      async () => await this.#installDefinitions(client),
+      'the sedna.io kinds',
+      options,
+    );
     writeFileSync(this.#layout.kubeconfig, renderKubeconfig({ ...state, user: 'admin' }), {
       mode: 0o600,
     });
@@ -227,7 +231,7 @@ export class EmbeddedCluster {
     });
   }
 
-  async #installDefinitions(client: ApiClient): Promise<void> {
+  async #installDefinitions(client: ApiClient): Promise<boolean> {
     const base = '/apis/apiextensions.k8s.io/v1/customresourcedefinitions';
     for (const crd of allCrds()) {
       try {
@@ -243,6 +247,7 @@ export class EmbeddedCluster {
         );
       }
     }
+    return true;
   }
 
   async #spawnManager(): Promise<void> {

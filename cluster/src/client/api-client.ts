@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import { Agent, request as httpsRequest, type RequestOptions } from 'node:https';
 import { createInterface } from 'node:readline';
-import { type ErrorCode, fromNode, ShoalError } from '@shoal/core';
+import { type ErrorCode, errnoOf, fromNode, ShoalError } from '@shoal/core';
 import { type ApiObject, digString } from '../object.ts';
 
 export interface ClientOptions {
@@ -72,11 +72,18 @@ export class ApiClient {
       headers,
       ...(options.signal ? { signal: options.signal } : {}),
     };
-    return new Promise((resolve, reject) => {
-      const request = httpsRequest(new URL(path, this.#options.server), settings, resolve);
-      request.on('error', (error) => reject(fromNode(error, `${method} ${path}`)));
-      request.end(options.body);
-    });
+    const attempt = (again: boolean): Promise<IncomingMessage> =>
+      new Promise((resolve, reject) => {
+        const request = httpsRequest(new URL(path, this.#options.server), settings, resolve);
+        request.on('error', (error) => {
+          // The server may have closed a kept-alive connection just as it was taken again.
+          if (again && request.reusedSocket && errnoOf(error) === 'ECONNRESET')
+            resolve(attempt(false));
+          else reject(fromNode(error, `${method} ${path}`));
+        });
+        request.end(options.body);
+      });
+    return attempt(true);
   }
 
   /**

@@ -27,14 +27,18 @@ export async function readBody(exchange: Exchange): Promise<Buffer> {
   const tooLarge = (): StatusError =>
     new StatusError('RequestEntityTooLarge', `Request entity too large: limit is ${limit}`);
   if (contentLength(request) > limit) throw tooLarge();
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    size += chunk.length;
-    if (size > limit) throw tooLarge();
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks);
+  // Not `for await`: leaving such a loop closes the socket, and the refusal would never arrive.
+  return await new Promise((resolve, reject) => {
+    const chunks: Buffer[] = [];
+    let size = 0;
+    request.on('data', (chunk: Buffer) => {
+      size += chunk.length;
+      if (size <= limit) chunks.push(chunk);
+      else reject(tooLarge());
+    });
+    request.on('end', () => resolve(Buffer.concat(chunks)));
+    request.on('error', reject);
+  });
 }
 
 /** Reads a JSON body; an empty one is undefined. */
