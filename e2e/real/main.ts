@@ -1,0 +1,25 @@
+import { kubectlSession } from './kubectl-session.ts';
+import { onnxConsumers } from './onnx-consumers.ts';
+import type { Outcome } from './outcome.ts';
+
+/**
+ * `npm run test:real`: the tests that need tools a fresh machine may not have. What is missing is
+ * skipped loudly; what is there must pass.
+ */
+const outcomes: Outcome[] = [...(await kubectlSession()), ...(await onnxConsumers())];
+let failed = 0;
+for (const { name, result, detail } of outcomes) {
+  if (result === 'failed') failed++;
+  const mark = { passed: 'ok     ', failed: 'FAILED ', skipped: 'SKIPPED' }[result];
+  console.log(
+    `${mark} ${name}${detail ? `\n        ${detail.replaceAll('\n', '\n        ')}` : ''}`,
+  );
+}
+const count = (result: Outcome['result']): number =>
+  outcomes.filter((o) => o.result === result).length;
+if (count('skipped') > 0)
+  console.log(
+    `\n!!! ${count('skipped')} SKIPPED, see above: what they need is not on this machine`,
+  );
+console.log(`${count('passed')} passed, ${failed} failed, ${count('skipped')} skipped`);
+process.exitCode = failed > 0 ? 1 : 0;
