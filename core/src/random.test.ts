@@ -4,7 +4,10 @@ import { backoffMs } from './backoff.ts';
 import { seededRandom } from './random.ts';
 
 test('the same seed gives the same stream, forks are independent of each other', () => {
-  const draw = (seed: number): number[] => Array.from({ length: 5 }, seededRandom(seed).next);
+  const draw = (seed: number): number[] => {
+    const random = seededRandom(seed);
+    return Array.from({ length: 5 }, () => random.next());
+  };
   expect(draw(7)).toEqual(draw(7));
   expect(draw(7)).not.toEqual(draw(8));
   const parent = seededRandom(1);

@@ -10,7 +10,7 @@ export const model: KindDefinition = {
   spec: object(
     'Where the model is.',
     {
-      'url!': string('A path on the node that uses it, s3://, http(s)://, or blob:sha256:…', {
+      'url!': string('A path on the node that uses it, s3://, or http(s)://…', {
         minLength: 1,
       }),
       'format!': string('Suffix of the file, for example onnx, pb, ckpt or pth.', { minLength: 1 }),

@@ -30,6 +30,8 @@ export interface Condition {
   readonly reason?: string;
   /** A sentence for people. */
   readonly message?: string;
+  /** Details as JSON text. */
+  readonly data?: string;
 }
 
 /** What the node found. */
@@ -46,7 +48,7 @@ export interface DatasetStatus {
 
 /** Where the model is. */
 export interface ModelSpec {
-  /** A path on the node that uses it, s3://, http(s)://, or blob:sha256:… */
+  /** A path on the node that uses it, s3://, or http(s)://… */
   readonly url: string;
   /** Suffix of the file, for example onnx, pb, ckpt or pth. */
   readonly format: string;
@@ -283,10 +285,10 @@ export interface StageCondition {
   readonly reason?: string;
   /** A sentence for people. */
   readonly message?: string;
-  /** Stage. */
-  readonly stage: 'Train' | 'Eval' | 'Deploy';
   /** Inputs and outputs of the stage, as JSON text. */
   readonly data?: string;
+  /** Stage. */
+  readonly stage: 'Train' | 'Eval' | 'Deploy';
 }
 
 /** The stage machine. */

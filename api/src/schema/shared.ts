@@ -110,6 +110,7 @@ const conditionFields = {
   lastProbeTime: time('When the condition was last probed.'),
   reason: string('One word, in CamelCase.'),
   message: string('A sentence for people.'),
+  data: string('Details as JSON text.'),
 };
 
 /** Conditions are bounded: only the newest this many are kept. */

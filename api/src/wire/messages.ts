@@ -39,7 +39,7 @@ export interface StageData {
 export interface IncrementalAssignment {
   readonly metadata: Identity;
   /** What this node does for the job. */
-  readonly roles: readonly ('dataset' | 'deploy')[];
+  readonly roles: readonly ('dataset' | 'worker' | 'deploy')[];
   readonly dataset: DatasetAssignment;
   readonly trainProb: number;
   readonly initialModel: StageModel;

@@ -137,6 +137,14 @@ export class Feed {
         'INSERT OR REPLACE INTO change VALUES(?, ?, ?, ?, ?, (SELECT head FROM scope WHERE node=?), ?, ?)',
       )
       .run(node, kind, namespace, name, uid, node, op, digest);
+    const old = String(current?.['digest'] ?? '');
+    if (old !== '' && old !== digest) {
+      this.#db
+        .prepare(
+          'DELETE FROM body WHERE digest=? AND NOT EXISTS (SELECT 1 FROM change WHERE digest=?)',
+        )
+        .run(old, old);
+    }
     return true;
   }
 
@@ -215,20 +223,23 @@ export class Feed {
   /**
    * Takes a record once. Duplicates change nothing.
    *
+   * @param valid False uses the number up without storing the record.
    * @returns The sequence number up to which the stream has taken effect.
    */
-  take(node: string, record: EdgeRecord): number {
+  take(node: string, record: EdgeRecord, valid = true): number {
     const taken = this.#transaction(() => {
       if (record.seq <= this.lastSeq(node, record.stream)) return false;
-      this.#db
-        .prepare('INSERT OR REPLACE INTO record VALUES(?, ?, ?)')
-        .run(node, record.key, record.body);
+      if (valid) {
+        this.#db
+          .prepare('INSERT OR REPLACE INTO record VALUES(?, ?, ?)')
+          .run(node, record.key, record.body);
+      }
       this.#db
         .prepare('INSERT OR REPLACE INTO stream VALUES(?, ?, ?)')
         .run(node, record.stream, record.seq);
       return true;
     });
-    if (taken) for (const listener of this.#recordListeners) listener(node, record.key);
+    if (taken && valid) for (const listener of this.#recordListeners) listener(node, record.key);
     return this.lastSeq(node, record.stream);
   }
 
@@ -252,7 +263,12 @@ export class Feed {
       }));
   }
 
-  /** Forgets the records of an object that is gone. */
+  /** Forgets one record of every node. */
+  forgetRecord(key: string): void {
+    this.#db.prepare('DELETE FROM record WHERE key = ?').run(key);
+  }
+
+  /** Forgets the records of an object that is gone; the prefix ends in a slash. */
   forgetRecords(prefix: string): void {
     this.#db.prepare('DELETE FROM record WHERE substr(key, 1, ?) = ?').run(prefix.length, prefix);
   }

@@ -71,16 +71,29 @@ function nodeOf(
   return node;
 }
 
+/** Resolves when a stream takes more, or is over. */
+function drained(call: grpc.ServerWritableStream<unknown, unknown>): Promise<void> {
+  return new Promise((resolve, reject) => {
+    call.once('drain', resolve);
+    call.once('cancelled', () =>
+      reject(new ShoalError('cancelled', 'the edge gave the transfer up')),
+    );
+  });
+}
+
 /** The cloud end of EdgeLink over gRPC with mutual TLS. */
 export class EdgeLinkServer {
   readonly #options: EdgeLinkServerOptions;
   readonly #server: grpc.Server;
   readonly #sessions = new Map<string, Session>();
+  readonly #connectedAt = new Map<string, number>();
   readonly #timer: NodeJS.Timeout;
 
   constructor(options: EdgeLinkServerOptions) {
     this.#options = options;
     this.#server = new grpc.Server({
+      'grpc.keepalive_time_ms': 15_000,
+      'grpc.keepalive_timeout_ms': 10_000,
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
       'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
     });
@@ -124,9 +137,10 @@ export class EdgeLinkServer {
     });
   }
 
-  /** Nodes connected now. */
-  get nodes(): string[] {
-    return [...this.#sessions.keys()];
+  /** How long a node has been connected, in milliseconds; undefined when it is not. */
+  connectedForMs(node: string): number | undefined {
+    const since = this.#sessions.has(node) ? this.#connectedAt.get(node) : undefined;
+    return since === undefined ? undefined : Date.now() - since;
   }
 
   #tick(): void {
@@ -151,6 +165,7 @@ export class EdgeLinkServer {
     });
     this.#sessions.get(node)?.goAway('another session of this node began');
     this.#sessions.set(node, session);
+    this.#connectedAt.set(node, Date.now());
     metrics.sessions(this.#sessions.size);
     const ended = (): void => {
       if (this.#sessions.get(node) !== session) return;
@@ -204,7 +219,7 @@ export class EdgeLinkServer {
           data,
         });
         offset += data.length;
-        if (!call.write(chunk)) await new Promise((resolve) => call.once('drain', resolve));
+        if (!call.write(chunk)) await drained(call);
       }
       call.end();
     } catch (error) {

@@ -1,6 +1,6 @@
 import { create } from '@bufbuild/protobuf';
 import { type CloudFrame, CloudFrameSchema, type EdgeFrame } from '@shoal/api';
-import type { Logger } from '@shoal/core';
+import { isJsonObject, type Logger } from '@shoal/core';
 import type { Feed, FeedPage } from './feed.ts';
 
 export interface SessionPorts {
@@ -15,6 +15,22 @@ export interface SessionPorts {
 export const PING_MS = 15_000;
 const MISSED_PINGS = 3;
 
+const MAX_KEY = 512;
+const MAX_RECORD_BYTES = 256 * 1024;
+
+/** What is wrong with a record, if anything: keys are `kind/namespace/name[/part]`, bodies JSON objects. */
+function recordFault(key: string, body: Uint8Array): string | undefined {
+  if (key.length > MAX_KEY || !/^[A-Za-z]+(\/[^/]+){2,3}$/.test(key)) return 'not a key';
+  if (body.length > MAX_RECORD_BYTES) return `larger than ${MAX_RECORD_BYTES} bytes`;
+  try {
+    return isJsonObject(JSON.parse(Buffer.from(body).toString('utf8')))
+      ? undefined
+      : 'not a JSON object';
+  } catch {
+    return 'not JSON';
+  }
+}
+
 /**
  * One edge's session as the cloud sees it: greets, delivers the feed one window at a time, takes
  * records. Frames of a session that is not the newest of its node are refused.
@@ -23,6 +39,8 @@ export class Session {
   readonly node: string;
   readonly #ports: SessionPorts;
   #epoch = 0;
+  /** Numbers of records belong to one edge database: a replaced disk begins at 1 again. */
+  #edgeStore = '';
   /** The newest revision the edge has acknowledged. */
   #acked = 0;
   #inFlight = false;
@@ -55,7 +73,21 @@ export class Session {
         return this.#ack(Number(edge.frame.value.cursor), edge.frame.value.nacks.length);
       case 'record': {
         const { stream, seq, key, body } = edge.frame.value;
-        const upTo = feed.take(this.node, { stream, seq: Number(seq), key, body });
+        const fault = recordFault(key, body);
+        if (fault !== undefined) {
+          this.#ports.logger.warn('record refused', {
+            node: this.node,
+            key: key.slice(0, MAX_KEY),
+            fault,
+          });
+        }
+        // A record that is refused is used up all the same: one bad record must not block a node.
+        const ownStream = `${this.#edgeStore}/${stream}`;
+        const upTo = feed.take(
+          this.node,
+          { stream: ownStream, seq: Number(seq), key, body },
+          fault === undefined,
+        );
         return this.#ports.send(
           create(CloudFrameSchema, {
             frame: { case: 'recordAck', value: { stream, seq: BigInt(upTo) } },
@@ -75,9 +107,10 @@ export class Session {
     }
   }
 
-  #hello(hello: { storeId: string; cursor: bigint; bootId: string }): void {
+  #hello(hello: { storeId: string; cursor: bigint; edgeStoreId: string }): void {
     const { feed, logger } = this.#ports;
     this.#epoch = feed.raiseEpoch(this.node);
+    this.#edgeStore = hello.edgeStoreId;
     const cursor = Number(hello.cursor);
     const head = feed.head(this.node);
     this.#mustReconcile = hello.storeId !== feed.storeId || cursor > head;

@@ -72,7 +72,7 @@ function openCaches(api: KubeApi): Caches {
 function reconcilers(
   config: Config,
   caches: Caches,
-  ports: OperatorPorts & { feed: Feed },
+  ports: OperatorPorts & { feed: Feed; presence: EdgeLinkServer },
 ): Reconciler[] {
   const shared = {
     ...ports,
@@ -112,16 +112,18 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
     metrics,
     isReady,
   });
-  const edgeLinkPort = await link.listen();
   const stopping = new AbortController();
   const loopPorts: LoopPorts = { clock, random, logger };
-  const runners = reconcilers(config, caches, { ...ports, feed }).map(
+  const runners = reconcilers(config, caches, { ...ports, feed, presence: link }).map(
     (r) => new ControllerRunner(r, loopPorts, metrics),
   );
   const loops = Object.values<ObjectCache>({ ...caches }).map((c) =>
     c.run(loopPorts, stopping.signal),
   );
   const started = startWhenSynced(runners, { isReady, clock, signal: stopping.signal });
+  // Edges are let in once the feed says what they should have: an empty one would clear them.
+  while (!runners.every((r) => r.started && r.idle)) await clock.sleep(10);
+  const edgeLinkPort = await link.listen();
   logger.info('global manager started', { edgeLinkPort });
   return {
     edgeLinkPort,

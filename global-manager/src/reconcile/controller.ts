@@ -34,7 +34,16 @@ export class ControllerRunner {
     reconciler.watch((key) => this.#queue.add(key));
   }
 
+  /** True when every key known so far was looked at. */
+  get idle(): boolean {
+    return this.#queue.idle;
+  }
+
+  /** True once it runs. */
+  started = false;
+
   async run(signal: AbortSignal): Promise<void> {
+    this.started = true;
     for (
       let key = await this.#queue.take(signal);
       key !== undefined;

@@ -1,12 +1,16 @@
 import { isShoalError, type LoopPorts, superviseLoop } from '@shoal/core';
 import type { KindRef, KubeApi, KubeObject } from '../kube/kube-api.ts';
 
+const MAX_GONE = 1_000;
+
 /** A view of one kind that follows the API server: list, watch, list again when needed. */
 export class ObjectCache {
   readonly kind: KindRef;
   readonly #api: KubeApi;
   readonly #objects = new Map<string, KubeObject>();
   readonly #listeners: ((object: KubeObject) => void)[] = [];
+  /** Uids of objects seen going, newest last: a late answer to a write must not bring one back. */
+  readonly #gone = new Set<string>();
   #synced = false;
 
   constructor(kind: KindRef, api: KubeApi) {
@@ -35,6 +39,7 @@ export class ObjectCache {
 
   /** Takes an object that was just written, so that the next reconcile does not see the old one. */
   observe(object: KubeObject): void {
+    if (this.#gone.has(object.metadata.uid ?? '')) return;
     const key = keyOf(object);
     const known = this.#objects.get(key);
     if (known && Number(known.metadata.resourceVersion) >= Number(object.metadata.resourceVersion))
@@ -63,7 +68,7 @@ export class ObjectCache {
           onEvent: (event) => {
             version = event.object.metadata.resourceVersion ?? version;
             if (event.type === 'BOOKMARK') return;
-            if (event.type === 'DELETED') this.#objects.delete(keyOf(event.object));
+            if (event.type === 'DELETED') this.#forget(event.object);
             else this.#objects.set(keyOf(event.object), event.object);
             this.#tell(event.object);
           },
@@ -73,6 +78,13 @@ export class ObjectCache {
         throw error;
       }
     }
+  }
+
+  #forget(object: KubeObject): void {
+    this.#objects.delete(keyOf(object));
+    this.#gone.add(object.metadata.uid ?? '');
+    const [oldest] = this.#gone;
+    if (this.#gone.size > MAX_GONE && oldest !== undefined) this.#gone.delete(oldest);
   }
 
   #replace(items: readonly KubeObject[]): void {

@@ -61,8 +61,12 @@ export class WorkQueue {
         return key;
       }
       await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-        signal.addEventListener('abort', () => resolve(), { once: true });
+        const wake = (): void => {
+          signal.removeEventListener('abort', wake);
+          resolve();
+        };
+        this.#wake = wake;
+        signal.addEventListener('abort', wake, { once: true });
       });
     }
     return undefined;
@@ -76,5 +80,10 @@ export class WorkQueue {
 
   get length(): number {
     return this.#waiting.size;
+  }
+
+  /** True when nothing waits and nothing runs. */
+  get idle(): boolean {
+    return this.#waiting.size === 0 && this.#running.size === 0;
   }
 }

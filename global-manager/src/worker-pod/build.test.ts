@@ -41,13 +41,22 @@ test('remote content is fetched to /downloads, or passed on where the worker wri
   );
 });
 
-test.each([
-  ['/Models/My_Data', 'models-my-data'],
-  ['/', 'root'],
-  [`/${'a'.repeat(80)}`, 'a'.repeat(63)],
-  ['/x/', 'xz'],
-])('volume name of %s', (path, name) => {
-  expect(volumeName(path)).toBe(name);
+test('volume names are valid, and two folders never share one', () => {
+  expect(volumeName('/models/digits')).toBe('models-digits');
+  const paths = [
+    '/',
+    '/a_b',
+    '/a-b',
+    '/a/b',
+    '/A/b',
+    `/${'x'.repeat(70)}/a`,
+    `/${'x'.repeat(70)}/b`,
+    '/a/b-',
+    '/a/b/',
+  ];
+  const names = paths.map(volumeName);
+  expect(new Set(names).size).toBe(paths.length);
+  for (const name of names) expect(name).toMatch(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/);
 });
 
 const owner: KubernetesObject = {

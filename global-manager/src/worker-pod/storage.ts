@@ -1,5 +1,6 @@
 import { dirname } from 'node:path/posix';
 import type { EnvVar, Volume, VolumeMount } from '@shoal/api';
+import { digestOf } from '@shoal/core';
 
 /** Something a worker reads or writes, by URL, and the variable that tells it where. */
 export interface StorageRequest {
@@ -22,14 +23,18 @@ export const DATA_PATH_PREFIX = '/home/data';
 const DOWNLOADS = '/downloads';
 const DOWNLOAD_VOLUME = 'sedna-storage-initializer';
 
-/** Volume name made of a host path: lower case, `[a-z0-9-]`, at most 63 characters. */
+/** Volume name made of a host path: `[a-z0-9-]`, at most 63 characters, one name for one path. */
 export function volumeName(path: string): string {
+  const plain = path.slice(1).replaceAll('/', '-');
+  if (/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(plain) && !path.slice(1).includes('-'))
+    return plain;
+  // Anything that had to be changed gets a hash of the path: two folders never share a name.
   const name = path
     .toLowerCase()
     .replace(/[^a-z0-9-]/g, '-')
     .replace(/^-+/, '')
-    .slice(0, 63);
-  return (name === '' ? 'root' : name).replace(/-$/, 'z');
+    .slice(0, 54);
+  return `${name === '' ? 'root' : name.replace(/-+$/, '')}-${digestOf(path).slice(7, 15)}`;
 }
 
 type Placed = {

@@ -29,7 +29,7 @@ test('batches hold every sample once', () => {
   const seen = [...batches(SAMPLES, 2, seededRandom(1))].flatMap((b) =>
     Array.from(b.labels, Number),
   );
-  expect(seen.toSorted()).toEqual([0, 1, 2]);
+  expect(seen.toSorted((a, b) => a - b)).toEqual([0, 1, 2]);
 });
 
 test('image lines survive a round trip', () => {

@@ -38,6 +38,7 @@ export interface ReporterOptions {
   readonly random?: Random;
 }
 
+/** Attempts for a report of progress; the end of a task is reported until it is taken. */
 const ATTEMPTS = 8;
 const TIMEOUT_MS = 5_000;
 
@@ -50,7 +51,8 @@ export class Reporter {
   }
 
   /**
-   * Sends one report, again with jitter until it is taken.
+   * Sends one report, again with jitter until it is taken. Hours of training must not be lost to a
+   * local controller that restarts, so `completed` and `failed` are sent until they arrive.
    *
    * @throws ShoalError `unavailable` when the local controller cannot be reached.
    */
@@ -62,7 +64,8 @@ export class Reporter {
         await this.#post(info);
         return;
       } catch (error) {
-        if (attempt + 1 >= ATTEMPTS || signal?.aborted) {
+        const final = info.status === 'completed' || info.status === 'failed';
+        if ((!final && attempt + 1 >= ATTEMPTS) || signal?.aborted) {
           throw new ShoalError(
             'unavailable',
             `the local controller at ${server} does not take reports: ${messageOf(error)}`,

@@ -1,6 +1,5 @@
 import { createReadStream, mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { createInterface } from 'node:readline';
 import type { DatasetFormat } from './formats.ts';
 
 /** Samples `from` (inclusive) to `to` (exclusive), counted from 0 without headers and blank lines. */
@@ -22,12 +21,8 @@ export async function readRanges(
   const header: string[] = [];
   const parts = ranges.map((): string[] => []);
   const last = Math.max(0, ...ranges.map((r) => r.to));
-  const stream = createReadStream(path);
   let index = -format.headerLines;
-  for await (const line of createInterface({
-    input: stream,
-    crlfDelay: Number.POSITIVE_INFINITY,
-  })) {
+  for await (const line of linesOf(path)) {
     if (line.trim() === '') continue;
     if (index < 0) header.push(line);
     else {
@@ -37,14 +32,27 @@ export async function readRanges(
     }
     if (++index >= last) break;
   }
-  stream.destroy();
   return { header, parts };
 }
 
-/** Writes lines under a temporary name, then renames. */
+/** Lines end at `\n` alone, as they are counted; other separators may stand inside a sample. */
+async function* linesOf(path: string): AsyncGenerator<string> {
+  let rest: Buffer = Buffer.alloc(0);
+  for await (const chunk of createReadStream(path) as AsyncIterable<Buffer>) {
+    rest = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
+    let start = 0;
+    for (let end = rest.indexOf(0x0a); end >= 0; end = rest.indexOf(0x0a, start)) {
+      yield rest.toString('utf8', start, end).replace(/\r$/, '');
+      start = end + 1;
+    }
+    rest = rest.subarray(start);
+  }
+}
+
+/** Writes lines under a temporary name, makes them durable, then renames. */
 export function writeLines(path: string, lines: readonly string[]): void {
   mkdirSync(dirname(path), { recursive: true });
-  writeFileSync(`${path}.tmp`, lines.map((l) => `${l}\n`).join(''));
+  writeFileSync(`${path}.tmp`, lines.map((l) => `${l}\n`).join(''), { flush: true });
   renameSync(`${path}.tmp`, path);
 }
 

@@ -1,5 +1,5 @@
 import { existsSync, mkdirSync } from 'node:fs';
-import { join } from 'node:path/posix';
+import { join, normalize } from 'node:path/posix';
 import {
   hotUpdateFolder,
   type IncrementalAssignment,
@@ -12,7 +12,7 @@ import { datasetFormat } from '../dataset/formats.ts';
 import type { DatasetMonitor } from '../dataset/monitor.ts';
 import { divide, readRanges, type SampleRange, writeLines } from '../dataset/split.ts';
 import type { Link } from '../link/link.ts';
-import { installHotUpdate } from '../model/hot-update.ts';
+import { installHotUpdate, withdrawHotUpdate } from '../model/hot-update.ts';
 import { type ModelStore, placeFile } from '../model/model-store.ts';
 import type { EdgeDatabase } from '../store/database.ts';
 import { decide, deltaFigures } from '../trigger/trigger.ts';
@@ -29,8 +29,15 @@ export interface JobPorts {
 
 /** What the node remembers of a job between restarts. */
 interface Progress {
-  /** Samples used up by rounds that were trained. */
+  /** Samples that were part of a trained round; newer ones count for the next trigger. */
   readonly consumed: number;
+  /** Slices trained since the last deployment: a round that is not deployed loses no sample. */
+  readonly slices: readonly SampleRange[];
+  /** The two models under evaluation, the new one first. */
+  readonly evaluating?: {
+    readonly round: number;
+    readonly models: readonly [StageModel, StageModel];
+  };
   /** The range handed to the round that is not trained yet, and what was said of it. */
   readonly offered?: {
     readonly round: number;
@@ -52,7 +59,7 @@ type Offer = Omit<StageReport, 'uid' | 'round' | 'stage'>;
 /** Rounds whose evaluation samples are kept. */
 const EVALUATION_ROUNDS = 5;
 const KIND = 'IncrementalLearningJob';
-const EMPTY: Progress = { consumed: 0, evaluation: [] };
+const EMPTY: Progress = { consumed: 0, slices: [], evaluation: [] };
 
 /** What a worker said, as the worker API hands it on. */
 export interface WorkerReport {
@@ -102,24 +109,23 @@ export class IncrementalLearningJobs {
     return found?.body as IncrementalAssignment | undefined;
   }
 
-  /** Looks at every job once. */
-  async poll(): Promise<void> {
-    for (const object of this.#ports.db.objects(KIND)) {
-      const job = object.body as IncrementalAssignment;
-      const key = this.#key(job);
-      if (this.#busy.has(key)) continue;
-      this.#busy.add(key);
-      try {
-        await this.#step(job);
-      } catch (error) {
-        this.#ports.logger.warn('job step failed, will retry', {
-          job: job.metadata.name,
-          stage: job.stage,
-          reason: messageOf(error),
-        });
-      } finally {
-        this.#busy.delete(key);
-      }
+  /** Looks at every job once; a step that takes long does not hold up the others. */
+  poll(): void {
+    for (const object of this.#ports.db.objects(KIND))
+      void this.#guarded(object.body as IncrementalAssignment);
+  }
+
+  async #guarded(job: IncrementalAssignment): Promise<void> {
+    const key = this.#key(job);
+    if (this.#busy.has(key)) return;
+    this.#busy.add(key);
+    try {
+      await this.#step(job);
+    } catch (error) {
+      const fields = { job: job.metadata.name, stage: job.stage, reason: messageOf(error) };
+      this.#ports.logger.warn('job step failed, will retry', fields);
+    } finally {
+      this.#busy.delete(key);
     }
   }
 
@@ -129,7 +135,7 @@ export class IncrementalLearningJobs {
     this.#adopt(job);
     if (job.state !== 'Waiting') return;
     if (job.stage === 'Train') await this.#offerTraining(job);
-    else if (job.stage === 'Eval') await this.#offerEvaluation(job);
+    else if (job.stage === 'Eval') this.#offerEvaluation(job);
     else await this.#decideDeployment(job);
   }
 
@@ -170,17 +176,15 @@ export class IncrementalLearningJobs {
       clock.now(),
     );
     if (!verdict.fires) return;
-    const evaluations = [...progress.evaluation, evaluation]
-      .filter((r) => r.to > r.from)
-      .slice(-EVALUATION_ROUNDS);
+    const trains = [...progress.slices.map((r) => divide(r, job.trainProb).train), train];
+    const evaluations = withNewest(progress.evaluation, evaluation);
     const format = datasetFormat(job.dataset.spec.format);
-    const { header, parts } = await readRanges(hostPath(job.dataset.spec.url), format, [
-      train,
-      ...evaluations,
-    ]);
-    const [trainLines = [], ...evalLines] = parts;
+    const source = hostPath(job.dataset.spec.url);
+    const { header, parts } = await readRanges(source, format, [...trains, ...evaluations]);
+    const trainLines = parts.slice(0, trains.length).flat();
+    const evalLines = parts.slice(trains.length).flat();
     writeLines(hostPath(this.#dataFile(job, 'train')), [...header, ...trainLines]);
-    writeLines(hostPath(this.#dataFile(job, 'eval')), [...header, ...evalLines.flat()]);
+    writeLines(hostPath(this.#dataFile(job, 'eval')), [...header, ...evalLines]);
     const outputDir = this.#outputPath(job, 'train', String(job.round));
     mkdirSync(hostPath(outputDir), { recursive: true });
     const report: Offer = {
@@ -197,35 +201,33 @@ export class IncrementalLearningJobs {
   }
 
   /** The new model first, then the one it must beat. */
-  async #offerEvaluation(job: IncrementalAssignment): Promise<void> {
-    const progress = this.#progress(job);
-    const next =
-      job.previous?.models?.find((m) => m.format === job.deployModel.format) ??
-      job.previous?.models?.[0];
+  #offerEvaluation(job: IncrementalAssignment): void {
+    const { models = [] } = job.previous ?? {};
+    const next = models.find((m) => m.format === job.deployModel.format) ?? models[0];
     if (!next)
       return this.#report(job, {
         status: 'failed',
         message: 'the training stage reported no model',
       });
-    if (progress.offered?.round === job.round) {
-      const { range } = progress.offered;
-      const { evaluation } = divide(range, job.trainProb);
-      const { offered: _done, ...rest } = progress;
-      const evaluations = [...progress.evaluation, evaluation]
-        .filter((r) => r.to > r.from)
-        .slice(-EVALUATION_ROUNDS);
-      this.#ports.db.setProgress(this.#key(job), {
-        ...rest,
-        consumed: range.to,
-        evaluation: evaluations,
-      });
-    }
-    const old = job.evalModel ?? progress.deployed ?? this.#served(job);
+    this.#consume(job);
+    const { evaluating, deployed } = this.#progress(job);
+    const old = job.evalModel ?? deployed ?? this.#served(job);
+    const pair = evaluating?.round === job.round ? evaluating.models : ([next, old] as const);
+    this.#save(job, { evaluating: { round: job.round, models: pair } });
     this.#report(job, {
       status: 'ready',
-      input: { models: [next, old], dataURL: this.#dataFile(job, 'eval') },
+      input: { models: pair, dataURL: this.#dataFile(job, 'eval') },
     });
-    await Promise.resolve();
+  }
+
+  /** The round was trained: its samples count as used, and train again until a model is deployed. */
+  #consume(job: IncrementalAssignment): void {
+    const { offered, ...rest } = this.#progress(job);
+    if (offered?.round !== job.round) return;
+    const { range } = offered;
+    const evaluation = withNewest(rest.evaluation, divide(range, job.trainProb).evaluation);
+    const slices = [...rest.slices, range];
+    this.#ports.db.setProgress(this.#key(job), { ...rest, consumed: range.to, slices, evaluation });
   }
 
   /** The deployed model as this node has it: the same path, or the initial model where there is none. */
@@ -266,56 +268,106 @@ export class IncrementalLearningJobs {
   #adopt(job: IncrementalAssignment): void {
     const { candidate, ...rest } = this.#progress(job);
     if (candidate && candidate.digest === job.served) {
-      this.#ports.db.setProgress(this.#key(job), { ...rest, deployed: candidate.model });
+      // What was learned is in the model that is served now.
+      this.#ports.db.setProgress(this.#key(job), {
+        ...rest,
+        slices: [],
+        deployed: candidate.model,
+      });
     }
   }
 
   /** Installs the accepted model where it is served. */
   async #serve(job: IncrementalAssignment): Promise<void> {
-    const { models, hostPath, clock } = this.#ports;
-    const { accepted } = job;
+    const { models, hostPath, clock, db } = this.#ports;
+    const folder = hostPath(hotUpdateFolder({ metadata: job.metadata }));
+    // What an earlier job of this name left must not be taken for a model of this one.
+    if (db.progress(this.#key(job)) === undefined) withdrawHotUpdate(folder);
     const { installed } = this.#progress(job);
+    this.#save(job, {});
+    const { accepted } = job;
     if (accepted === undefined || (installed?.digest === accepted && installed.round === job.round))
       return;
     const path = await models.fetch(accepted);
-    placeFile(path, hostPath(job.deployModel.url));
-    const updated = new Date(clock.now()).toISOString();
-    if (job.hotUpdate) {
-      installHotUpdate(
-        hostPath(hotUpdateFolder({ metadata: job.metadata })),
-        { path, digest: accepted, format: job.deployModel.format },
-        updated,
-      );
-    } else {
-      this.#report(job, { status: 'completed' }, 'Serving');
-    }
+    const model = { path, digest: accepted, format: job.deployModel.format };
     this.#save(job, { installed: { digest: accepted, round: job.round } });
+    if (job.hotUpdate) return installHotUpdate(folder, model, new Date(clock.now()).toISOString());
+    placeFile(path, hostPath(job.deployModel.url));
+    this.#report(job, { status: 'completed' }, 'Serving');
   }
 
   /** Takes what a worker of this job reports. */
   take(job: IncrementalAssignment, report: WorkerReport): void {
-    const failed = report.status === 'failed';
-    if (report.kind === 'deploy') {
-      const { installed } = this.#progress(job);
-      // A worker that starts loads what is there already: only an installed model of this round counts.
-      if (installed?.round !== job.round || job.stage !== 'Deploy') return;
-      const { reason: given } = report.ownerInfo;
-      const reason = typeof given === 'string' ? given : 'the worker refused the model';
-      this.#report(
-        job,
-        failed ? { status: 'failed', message: reason } : { status: 'completed' },
-        'Serving',
-      );
-      return;
-    }
+    if (report.kind === 'deploy') return this.#takeDeployment(job, report);
     const stage = report.kind === 'train' ? 'Train' : report.kind === 'eval' ? 'Eval' : undefined;
-    if (stage !== job.stage || report.status === 'running') return;
-    if (failed)
+    if (stage !== job.stage) return;
+    if (report.status === 'failed') {
       this.#report(job, {
         status: 'failed',
         message: `the ${report.kind} worker reported failure`,
       });
-    else if (report.status === 'completed')
-      this.#report(job, { status: 'completed', output: { models: report.results } });
+    } else if (report.status === 'completed') {
+      if (stage === 'Train') this.#takeTraining(job, report);
+      else this.#takeEvaluation(job, report);
+    }
   }
+
+  /** The worker took the model, or refused it: then the file it would start with stays the old one. */
+  #takeDeployment(job: IncrementalAssignment, report: WorkerReport): void {
+    const { models, hostPath } = this.#ports;
+    const { installed } = this.#progress(job);
+    // A worker that starts loads what is there already: only an installed model of this round counts.
+    if (installed?.round !== job.round || job.stage !== 'Deploy') return;
+    if (report.status === 'failed') {
+      withdrawHotUpdate(hostPath(hotUpdateFolder({ metadata: job.metadata })));
+      const { reason } = report.ownerInfo;
+      const message = typeof reason === 'string' ? reason : 'the worker refused the model';
+      return this.#report(job, { status: 'failed', message }, 'Serving');
+    }
+    placeFile(models.pathOf(installed.digest), hostPath(job.deployModel.url));
+    this.#report(job, { status: 'completed' }, 'Serving');
+  }
+
+  /** A worker may only name models in the folder it was given: the worker API asks nobody who he is. */
+  #takeTraining(job: IncrementalAssignment, report: WorkerReport): void {
+    const folder = `${this.#outputPath(job, 'train', String(job.round))}/`;
+    const stray = report.results.find((m) => !normalize(m.url).startsWith(folder));
+    if (stray) {
+      const fields = { job: job.metadata.name, url: stray.url, folder };
+      return this.#ports.logger.warn(
+        'a model outside the folder of this round was reported, ignored',
+        fields,
+      );
+    }
+    this.#report(job, { status: 'completed', output: { models: report.results } });
+  }
+
+  /** Only the figures are the worker's to tell; which models they are about is known here. */
+  #takeEvaluation(job: IncrementalAssignment, report: WorkerReport): void {
+    const { evaluating } = this.#progress(job);
+    const pair =
+      evaluating?.round === job.round
+        ? evaluating.models
+        : job.roles.includes('dataset')
+          ? undefined
+          : report.results;
+    const [next] = pair ?? [];
+    const about = report.results[0]?.url ?? '';
+    if (
+      !pair ||
+      (next && about.startsWith('/') && !about.startsWith('/downloads/') && about !== next.url)
+    )
+      return;
+    if (report.results.length !== pair.length) {
+      const message = `the evaluation reported ${report.results.length} results for ${pair.length} models`;
+      return this.#report(job, { status: 'failed', message });
+    }
+    const models = pair.map((m, i) => ({ ...m, metrics: report.results[i]?.metrics ?? {} }));
+    this.#report(job, { status: 'completed', output: { models } });
+  }
+}
+
+/** The newest evaluation ranges, empty ones left out. */
+function withNewest(known: readonly SampleRange[], next: SampleRange): SampleRange[] {
+  return [...known, next].filter((r) => r.to > r.from).slice(-EVALUATION_ROUNDS);
 }

@@ -45,7 +45,13 @@ export class EdgeLinkCore {
     return create(EdgeFrameSchema, {
       frame: {
         case: 'hello',
-        value: { bootId: this.#bootId, storeId, cursor: BigInt(cursor), protocols: ['v1'] },
+        value: {
+          bootId: this.#bootId,
+          storeId,
+          cursor: BigInt(cursor),
+          protocols: ['v1'],
+          edgeStoreId: this.#db.id,
+        },
       },
     });
   }

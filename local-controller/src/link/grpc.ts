@@ -38,6 +38,13 @@ function fromGrpc(error: unknown, what: string): ShoalError {
   return new ShoalError(code, `${what}: ${service.details ?? String(error)}`, { cause: error });
 }
 
+/** Longest time one transfer may take; it resumes where it stopped. */
+const BULK_MS = 600_000;
+
+function bulkDeadline(): grpc.CallOptions {
+  return { deadline: Date.now() + BULK_MS };
+}
+
 type Serialized = typeof EDGE_LINK_METHODS;
 
 /** EdgeLink over gRPC: one outbound HTTP/2 connection with mutual TLS. */
@@ -52,6 +59,10 @@ export class GrpcTransport implements EdgeTransport {
     );
     this.#client = new grpc.Client(options.address, credentials, {
       'grpc.ssl_target_name_override': MANAGER_NAME,
+      // A half-open connection is noticed by the transport itself, not by TCP after a quarter of an hour.
+      'grpc.keepalive_time_ms': 15_000,
+      'grpc.keepalive_timeout_ms': 10_000,
+      'grpc.keepalive_permit_without_calls': 1,
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
       'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
       'grpc.initial_reconnect_backoff_ms': 200,
@@ -87,6 +98,7 @@ export class GrpcTransport implements EdgeTransport {
       requestSerialize,
       responseDeserialize,
       request,
+      bulkDeadline(),
     );
     try {
       for await (const chunk of call as AsyncIterable<BlobChunk>) yield chunk;
@@ -106,12 +118,14 @@ export class GrpcTransport implements EdgeTransport {
         path,
         requestSerialize,
         responseDeserialize,
+        bulkDeadline(),
         (error, value) => {
           if (error) reject(fromGrpc(error, 'sending blob'));
           else if (value) resolve(value);
         },
       );
     });
+    answer.catch(() => undefined); // awaited below; a failure meanwhile must not count as unhandled
     for await (const chunk of chunks) {
       if (call && !call.write(chunk))
         await Promise.race([new Promise((resolve) => call?.once('drain', resolve)), answer]);

@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
 import { EdgeFrameSchema } from '@shoal/api';
-import { backoffMs, type LoopPorts } from '@shoal/core';
+import { backoffMs, type LoopPorts, messageOf } from '@shoal/core';
 import type { EdgeDatabase } from '../store/database.ts';
-import { EdgeLinkCore } from './edge-link-core.ts';
+import { type CoreOutput, EdgeLinkCore } from './edge-link-core.ts';
 import type { Connection, EdgeTransport } from './transport.ts';
 
 const BACKOFF = { baseMs: 1_000, capMs: 60_000 };
@@ -77,7 +77,15 @@ export class Link {
     let why: string | undefined;
     const connection = this.#transport.connect((frame) => {
       this.#silentTicks = 0;
-      const output = this.#core.receive(frame);
+      let output: CoreOutput;
+      try {
+        output = this.#core.receive(frame);
+      } catch (error) {
+        // The disk may be full: nothing was acknowledged, the next session delivers it again.
+        why = messageOf(error);
+        connection.close();
+        return;
+      }
       if (frame.frame.case === 'welcome')
         this.#ports.logger.info('connected to the cloud', {
           epoch: Number(frame.frame.value.epoch),

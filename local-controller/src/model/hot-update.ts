@@ -34,3 +34,8 @@ export function installHotUpdate(
   for (const file of old.slice(0, Math.max(0, old.length - KEPT)))
     rmSync(join(folder, file), { force: true });
 }
+
+/** Takes the pointer away: a worker that starts now loads the model it was deployed with. */
+export function withdrawHotUpdate(folder: string): void {
+  rmSync(join(folder, 'model_config.json'), { force: true });
+}

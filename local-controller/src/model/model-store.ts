@@ -58,14 +58,19 @@ export class ModelStore {
     return { digest, sizeBytes };
   }
 
+  /** Where a model of this digest is once it was fetched. @throws ShoalError for a text that is no digest. */
+  pathOf(digest: string): string {
+    if (!isDigest(digest)) throw new ShoalError('invalid_argument', `"${digest}" is not a digest`);
+    return join(this.#dir, digest.replace(':', '-'));
+  }
+
   /**
    * A local file with this content, fetched if need be; a broken download goes on where it stopped.
    *
    * @throws ShoalError `data_corrupt` when the content has another digest (it is thrown away).
    */
   async fetch(digest: string): Promise<string> {
-    if (!isDigest(digest)) throw new ShoalError('invalid_argument', `"${digest}" is not a digest`);
-    const path = join(this.#dir, digest.replace(':', '-'));
+    const path = this.pathOf(digest);
     if (existsSync(path)) return path;
     const part = `${path}.part`;
     const file = openSync(part, 'a');
@@ -110,5 +115,8 @@ async function* chunks(
 export function placeFile(from: string, to: string): void {
   mkdirSync(dirname(to), { recursive: true });
   copyFileSync(from, `${to}.tmp`);
+  const file = openSync(`${to}.tmp`, 'r+');
+  fsyncSync(file);
+  closeSync(file);
   renameSync(`${to}.tmp`, to);
 }

@@ -79,7 +79,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   link.onChange(() => wakeUp.wake());
   const poll = async (): Promise<void> => {
     monitor.poll();
-    await incremental.poll();
+    incremental.poll();
     await wakeUp.pause(config.SHOAL_LC_POLL_MS, clock, signal);
   };
   const loops = [

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { DatabaseSync } from 'node:sqlite';
 import { fromNode } from '@shoal/core';
 
@@ -51,6 +52,15 @@ export class EdgeDatabase {
     } catch (error) {
       throw fromNode(error, `opening the edge store ${path}`);
     }
+  }
+
+  /** Identity of this database; a new disk has a new one. */
+  get id(): string {
+    const known = this.progress<string>('edge_store_id');
+    if (known !== undefined) return known;
+    const fresh = randomUUID();
+    this.setProgress('edge_store_id', fresh);
+    return fresh;
   }
 
   /** Runs a body in one transaction: all of it is durable, or none. */

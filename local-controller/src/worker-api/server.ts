@@ -33,14 +33,24 @@ function text(body: JsonObject, field: string): string {
   return typeof value === 'string' ? value : '';
 }
 
+type Figure = number | readonly number[];
+
+function isFigure(value: unknown): value is Figure {
+  const finite = (v: unknown): boolean => typeof v === 'number' && Number.isFinite(v);
+  return Array.isArray(value) ? value.every(finite) : finite(value);
+}
+
+/** Only finite numbers and lists of them are figures; NaN arrives from JSON as null and is dropped. */
+function figuresOf(value: unknown): Record<string, Figure> {
+  const entries = Object.entries(isJsonObject(value) ? value : {});
+  return Object.fromEntries(entries.filter((e): e is [string, Figure] => isFigure(e[1])));
+}
+
 function toModel(value: JsonObject): StageModel {
-  const metrics = isJsonObject(value['metrics'])
-    ? (value['metrics'] as Record<string, number>)
-    : undefined;
   return {
     format: text(value, 'format'),
     url: text(value, 'url'),
-    ...(metrics ? { metrics } : {}),
+    metrics: figuresOf(value['metrics']),
   };
 }
 

@@ -58,7 +58,7 @@ export class DatasetReconciler implements Reconciler {
     const key = { kind: 'Dataset', namespace, name, uid: found?.metadata.uid ?? '' };
     if (!found) {
       feed.assign(key, new Map());
-      feed.forgetRecords(recordKey('Dataset', { namespace, name }));
+      feed.forgetRecord(recordKey('Dataset', { namespace, name }));
       return DONE;
     }
     const dataset = found as unknown as Dataset;

@@ -18,6 +18,8 @@ export interface AssignmentInputs {
   readonly position: StagePosition;
   /** Nodes where an inference pod runs. */
   readonly deployNodes: readonly string[];
+  /** Node of the stage's worker, which reports there. */
+  readonly workerNode: string | undefined;
 }
 
 function stageModel(model: Model): StageModel {
@@ -54,12 +56,13 @@ export function assignments(inputs: AssignmentInputs): Map<string, IncrementalAs
     ...(served ? { served } : {}),
   };
   const found = new Map<string, IncrementalAssignment>();
-  const add = (node: string | undefined, role: 'dataset' | 'deploy'): void => {
+  const add = (node: string | undefined, role: IncrementalAssignment['roles'][number]): void => {
     if (!node) return;
     const roles = [...(found.get(node)?.roles ?? []), role];
     found.set(node, { ...base, roles });
   };
   add(dataset.spec.nodeName, 'dataset');
+  add(inputs.workerNode, 'worker');
   for (const node of new Set(deployNodes)) add(node, 'deploy');
   return found;
 }

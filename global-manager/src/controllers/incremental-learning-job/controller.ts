@@ -5,7 +5,7 @@ import {
   recordKey,
   type StageReport,
 } from '@shoal/api';
-import { type Clock, isShoalError, messageOf } from '@shoal/core';
+import { type Clock, isShoalError, messageOf, ShoalError } from '@shoal/core';
 import type { Feed } from '../../edge-link/feed.ts';
 import { type KubeObject, POD } from '../../kube/kube-api.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
@@ -36,7 +36,14 @@ export interface IncrementalLearningPorts extends WorkerPorts {
   readonly datasets: ObjectCache;
   readonly pods: ObjectCache;
   readonly feed: Feed;
+  readonly presence: EdgePresence;
   readonly clock: Clock;
+}
+
+/** Which edges are connected. */
+export interface EdgePresence {
+  /** How long a node has been connected, in milliseconds; undefined when it is not. */
+  connectedForMs(node: string): number | undefined;
 }
 
 interface Resolved {
@@ -45,13 +52,29 @@ interface Resolved {
   readonly initialModel: Model;
   readonly deployModel: Model;
   readonly evalModel: Model | undefined;
+  /** Pods of this job that are not being deleted. */
   readonly pods: readonly KubeObject[];
+  /** True while an inference pod is being deleted: its ports and files are still in use. */
+  readonly inferenceGoing: boolean;
 }
 
 const KIND = 'IncrementalLearningJob';
 const PREFIX = 'incrementallearningjob.sedna.io';
 /** Pods of rounds older than this are removed; their logs go with them. */
 const KEPT_ROUNDS = 2;
+
+/** A pod that serves and ended is started again after this long. */
+const RESTART_DELAY_MS = 10_000;
+/** A job that was refused is looked at again: what is missing may be of a kind that is not watched. */
+const REFUSED_RETRY_MS = 15_000;
+
+function isInference(pod: KubeObject): boolean {
+  return pod.metadata.labels?.[`${PREFIX}/worker-type`] === 'inference';
+}
+
+function hasEnded(pod: KubeObject): boolean {
+  return ['Succeeded', 'Failed'].includes(phaseOf(pod));
+}
 
 function nodeOf(pod: KubeObject): string | undefined {
   return (pod as unknown as { spec?: { nodeName?: string } }).spec?.nodeName;
@@ -99,7 +122,7 @@ export class IncrementalLearningReconciler implements Reconciler {
       if (!isShoalError(error) || (error.code !== 'not_found' && error.code !== 'invalid_argument'))
         throw error;
       await this.#say(job, messageOf(error));
-      return DONE;
+      return { kind: 'requeueAfter', ms: REFUSED_RETRY_MS };
     }
   }
 
@@ -107,6 +130,11 @@ export class IncrementalLearningReconciler implements Reconciler {
     const { models, datasets, pods } = this.#ports;
     const { namespace = '', uid } = job.metadata;
     const { dataset, initialModel, deploySpec, evalSpec } = job.spec;
+    if (/^[a-z][a-z0-9+.-]*:/i.test(job.spec.outputDir)) {
+      const why = `spec.outputDir: "${job.spec.outputDir}" is not a host path; writing to object storage is not supported yet`;
+      throw new ShoalError('invalid_argument', why);
+    }
+    const own = pods.list(namespace).filter((p) => p.metadata.labels?.[`${PREFIX}/uid`] === uid);
     const model = (name: string, field: string): Model =>
       requireModel(models, namespace, { name, field });
     return {
@@ -120,11 +148,8 @@ export class IncrementalLearningReconciler implements Reconciler {
       evalModel: evalSpec.initialEvalModel
         ? model(evalSpec.initialEvalModel.name, 'spec.evalSpec.initialEvalModel.name')
         : undefined,
-      pods: pods
-        .list(namespace)
-        .filter(
-          (p) => p.metadata.labels?.[`${PREFIX}/uid`] === uid && !p.metadata.deletionTimestamp,
-        ),
+      pods: own.filter((p) => !p.metadata.deletionTimestamp),
+      inferenceGoing: own.some((p) => p.metadata.deletionTimestamp && isInference(p)),
     };
   }
 
@@ -141,23 +166,35 @@ export class IncrementalLearningReconciler implements Reconciler {
   async #advance(known: Resolved): Promise<ReconcileResult> {
     const { api, jobs, clock } = this.#ports;
     const { job } = known;
-    await this.#ensureInference(known);
+    const restartMs = await this.#ensureInference(known);
     const position = positionOf(job);
     if (!position) {
       await writeStatus(api, jobs, job, begun(job, clock.now()));
       return DONE;
     }
     this.#assign(known, position);
-    const move = nextMove(position, this.#facts(known, position));
+    const facts = this.#facts(known, position);
+    const move = nextMove(position, facts);
     await this.#perform(known, position, move);
-    if (job.status?.message && position.state !== 'Failed' && move.kind === 'stay') {
-      const { message: _gone, ...rest } = job.status;
-      await writeStatus(api, jobs, job, rest);
-    }
+    if (move.kind === 'stay') await this.#explain(job, position, facts.pod.message);
     await this.#removeOldPods(known, position.round);
-    return move.kind === 'stay' && move.lookAgainMs !== undefined
-      ? { kind: 'requeueAfter', ms: move.lookAgainMs }
-      : DONE;
+    const waits = [restartMs, move.kind === 'stay' ? move.lookAgainMs : undefined].filter(
+      (ms) => ms !== undefined,
+    );
+    return waits.length > 0 ? { kind: 'requeueAfter', ms: Math.min(...waits) } : DONE;
+  }
+
+  /** A job that stays where it is says what its pod is waiting for, and stops saying it afterwards. */
+  async #explain(
+    job: IncrementalLearningJob,
+    position: StagePosition,
+    trouble: string | undefined,
+  ): Promise<void> {
+    const { api, jobs } = this.#ports;
+    if (trouble !== undefined) return await this.#say(job, trouble);
+    if (job.status?.message === undefined || position.state === 'Failed') return;
+    const { message: _gone, ...rest } = job.status;
+    await writeStatus(api, jobs, job, rest);
   }
 
   #podsOf(known: Resolved, type: string, round?: number): KubeObject[] {
@@ -168,24 +205,37 @@ export class IncrementalLearningReconciler implements Reconciler {
     );
   }
 
-  /** The model is served from the start, and again when its pod is gone. */
-  async #ensureInference(known: Resolved): Promise<void> {
-    const serving = this.#podsOf(known, 'inference').filter(
-      (p) => !['Succeeded', 'Failed'].includes(phaseOf(p)),
-    );
-    if (serving.length > 0) return;
-    const created = await createInferencePod(known.job, known.deployModel, this.#ports);
-    this.#ports.pods.observe(created);
+  #serving(known: Resolved): KubeObject[] {
+    return this.#podsOf(known, 'inference').filter((p) => !hasEnded(p));
+  }
+
+  /**
+   * The model is served from the start, and again, after a while, when its pod has ended.
+   *
+   * @returns Milliseconds until a new pod is due, while there is none.
+   */
+  async #ensureInference(known: Resolved): Promise<number | undefined> {
+    const { api, pods, clock } = this.#ports;
+    if (this.#serving(known).length > 0 || known.inferenceGoing) return undefined;
+    const ended = this.#podsOf(known, 'inference');
+    const last = Math.max(0, ...ended.map((p) => endedAt(p) ?? 0));
+    const wait = last + RESTART_DELAY_MS - clock.now();
+    if (ended.length > 0 && wait > 0) return wait;
+    for (const pod of ended) await api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
+    pods.observe(await createInferencePod(known.job, known.deployModel, this.#ports));
+    return undefined;
   }
 
   #assign(known: Resolved, position: StagePosition): void {
     const { name, namespace = '', uid = '' } = known.job.metadata;
-    const deployNodes = this.#podsOf(known, 'inference')
+    const deployNodes = this.#serving(known)
       .map(nodeOf)
       .filter((n) => n !== undefined);
+    const stagePod = position.stage === 'Deploy' ? undefined : this.#stagePod(known, position);
+    const workerNode = stagePod && nodeOf(stagePod);
     this.#ports.feed.assign(
       { kind: KIND, namespace, name, uid },
-      assignments({ ...known, position, deployNodes }),
+      assignments({ ...known, position, deployNodes, workerNode }),
     );
   }
 
@@ -196,11 +246,12 @@ export class IncrementalLearningReconciler implements Reconciler {
     const trouble = pod ? troubleOf(pod) : undefined;
     const now = this.#ports.clock.now();
     return {
-      report: this.#report(job, { node: dataset.spec.nodeName, part: position.stage, position }),
+      report: this.#stageReport(known, position, pod && nodeOf(pod)),
       deployment: this.#deployment(known, position),
       pod: {
         phase: (pod ? phaseOf(pod) : 'None') as PodPhase,
-        endedForMs: ended === undefined ? 0 : now - ended,
+        endedForMs:
+          ended === undefined ? 0 : Math.min(now - ended, this.#reachableMs(dataset, pod)),
         ...(trouble ? { message: trouble } : {}),
       },
       hotUpdate: job.spec.deploySpec.model.hotUpdateEnabled === true,
@@ -209,11 +260,27 @@ export class IncrementalLearningReconciler implements Reconciler {
     };
   }
 
+  /** How long the node that has the worker's report has been able to deliver it. */
+  #reachableMs(dataset: Dataset, pod: KubeObject | undefined): number {
+    const node = (pod && nodeOf(pod)) ?? dataset.spec.nodeName;
+    return node === undefined ? 0 : (this.#ports.presence.connectedForMs(node) ?? 0);
+  }
+
   #stagePod(known: Resolved, position: StagePosition): KubeObject | undefined {
-    const type = workerTypeOf(position.stage);
-    return this.#podsOf(known, type, position.stage === 'Deploy' ? undefined : position.round).at(
-      -1,
-    );
+    if (position.stage === 'Deploy') return this.#serving(known).at(-1);
+    return this.#podsOf(known, workerTypeOf(position.stage), position.round).at(-1);
+  }
+
+  /** What the dataset's node says of this stage, or, once its worker ended, the worker's node. */
+  #stageReport(
+    known: Resolved,
+    position: StagePosition,
+    workerNode: string | undefined,
+  ): StageReport | undefined {
+    const at = (node: string | undefined): StageReport | undefined =>
+      this.#report(known.job, { node, part: position.stage, position });
+    const byWorker = position.stage === 'Deploy' ? undefined : at(workerNode);
+    return byWorker && byWorker.status !== 'ready' ? byWorker : at(known.dataset.spec.nodeName);
   }
 
   #report(
@@ -234,7 +301,7 @@ export class IncrementalLearningReconciler implements Reconciler {
   /** What the serving nodes say: a failure of any, else completed once all are. */
   #deployment(known: Resolved, position: StagePosition): StageReport | undefined {
     if (position.stage !== 'Deploy') return undefined;
-    const nodes = new Set(this.#podsOf(known, 'inference').map(nodeOf));
+    const nodes = new Set(this.#serving(known).map(nodeOf));
     const reports = [...nodes].map((node) =>
       this.#report(known.job, { node, part: 'Serving', position }),
     );
@@ -277,7 +344,15 @@ export class IncrementalLearningReconciler implements Reconciler {
       );
       return;
     }
+    if (move.to.state === 'Failed') await this.#endWorker(known, position);
     await writeStatus(api, jobs, job, this.#afterMove(job, position, move));
+  }
+
+  /** A failed stage takes its worker with it: it must not go on beside that of the next round. */
+  async #endWorker(known: Resolved, position: StagePosition): Promise<void> {
+    const pod = position.stage === 'Deploy' ? undefined : this.#stagePod(known, position);
+    if (!pod || hasEnded(pod)) return;
+    await this.#ports.api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
   }
 
   /** A deployment that completes (rather than being declined while waiting) changes what is served. */

@@ -17,6 +17,7 @@ export interface JointInferencePorts extends WorkerPorts {
 }
 
 const KIND = 'JointInferenceService';
+const REFUSED_RETRY_MS = 15_000;
 
 /** Keeps the two workers of a JointInferenceService, and its status. */
 export class JointInferenceReconciler implements Reconciler {
@@ -66,6 +67,8 @@ export class JointInferenceReconciler implements Reconciler {
         error.code === 'not_found' ? 'ReferenceNotFound' : 'InvalidTemplate',
         messageOf(error),
       );
+      // What is missing may be of a kind that is not watched (a Secret): look again.
+      return { kind: 'requeueAfter', ms: REFUSED_RETRY_MS };
     }
     return DONE;
   }

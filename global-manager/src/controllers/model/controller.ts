@@ -5,7 +5,7 @@ import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/con
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
 import { writeStatus } from '../status-writer.ts';
 
-const SCHEMES = ['s3', 'http', 'https', 'blob'];
+const SCHEMES = ['s3', 'http', 'https'];
 
 /** Checks that a Model's URL is of a form the system can read. */
 export class ModelReconciler implements Reconciler {
@@ -38,7 +38,7 @@ export class ModelReconciler implements Reconciler {
           type: 'Ready',
           status: 'False' as const,
           reason: 'UnsupportedURL',
-          message: `spec.url: "${scheme}:" is not supported; use a host path, s3://, http(s):// or blob:sha256:…`,
+          message: `spec.url: "${scheme}:" is not supported; use a host path, s3:// or http(s)://`,
         };
     const conditions = appendCondition(model.status?.conditions, condition, clock.now());
     await writeStatus(api, models, model, {
