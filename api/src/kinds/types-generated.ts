@@ -183,20 +183,7 @@ export interface TriggerTimer {
 /** metric <operator> threshold */
 export interface TriggerCondition {
   /** Comparison. */
-  readonly operator:
-    | 'gt'
-    | '>'
-    | 'ge'
-    | '>='
-    | 'eq'
-    | '='
-    | '=='
-    | 'ne'
-    | '!='
-    | 'le'
-    | '<='
-    | 'lt'
-    | '<';
+  readonly operator: 'gt' | '>' | 'ge' | '>=' | 'eq' | '=' | '==' | 'ne' | '!=' | 'le' | '<=' | 'lt' | '<';
   /** Right-hand side of the comparison. */
   readonly threshold: number;
   /** num_of_samples for training; for deployment a metric, metric[i], or metric_delta (new − old). */
@@ -340,7 +327,8 @@ export interface S3Transmitter {
 }
 
 /** Over a connection to the aggregator. */
-export interface WebsocketTransmitter {}
+export interface WebsocketTransmitter {
+}
 
 /** How weights travel; websocket unless s3 is given. */
 export interface Transmitter {
