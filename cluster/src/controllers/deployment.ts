@@ -1,5 +1,5 @@
 import { canonicalJson, digestOf, rfc3339 } from '@shoal/core';
-import { type ApiObject, digList, digNumber, digObject, digString, scalarText } from '../object.ts';
+import { type ApiObject, digList, digNumber, digObject, digString } from '../object.ts';
 import { controllerOf } from '../server/verbs.ts';
 import {
   type Controller,
@@ -10,6 +10,7 @@ import {
 } from './control-loop.ts';
 import { EventWriter } from './events.ts';
 import { isOwnedBy } from './pod-state.ts';
+import { planRollout, type SetSize, strategyOf } from './rollout-plan.ts';
 
 const HASH_LABEL = 'pod-template-hash';
 const REVISION = 'deployment.kubernetes.io/revision';
@@ -18,10 +19,12 @@ function templateHash(deployment: ApiObject): string {
   return digestOf(canonicalJson(digObject(deployment, 'spec', 'template'))).slice(7, 17);
 }
 
-/** `25%` or a number of replicas, as a number. */
-function share(value: unknown, of: number, round: (n: number) => number): number {
-  const text = scalarText(value) || '25%';
-  return text.endsWith('%') ? round((Number.parseFloat(text) / 100) * of) : Number(text);
+function sizeOf(set: ApiObject): SetSize {
+  return {
+    replicas: digNumber(set, 'spec', 'replicas') ?? 0,
+    pods: digNumber(set, 'status', 'replicas') ?? 0,
+    available: digNumber(set, 'status', 'availableReplicas') ?? 0,
+  };
 }
 
 /** Rolls a Deployment's template out through ReplicaSets, within maxSurge and maxUnavailable. */
@@ -100,35 +103,12 @@ export class DeploymentController implements Controller {
 
   async #roll(deployment: ApiObject, current: ApiObject, old: readonly ApiObject[]): Promise<void> {
     const wanted = digNumber(deployment, 'spec', 'replicas') ?? 1;
-    const recreate = digString(deployment, 'spec', 'strategy', 'type') === 'Recreate';
-    const rolling = digObject(deployment, 'spec', 'strategy', 'rollingUpdate');
-    const surge = recreate
-      ? 0
-      : Math.max(share(rolling['maxSurge'], wanted, Math.ceil), old.length > 0 ? 0 : wanted);
-    const down = recreate ? wanted : share(rolling['maxUnavailable'], wanted, Math.floor);
-    const replicas = (s: ApiObject): number => digNumber(s, 'spec', 'replicas') ?? 0;
-    const pods = (s: ApiObject): number => digNumber(s, 'status', 'replicas') ?? 0;
-    const available = (s: ApiObject): number => digNumber(s, 'status', 'availableReplicas') ?? 0;
-    const oldTotal = old.reduce((sum, s) => sum + Math.max(replicas(s), recreate ? pods(s) : 0), 0);
-    const target =
-      recreate && oldTotal > 0 ? 0 : Math.min(wanted, Math.max(wanted + surge - oldTotal, 0));
-    if (replicas(current) > wanted || replicas(current) < target) {
-      await this.#scale(deployment, current, Math.min(wanted, Math.max(target, replicas(current))));
-    }
-    let spare =
-      available(current) +
-      old.reduce((sum, s) => sum + available(s), 0) -
-      Math.max(0, wanted - Math.max(down, wanted === 1 ? 0 : down));
-    if (recreate) spare = Number.POSITIVE_INFINITY;
-    for (const set of old.filter((s) => replicas(s) > 0)) {
-      const broken = replicas(set) - available(set);
-      const cut = Math.min(
-        replicas(set),
-        Math.max(0, broken) + Math.max(0, Math.min(spare, available(set))),
-      );
-      spare -= cut - Math.max(0, broken);
-      if (cut > 0) await this.#scale(deployment, set, replicas(set) - cut);
-    }
+    const plan = planRollout(wanted, strategyOf(deployment, wanted), {
+      current: sizeOf(current),
+      old: old.map(sizeOf),
+    });
+    await this.#scale(deployment, current, plan.current);
+    for (const [i, set] of old.entries()) await this.#scale(deployment, set, plan.old[i] ?? 0);
   }
 
   async #scale(deployment: ApiObject, set: ApiObject, replicas: number): Promise<void> {

@@ -51,6 +51,8 @@ export class ContainerRunner {
   readonly #container: unknown;
   readonly #context: ContainerContext;
   readonly #stopping = new AbortController();
+  /** True once its process has run. */
+  hasRun = false;
   #process: RunningProcess | undefined;
   #log: ContainerLog | undefined;
 
@@ -68,7 +70,9 @@ export class ContainerRunner {
   }
 
   logPath(previous: boolean): string | undefined {
-    const count = this.status.restartCount - (previous ? 1 : 0);
+    // Between two runs the one that has ended is the previous one, whatever the count says.
+    const between = !this.running && 'waiting' in this.status.state;
+    const count = this.status.restartCount - (previous && !between ? 1 : 0);
     return count < 0 ? undefined : join(this.#context.logDir, `${this.name}.${count}.log`);
   }
 
@@ -88,16 +92,14 @@ export class ContainerRunner {
       await this.#backOff(wait);
       if (this.#stopping.signal.aborted) return exit;
       wait = Math.min(wait * 2, BACKOFF_CAP_MS);
-      this.status.restartCount++;
+      if (this.hasRun) this.status.restartCount++;
     }
   }
 
   async #backOff(ms: number): Promise<void> {
     if ('terminated' in this.status.state) this.status.lastState = this.status.state;
-    const imageFault =
-      this.status.state['waiting'] &&
-      dig(this.status.state, 'waiting', 'reason') === 'ErrImagePull';
-    if (!imageFault) {
+    // A container that could not even be started keeps saying why.
+    if (!('waiting' in this.status.state)) {
       const message = `back-off ${Math.round(ms / 1000)}s restarting failed container=${this.name} pod=${this.#context.pod.metadata.name}`;
       this.#set({ waiting: { reason: 'CrashLoopBackOff', message } });
       this.#context.onEvent(
@@ -131,6 +133,7 @@ export class ContainerRunner {
     const probes = new AbortController();
     try {
       const environment = await this.#launch();
+      this.hasRun = true;
       this.status.started = dig(this.#container, 'startupProbe') === undefined;
       this.status.ready =
         this.status.started && dig(this.#container, 'readinessProbe') === undefined;
@@ -210,6 +213,7 @@ export class ContainerRunner {
       if (readiness)
         void watchProbe(readiness, target, {
           signal,
+          eager: true,
           onResult: (ok, why) => this.#readiness(ok, why),
         });
       if (liveness)
@@ -240,7 +244,7 @@ export class ContainerRunner {
       const onResult = (ok: boolean, why: string): void => {
         inner.abort();
         this.status.started = ok;
-        if (!ok) return this.#liveness(false, why);
+        if (!ok) return this.#liveness(false, why, 'Startup');
         this.status.ready = dig(this.#container, 'readinessProbe') === undefined;
         this.#context.onChange();
         resolve();
@@ -256,13 +260,13 @@ export class ContainerRunner {
     this.#context.onChange();
   }
 
-  #liveness(ok: boolean, why: string): void {
+  #liveness(ok: boolean, why: string, probe = 'Liveness'): void {
     if (ok || !this.#process) return;
-    this.#context.onEvent('Warning', 'Unhealthy', `Liveness probe failed: ${why}`);
+    this.#context.onEvent('Warning', 'Unhealthy', `${probe} probe failed: ${why}`);
     this.#context.onEvent(
       'Normal',
       'Killing',
-      `Container ${this.name} failed liveness probe, will be restarted`,
+      `Container ${this.name} failed ${probe.toLowerCase()} probe, will be restarted`,
     );
     void this.#process.stop(5_000);
   }

@@ -175,8 +175,6 @@ export class PodRunner {
 
   async #runMain(): Promise<void> {
     const exits = this.#main.map((r) => r.run(this.#restartPolicy()));
-    this.#phase = 'Running';
-    this.#publish();
     const codes = (await Promise.all(exits)).map((e) => e.code);
     this.#finish(codes.every((c) => c === 0) ? 'Succeeded' : 'Failed');
   }
@@ -214,6 +212,9 @@ export class PodRunner {
   }
 
   #publish(): void {
+    // A pod runs once each of its containers has: one that cannot be started keeps it pending.
+    if (this.#phase === 'Pending' && this.#main.length > 0 && this.#main.every((r) => r.hasRun))
+      this.#phase = 'Running';
     const ready =
       this.#phase === 'Running' && this.#main.length > 0 && this.#main.every((r) => r.status.ready);
     const initialized = this.#init.every((r) => r.status.ready) || this.#phase !== 'Pending';

@@ -102,7 +102,11 @@ export async function runProbe(probe: unknown, target: ProbeTarget): Promise<Pro
 export interface ProbeHooks {
   readonly onResult: (healthy: boolean, why: string) => void;
   readonly signal: AbortSignal;
+  /** Asks more often than the period until the first success: readiness should not cost seconds. */
+  readonly eager?: boolean;
 }
+
+const EAGER_MS = 250;
 
 /** Runs a probe periodically and reports when its verdict is reached (thresholds applied). */
 export async function watchProbe(
@@ -128,13 +132,12 @@ export async function watchProbe(
     if (
       !signal.aborted &&
       streak.count >= needed[`${result.ok}`] &&
-      (verdict !== result.ok || !result.ok)
+      (verdict !== result.ok || (!result.ok && !hooks.eager))
     ) {
       verdict = result.ok;
       hooks.onResult(result.ok, result.ok ? '' : result.why);
     }
-    // A worker that is starting is asked more often than the period: readiness should not cost seconds.
-    await delay(verdict === true ? period : Math.min(period, 250), signal);
+    await delay(hooks.eager && verdict !== true ? Math.min(period, EAGER_MS) : period, signal);
   }
 }
 

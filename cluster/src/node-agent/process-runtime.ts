@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import { delimiter, dirname } from 'node:path';
 import { ShoalError } from '@shoal/core';
 import type { ContainerLog } from './container-log.ts';
@@ -76,7 +77,10 @@ function waitForExit(child: ChildProcess): Promise<Exit> {
   return new Promise((resolve) => {
     child.once('error', () => resolve({ code: 127, signal: undefined }));
     child.once('exit', (code, signal) =>
-      resolve({ code: code ?? 128 + 9, signal: signal ?? undefined }),
+      resolve({
+        code: code ?? 128 + constants.signals[signal ?? 'SIGKILL'],
+        signal: signal ?? undefined,
+      }),
     );
   });
 }

@@ -104,7 +104,7 @@ export class HttpFront {
     const { registry, openApi } = this.#options;
     if (path === '/version') sendJson(exchange, VERSION);
     else if (path === '/openapi/v2')
-      sendText(exchange, '', 'application/com.github.proto-openapi.spec.v2@v1.0+protobuf');
+      sendText(exchange, '', 'application/com.github.proto-openapi.spec.v2.v1.0+protobuf');
     else if (path === '/openapi/v3') sendJson(exchange, openApi.index());
     else if (path.startsWith('/openapi/v3/'))
       this.#openApiDocument(exchange, path.slice('/openapi/v3/'.length));

@@ -55,3 +55,16 @@ export function allocateAddress(
   }
   throw new StatusError('InternalError', 'no free service address');
 }
+
+/** An update that says nothing of the address keeps it; one that names another is refused. */
+export function keepAddress(next: ApiObject, current: ApiObject): void {
+  const address = digString(current, 'spec', 'clusterIP');
+  if (!isJsonObject(next.spec) || address === undefined) return;
+  const asked = next.spec['clusterIP'];
+  if (asked !== undefined && asked !== '' && asked !== address) {
+    throw new StatusError('Invalid', 'spec.clusterIP: Invalid value: field is immutable');
+  }
+  next.spec['clusterIP'] = address;
+  const all = current.spec?.['clusterIPs'];
+  if (all !== undefined) next.spec['clusterIPs'] = all;
+}

@@ -56,7 +56,8 @@ export class StatusError extends Error {
       message,
       reason,
       code: this.code,
-      ...(details ? { details } : {}),
+      // Some clients read details of every failure without looking whether there are any.
+      details: details ?? {},
     };
   }
 }

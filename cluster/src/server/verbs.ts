@@ -12,7 +12,12 @@ import {
 } from './admission.ts';
 import { type Resource, type ResourceRegistry, storeName } from './resource-registry.ts';
 import type { Predicate } from './selectors.ts';
-import { ALL_SUBNETS, allocateAddress, type ServiceSubnets } from './service-address.ts';
+import {
+  ALL_SUBNETS,
+  allocateAddress,
+  keepAddress,
+  type ServiceSubnets,
+} from './service-address.ts';
 import { alreadyExists, conflict, invalid, notFound, StatusError } from './status-error.ts';
 
 export interface WriteOptions {
@@ -36,6 +41,8 @@ export interface Target {
 }
 
 const NAMESPACES = '/namespaces';
+/** Namespaces a cluster cannot do without. */
+const PROTECTED = new Set(['default', 'kube-system', 'kube-public']);
 
 /** Thrown inside a transaction to give it up and hand out what it would have stored. */
 class DryRun extends Error {
@@ -157,6 +164,7 @@ export class Verbs {
       const current = tx.get(key);
       if (!current) throw notFound(resource, name);
       const next = toApiObject(resource, change(current), key.namespace);
+      if (resource.plural === 'services') keepAddress(next, current);
       this.#checkPreconditions(target, next, current);
       const move = { next, current, subresource: target.subresource };
       const admitted = admitUpdate(resource, this.registry, move, this.#options(options));
@@ -220,6 +228,10 @@ export class Verbs {
     return this.#write(options.dryRun, (tx) => {
       const current = tx.get(key);
       if (!current) throw notFound(resource, name);
+      if (resource.plural === 'namespaces' && PROTECTED.has(name)) {
+        const message = `namespaces "${name}" is forbidden: this namespace may not be deleted`;
+        throw new StatusError('Forbidden', message, { name, kind: 'namespaces' });
+      }
       this.#checkDeletePreconditions(target, options, current);
       const marked = this.#markDeleted(current, options);
       if (this.#isFinished(marked)) return { object: tx.delete(key) ?? current, gone: true };
