@@ -1,0 +1,107 @@
+import { spawn } from 'node:child_process';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { stringify } from 'yaml';
+import { ClusterFixture, template } from './cluster-fixture.ts';
+
+let c: ClusterFixture;
+beforeAll(async () => {
+  c = await ClusterFixture.start(1);
+});
+afterAll(async () => await c.stop());
+
+const MAIN = join(import.meta.dirname, '../cli/src/main.ts');
+
+/** Runs `shoal` on the fixture's folder; its output has no colours, as it is no terminal. */
+function shoal(args: string, input = ''): Promise<{ code: number | null; output: string }> {
+  const child = spawn(process.execPath, [MAIN, '--folder', c.folder, ...args.split(' ')]);
+  let output = '';
+  for (const stream of [child.stdout, child.stderr])
+    stream.on('data', (chunk: Buffer) => (output += chunk.toString()));
+  child.stdin.end(input);
+  return new Promise((resolve) => child.on('close', (code) => resolve({ code, output })));
+}
+
+const pod = {
+  apiVersion: 'v1',
+  kind: 'Pod',
+  metadata: { name: 'hello' },
+  ...template('edge-1', [
+    'node',
+    '-e',
+    "console.log('one'); console.log('two'); setInterval(() => {}, 1000)",
+  ]),
+};
+
+test('apply, get, describe, logs, delete: the life of a pod by the command line', async () => {
+  expect(await shoal('apply -f -', stringify(pod))).toEqual({
+    code: 0,
+    output: 'pods/hello created\n',
+  });
+  expect((await shoal('apply -f -', stringify(pod))).output).toBe('pods/hello unchanged\n');
+  await c.until('the pod', async () => (await c.get('pod', 'hello'))?.status?.phase === 'Running');
+  expect((await shoal('get pods')).output).toMatch(
+    /NAME\s+READY\s+STATUS[\s\S]*hello\s+1\/1\s+Running/,
+  );
+  expect((await shoal('get po hello -o yaml')).output).toMatch(/^kind: Pod$/m);
+  expect((await shoal('describe pod hello')).output).toMatch(/Events[\s\S]*Started container main/);
+  expect((await shoal('logs hello --tail 1')).output).toBe('two\n');
+  expect((await shoal('delete pod hello')).output).toBe('pods/hello deleted\n');
+  expect(await shoal('delete pod hello')).toEqual({
+    code: 1,
+    output: 'shoal: pods/hello does not exist in namespace default\n',
+  });
+});
+
+test('a broken manifest and a misspelt kind say where and what', async () => {
+  expect((await shoal('apply -f -', 'a: [1')).output).toMatch(/-, document 1: .*line 1/);
+  expect((await shoal('apply -f -', 'a: 1')).output).toMatch(
+    /every document needs apiVersion, kind and metadata.name/,
+  );
+  expect((await shoal('get datast')).output).toMatch(/no kind "datast"; did you mean .*datasets/);
+});
+
+test('status, dataset list and help teach', async () => {
+  expect((await shoal('status')).output).toMatch(/cloud-1\s+yes[\s\S]*edge-1\s+yes/);
+  expect((await shoal('dataset list')).output).toMatch(
+    /mnist[\s\S]*heart-disease[\s\S]*thermal-comfort/,
+  );
+  expect((await shoal('--help')).output).toMatch(
+    /Start here:[\s\S]*shoal run joint-inference\/digits/,
+  );
+});
+
+test('the manager and the controllers answer /healthz, /readyz and /metrics', async () => {
+  const text = async (url: string): Promise<string> => await (await fetch(url)).text();
+  const { managerUrl } = c.cluster.state;
+  expect(await text(`${managerUrl}/healthz`)).toBe('ok');
+  expect(await text(`${managerUrl}/readyz`)).toBe('ok');
+  expect(await text(`${managerUrl}/metrics`)).toMatch(/^shoal_edge_sessions 2$/m);
+  const node = (await c.resources.get('node', '', 'edge-1')) as {
+    status: { addresses: { address: string }[] };
+  };
+  const controller = `http://${node.status.addresses[0]?.address}:9100`;
+  expect(await text(`${controller}/metrics`)).toMatch(/^shoal_link_connected 1$/m);
+  const bad = await fetch(`${controller}/sedna/workers/a/info`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: '{"name":"b"}',
+  });
+  expect([bad.status, await bad.text()]).toEqual([
+    400,
+    expect.stringContaining('is not the one in the path'),
+  ]);
+  const stray = {
+    name: 'a',
+    ownerName: 'nothing',
+    ownerKind: 'incrementallearningjob',
+    kind: 'train',
+    status: 'completed',
+  };
+  const taken = await fetch(`${controller}/sedna/workers/a/info`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify(stray),
+  });
+  expect(await taken.json()).toEqual({ Status: 200, Message: 'OK' });
+});
