@@ -1,7 +1,3 @@
+// The manager runs as a process of its own (operator/main.ts); this door is for those who set one
+// up, and stays free of what only the process needs.
 export { edgeAuthority, issueNodeCertificate } from './edge-link/authority.ts';
-export { ClientNodeApi } from './kube/client-node.ts';
-export {
-  type Config as GlobalManagerConfig,
-  readSettings as readGlobalManagerSettings,
-} from './operator/config.ts';
-export { type Operator, startOperator } from './operator/operator.ts';
