@@ -56,6 +56,7 @@ export const POD: KindRef = kind('v1', 'Pod', 'pods');
 export const NODE: KindRef = kind('v1', 'Node', 'nodes', false);
 export const SERVICE: KindRef = kind('v1', 'Service', 'services');
 export const SECRET: KindRef = kind('v1', 'Secret', 'secrets');
+export const EVENT: KindRef = kind('v1', 'Event', 'events');
 export const DEPLOYMENT: KindRef = kind('apps/v1', 'Deployment', 'deployments');
 export const HPA: KindRef = kind(
   'autoscaling/v2',

@@ -5,7 +5,7 @@ import {
   recordKey,
   type StageReport,
 } from '@shoal/api';
-import { type Clock, isShoalError, messageOf, ShoalError } from '@shoal/core';
+import { type Clock, isShoalError, type Logger, messageOf, ShoalError } from '@shoal/core';
 import type { Feed } from '../../edge-link/feed.ts';
 import { type KubeObject, POD } from '../../kube/kube-api.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
@@ -17,6 +17,7 @@ import {
   type StageMove,
   type StagePosition,
 } from '../../stages/machine.ts';
+import { recordEvent } from '../event-writer.ts';
 import { endedAt, phaseOf, troubleOf } from '../pod-trouble.ts';
 import { requireDataset, requireModel } from '../references.ts';
 import { writeStatus } from '../status-writer.ts';
@@ -38,6 +39,7 @@ export interface IncrementalLearningPorts extends WorkerPorts {
   readonly feed: Feed;
   readonly presence: EdgePresence;
   readonly clock: Clock;
+  readonly logger: Logger;
 }
 
 /** Which edges are connected. */
@@ -346,6 +348,11 @@ export class IncrementalLearningReconciler implements Reconciler {
     }
     if (move.to.state === 'Failed') await this.#endWorker(known, position);
     await writeStatus(api, jobs, job, this.#afterMove(job, position, move));
+    await recordEvent(this.#ports, job, {
+      type: move.to.state === 'Failed' ? 'Warning' : 'Normal',
+      reason: `${move.to.stage}${move.to.state}`,
+      message: `round ${move.to.round}: ${move.to.stage} is ${move.to.state}${move.message ? `: ${move.message}` : ''}`,
+    });
   }
 
   /** A failed stage takes its worker with it: it must not go on beside that of the next round. */

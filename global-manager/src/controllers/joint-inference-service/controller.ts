@@ -1,8 +1,9 @@
-import { appendCondition, type JointInferenceService, recordKey } from '@shoal/api';
-import { type Clock, isShoalError, messageOf } from '@shoal/core';
+import { appendCondition, type Condition, type JointInferenceService, recordKey } from '@shoal/api';
+import { type Clock, isShoalError, type Logger, messageOf } from '@shoal/core';
 import type { Feed } from '../../edge-link/feed.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
+import { recordEvent } from '../event-writer.ts';
 import { requireModel } from '../references.ts';
 import { writeStatus } from '../status-writer.ts';
 import { serviceStatus } from './status.ts';
@@ -14,6 +15,7 @@ export interface JointInferencePorts extends WorkerPorts {
   readonly pods: ObjectCache;
   readonly feed: Feed;
   readonly clock: Clock;
+  readonly logger: Logger;
 }
 
 const KIND = 'JointInferenceService';
@@ -114,6 +116,20 @@ export class JointInferenceReconciler implements Reconciler {
       nowMs: clock.now(),
     });
     await writeStatus(api, jobs, service, status);
+    await this.#tell(service, status.conditions);
+  }
+
+  /** A condition that is new becomes an Event as well. */
+  async #tell(service: JointInferenceService, conditions: readonly Condition[]): Promise<void> {
+    const last = conditions.at(-1);
+    const before = service.status?.conditions?.at(-1);
+    if (!last || (before?.reason === last.reason && before?.message === last.message)) return;
+    const type = last.type === 'Failed' ? 'Warning' : 'Normal';
+    await recordEvent(this.#ports, service, {
+      type,
+      reason: last.reason ?? last.type,
+      message: last.message ?? last.type,
+    });
   }
 
   /** Says in the status why nothing is started; a change of the job or of what it names tries again. */
@@ -126,5 +142,6 @@ export class JointInferenceReconciler implements Reconciler {
       conditions,
       observedGeneration: service.metadata.generation,
     });
+    await this.#tell(service, conditions);
   }
 }

@@ -1,5 +1,6 @@
 import {
   appendCondition,
+  type Condition,
   type JointInferenceService,
   recordKey,
   type ServiceReport,
@@ -50,7 +51,9 @@ export interface StatusInputs {
 }
 
 /** The service's status from what is there now. */
-export function serviceStatus(inputs: StatusInputs): object {
+export function serviceStatus(
+  inputs: StatusInputs,
+): NonNullable<JointInferenceService['status']> & { conditions: Condition[] } {
   const { service, deployments, pods, feed, nowMs } = inputs;
   const active = activeWorkers(deployments);
   const trouble = pods.map(troubleOf).find((t) => t !== undefined);
@@ -85,6 +88,8 @@ export function serviceStatus(inputs: StatusInputs): object {
     active,
     failed: 2 - active,
     metrics: serviceMetrics(reports),
-    observedGeneration: service.metadata.generation,
+    ...(service.metadata.generation === undefined
+      ? {}
+      : { observedGeneration: service.metadata.generation }),
   };
 }
