@@ -305,6 +305,49 @@ test('a port in use: the worker’s log names address and port, the pod shows th
   await c.resources.remove('pod', 'default', 'port');
 });
 
+test('a port of the manager or of a controller in use: the process says which, and ends', async () => {
+  const { managerUrl } = c.cluster.state;
+  const manager = new URL(managerUrl);
+  const start = (entry: string, environment: Record<string, string>): Promise<string> => {
+    const child = spawn(process.execPath, [join(import.meta.dirname, '..', entry)], {
+      env: { ...process.env, ...environment },
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    let said = '';
+    child.stderr.on('data', (chunk: Buffer) => (said += chunk.toString()));
+    return new Promise((resolve) => child.on('close', (code) => resolve(`${code}: ${said}`)));
+  };
+  const data = mkdtempSync(join(tmpdir(), 'shoal-port-'));
+  const kubeconfig = { SHOAL_GM_KUBECONFIG: c.layout.kubeconfig, SHOAL_GM_DATA_DIR: data };
+  const taken = await start('global-manager/src/operator/main.ts', {
+    ...kubeconfig,
+    SHOAL_GM_HTTP_ADDRESS: manager.hostname,
+    SHOAL_GM_HTTP_PORT: manager.port,
+  });
+  expect(taken).toMatch(
+    new RegExp(`^64: .*global manager cannot listen on ${manager.host}: .*EADDRINUSE`),
+  );
+  const node = (await c.resources.get('node', '', 'edge-1')) as {
+    status: { addresses: { address: string }[] };
+  };
+  const address = node.status.addresses[0]?.address ?? '';
+  const controller = {
+    GM_ADDRESS: '127.0.0.1:1',
+    NODENAME: 'edge-1',
+    SHOAL_LC_DATA_DIR: data,
+    SHOAL_LC_TLS_FILE: join(c.layout.controllerDir('edge-1'), 'tls.json'),
+    BIND_ADDRESS: address,
+    BIND_PORT: '9100',
+  };
+  expect(await start('local-controller/src/operator/main.ts', controller)).toMatch(
+    new RegExp(`local controller cannot listen on ${address}:9100: .*EADDRINUSE`),
+  );
+  expect(await start('local-controller/src/operator/main.ts', { SHOAL_LC_TYPO: '1' })).toMatch(
+    /GM_ADDRESS is required[\s\S]*SHOAL_LC_TYPO is not a setting/,
+  );
+  rmSync(data, { recursive: true });
+});
+
 test('unknown commands, kinds and examples suggest what to do', async () => {
   expect((await shoal(c.folder, 'fly').done).output).toMatch(/unknown command.*--help/s);
   expect((await shoal(c.folder, 'run', 'nothing').done).output).toMatch(

@@ -1,4 +1,6 @@
+export { parseCsv, type TextTable } from './csv.ts';
 export { DIGIT_SHAPE, type DigitOptions, type Drift, drawDigit, generateDigits } from './digits.ts';
+export { type Hospital, readHeartDisease } from './heart-disease.ts';
 export {
   cacheFolder,
   datasetEntry,
@@ -9,3 +11,4 @@ export {
 } from './locate.ts';
 export { DATASETS, type DatasetEntry, type DatasetFile } from './manifest.ts';
 export { readMnist } from './mnist.ts';
+export { readThermalComfort, type ThermalComfort } from './thermal-comfort.ts';

@@ -27,5 +27,5 @@ try {
   await main();
 } catch (error) {
   process.stderr.write(`local-controller: ${messageOf(error)}\n`);
-  process.exitCode = 64;
+  process.exit(64); // timers and sockets opened before the fault must not keep it alive
 }
