@@ -4,6 +4,15 @@ import { startOperator } from './operator.ts';
 
 /** The local controller as a process: settings from the environment, stops on SIGTERM. */
 async function main(): Promise<void> {
+  let close = (): Promise<void> => Promise.resolve();
+  const stop = (): void => {
+    void close().finally(() => process.exit(0));
+  };
+  // From the first moment: starting may wait for the cloud for a long time.
+  process.once('SIGTERM', stop);
+  process.once('SIGINT', stop);
+  // Under a supervisor with an IPC channel: end when the supervisor does.
+  process.once('disconnect', stop);
   const config = readSettings(process.env);
   const logger = createLogger(
     { name: 'local-controller', level: config.SHOAL_LC_LOG_LEVEL },
@@ -14,13 +23,7 @@ async function main(): Promise<void> {
     random: seededRandom(Date.now()),
     logger: logger.child({ node: config.NODENAME }),
   });
-  const stop = (): void => {
-    void operator.close().then(() => process.exit(0));
-  };
-  process.once('SIGTERM', stop);
-  process.once('SIGINT', stop);
-  // Under a supervisor with an IPC channel: end when the supervisor does.
-  process.once('disconnect', stop);
+  close = async () => await operator.close();
 }
 
 try {
