@@ -1,43 +1,65 @@
 import { ShoalError } from '@shoal/core';
+import { ACTIVATION } from './gradients/activation.ts';
+import { ARITHMETIC } from './gradients/arithmetic.ts';
 import { CONVOLUTION } from './gradients/convolution.ts';
-import { ELEMENTWISE } from './gradients/elementwise.ts';
 import type { GradientRule } from './gradients/gradient.ts';
+import { INDEXING } from './gradients/indexing.ts';
 import { LINEAR } from './gradients/linear.ts';
+import { NORMALIZATION } from './gradients/normalization.ts';
 import { POOLING } from './gradients/pooling.ts';
+import { REDUCTION } from './gradients/reduction.ts';
 import { RESHAPING } from './gradients/reshaping.ts';
-import { Attributes, type GraphBuilder } from './onnx/graph-builder.ts';
-import type { GraphProto, NodeProto } from './onnx/onnx_pb.ts';
-import type { Shapes } from './onnx/shape-inference.ts';
+import { RESIZING } from './gradients/resizing.ts';
+import { Attributes } from './onnx/attributes.ts';
+import type { GraphBuilder } from './onnx/graph-builder.ts';
+import type { NodeProto } from './onnx/onnx_pb.ts';
+import { revise } from './onnx/revise.ts';
+import { DATA_TYPE } from './onnx/tensor-data.ts';
+import { type Dims, numbersOf, type TracedGraph } from './onnx/trace.ts';
 
 const RULES: Readonly<Record<string, GradientRule>> = {
-  ...ELEMENTWISE,
+  ...ARITHMETIC,
+  ...ACTIVATION,
   ...LINEAR,
   ...CONVOLUTION,
   ...POOLING,
+  ...NORMALIZATION,
+  ...REDUCTION,
   ...RESHAPING,
+  ...INDEXING,
+  ...RESIZING,
 };
 
-/** Operators that can stand between the loss and a trainable parameter. */
+/** Operators that can stand between the loss and a trainable parameter, in alphabetical order. */
+export const DIFFERENTIABLE_OPERATORS: readonly string[] = Object.keys(RULES).toSorted();
+
+/** Whether an operator can stand between the loss and a trainable parameter. */
 export function isDifferentiable(opType: string): boolean {
-  return opType in RULES;
+  return Object.hasOwn(RULES, opType);
 }
 
 export interface DifferentiateOptions {
-  readonly forward: GraphProto;
-  readonly shapes: Shapes;
-  /** The forward graph's output that the loss is computed from. */
-  readonly output: string;
-  /** Gradient of the loss with respect to it. */
-  readonly seed: string;
+  readonly forward: TracedGraph;
+  /** Gradient of the loss with respect to each value it is computed from, by name of the value. */
+  readonly seeds: ReadonlyMap<string, string>;
   readonly parameters: readonly string[];
   readonly builder: GraphBuilder;
 }
 
-/** Values on which a parameter has influence. */
-function influencedBy(forward: GraphProto, parameters: readonly string[]): Set<string> {
+export interface Differentiated {
+  /** The forward nodes; some give more outputs than before because a gradient wants them. */
+  readonly nodes: readonly NodeProto[];
+  /** Name of the gradient of each parameter that has one, in the parameter's shape. */
+  readonly gradients: ReadonlyMap<string, string>;
+}
+
+/** Float values on which a parameter has influence: integers and booleans cut the path. */
+function influencedBy(forward: TracedGraph, parameters: readonly string[]): Set<string> {
   const active = new Set(parameters);
-  for (const node of forward.node) {
-    if (node.input.some((i) => active.has(i))) for (const o of node.output) active.add(o);
+  for (const node of forward.nodes) {
+    if (!node.input.some((i) => active.has(i))) continue;
+    for (const o of node.output)
+      if (forward.facts.get(o)?.elementType === DATA_TYPE.float) active.add(o);
   }
   return active;
 }
@@ -45,64 +67,116 @@ function influencedBy(forward: GraphProto, parameters: readonly string[]): Set<s
 function ruleFor(
   node: NodeProto,
   parameters: readonly string[],
-  forward: GraphProto,
+  forward: TracedGraph,
 ): GradientRule {
-  const rule = RULES[node.opType];
+  const rule = node.domain === '' || node.domain === 'ai.onnx' ? RULES[node.opType] : undefined;
   if (rule) return rule;
-  const blocked = parameters.filter((p) => influencedBy(forward, [p]).has(node.output[0] ?? ''));
+  const blocked = parameters.filter((p) =>
+    node.output.some((o) => influencedBy(forward, [p]).has(o)),
+  );
   throw new ShoalError(
     'unsupported',
-    `node "${node.name}": operator ${node.opType} has no gradient, which blocks parameter "${blocked[0]}". Freeze it and everything before this node`,
+    `node "${node.name}": operator ${node.opType} has no gradient, which blocks parameter "${blocked[0]}"${blocked.length > 1 ? ` and ${blocked.length - 1} more` : ''}. Freeze it and everything before this node`,
+    { details: { node: node.name, operator: node.opType, parameters: blocked } },
   );
+}
+
+/** The gradients of each value as they come in, and their sum when they are wanted. */
+class Accumulator {
+  readonly #parts: Map<string, string[]>;
+  readonly #builder: GraphBuilder;
+
+  constructor(builder: GraphBuilder, seeds: ReadonlyMap<string, string>) {
+    this.#builder = builder;
+    this.#parts = new Map([...seeds].map(([value, seed]) => [value, [seed]]));
+  }
+
+  add(value: string, gradient: string): void {
+    this.#parts.set(value, [...(this.#parts.get(value) ?? []), gradient]);
+  }
+
+  total(value: string): string | undefined {
+    const parts = this.#parts.get(value);
+    if (!parts) return undefined;
+    const [first = '', second = ''] = parts;
+    const sum =
+      parts.length === 1
+        ? first
+        : this.#builder.node(parts.length === 2 ? 'Add' : 'Sum', parts.length === 2 ? [first, second] : parts);
+    this.#parts.set(value, [sum]);
+    return sum;
+  }
+}
+
+function dimsIn(forward: TracedGraph): (value: string) => Dims {
+  return (value) => {
+    const found = forward.facts.get(value);
+    if (!found) throw new Error(`the shape of "${value}" is not known`);
+    return found.dims;
+  };
+}
+
+/** Writes the gradients of one node's inputs, given that something depends on its outputs. */
+function backward(
+  node: NodeProto,
+  options: DifferentiateOptions,
+  at: { active: ReadonlySet<string>; sums: Accumulator },
+): void {
+  const { forward, builder, parameters } = options;
+  const dyOf = (output: number): string | undefined => at.sums.total(node.output[output] ?? '');
+  const known = node.output.map((_, i) => dyOf(i));
+  if (known.every((g) => g === undefined)) return;
+  const rule = ruleFor(node, parameters, forward);
+  if (known[0] === undefined && node.opType !== 'Split') {
+    throw new ShoalError(
+      'unsupported',
+      `node "${node.name}" (${node.opType}): only its first output has a gradient, and the loss depends on another`,
+    );
+  }
+  const gradients = rule({
+    builder,
+    node,
+    attributes: new Attributes(node),
+    dy: known[0] ?? '',
+    dyOf,
+    dimsOf: dimsIn(forward),
+    numbersOf: (value) => numbersOf(forward, value),
+    needs: (input) => at.active.has(node.input[input] ?? ''),
+    extraOutput: (output) => {
+      while (node.output.length <= output) node.output.push('');
+      const name = node.output[output] || builder.fresh(node.opType);
+      node.output[output] = name;
+      return name;
+    },
+  });
+  for (const [i, gradient] of gradients.entries()) {
+    const input = node.input[i] ?? '';
+    if (gradient !== undefined && at.active.has(input)) at.sums.add(input, gradient);
+  }
 }
 
 /**
  * Reverse-mode differentiation (Griewank & Walther, "Evaluating Derivatives", ch. 3): walks the
- * forward graph backwards and writes, for each node on a path from a parameter to the output, its
+ * forward graph backwards and writes, for each node on a path from a parameter to the loss, its
  * vector-Jacobian product. Gradients of a value used several times are summed.
  *
- * @returns Name of the gradient of each parameter, in its shape.
- * @throws ShoalError `unsupported` naming node, operator and parameter when a gradient is missing;
- *   `invalid_argument` when a parameter does not influence the output.
+ * @returns The gradient of each parameter that influences the loss.
+ * @throws ShoalError `unsupported` naming node, operator and parameter when a gradient is missing.
  */
-export function differentiate(options: DifferentiateOptions): Map<string, string> {
-  const { forward, shapes, output, seed, parameters, builder } = options;
+export function differentiate(options: DifferentiateOptions): Differentiated {
+  const { forward, seeds, parameters, builder } = options;
   const active = influencedBy(forward, parameters);
-  const parts = new Map<string, string[]>([[output, [seed]]]);
-  const total = (value: string): string | undefined => {
-    const list = parts.get(value);
-    if (!list) return undefined;
-    const sum = list.reduce((a, b) => builder.node('Add', [a, b]));
-    parts.set(value, [sum]);
-    return sum;
-  };
-  const shapeOf = (value: string): NonNullable<ReturnType<Shapes['get']>> => {
-    const shape = shapes.get(value);
-    if (!shape) throw new ShoalError('invalid_argument', `the shape of "${value}" is not known`);
-    return shape;
-  };
-  for (const node of forward.node.toReversed()) {
-    const [y = ''] = node.output;
-    if (!active.has(y) || !parts.has(y)) continue;
-    const dy = total(y) ?? '';
-    const rule = ruleFor(node, parameters, forward);
-    const needs = (index: number): boolean => active.has(node.input[index] ?? '');
-    const gradients = rule({ builder, node, attributes: new Attributes(node), dy, shapeOf, needs });
-    for (const [i, gradient] of gradients.entries()) {
-      const input = node.input[i] ?? '';
-      if (gradient !== undefined && active.has(input))
-        parts.set(input, [...(parts.get(input) ?? []), gradient]);
-    }
-  }
-  return new Map(
-    parameters.map((p) => {
-      const gradient = total(p);
-      if (gradient === undefined)
-        throw new ShoalError(
-          'invalid_argument',
-          `parameter "${p}" has no influence on output "${output}"`,
-        );
-      return [p, gradient];
-    }),
+  const sums = new Accumulator(builder, seeds);
+  const nodes = forward.nodes.map((n) =>
+    revise(n, { output: [...n.output] }),
   );
+  for (const node of nodes.toReversed()) {
+    if (node.output.some((o) => active.has(o))) backward(node, options, { active, sums });
+  }
+  const gradients = new Map<string, string>();
+  for (const parameter of parameters) {
+    const gradient = sums.total(parameter);
+    if (gradient !== undefined) gradients.set(parameter, gradient);
+  }
+  return { nodes, gradients };
 }

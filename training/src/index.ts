@@ -1,4 +1,4 @@
-export { isDifferentiable } from './differentiate.ts';
+export { DIFFERENTIABLE_OPERATORS, isDifferentiable } from './differentiate.ts';
 export {
   conv2d,
   dense,
@@ -9,14 +9,18 @@ export {
   type SequentialOptions,
   sequential,
 } from './layers.ts';
-export type { LossName } from './losses.ts';
-export { readModel, writeModel } from './onnx/model-file.ts';
-export type { OptimizerOptions } from './optimizers.ts';
+export { LOSS_NAMES, type LossName, type LossOptions } from './losses/losses.ts';
+export type { MetricName } from './losses/loss.ts';
+export { readModel, readModelFile, writeModel, writeModelFile } from './onnx/model-file.ts';
+export { OPTIMIZER_NAMES, type OptimizerOptions } from './optimizers.ts';
+export type { Parameter, Penalty } from './plan.ts';
 export {
   type Batch,
   type EvaluationResult,
+  type ExecutionProvider,
+  type InputValues,
   type StepResult,
   Trainer,
   type TrainerOptions,
 } from './trainer.ts';
-export type { Parameter } from './training-graphs.ts';
+export type { Companion } from './training-graphs.ts';

@@ -1,6 +1,7 @@
 import { type Random, ShoalError } from '@shoal/core';
 import { GraphBuilder, modelOf } from './onnx/graph-builder.ts';
-import { floatTensor, sizeOf, writeModel } from './onnx/model-file.ts';
+import { writeModel } from './onnx/model-file.ts';
+import { floatTensor, sizeOf } from './onnx/tensor-data.ts';
 
 interface Wire {
   readonly builder: GraphBuilder;

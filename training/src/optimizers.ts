@@ -1,29 +1,44 @@
 import { ShoalError } from '@shoal/core';
-import type { GraphBuilder, Shape } from './onnx/graph-builder.ts';
+import type { GraphBuilder } from './onnx/graph-builder.ts';
+
+interface Common {
+  /** Step size, > 0. */
+  readonly learningRate: number;
+  /** Weight decay, ≥ 0: an L2 penalty added to the gradient; for AdamW decoupled from it. Default 0. */
+  readonly weightDecay?: number;
+}
 
 export type OptimizerOptions =
-  | {
+  | ({
       readonly name: 'sgd';
-      /** Step size, > 0. */
-      readonly learningRate: number;
       /** Heavy-ball momentum in [0, 1). Default 0. */
       readonly momentum?: number;
-      /** L2 penalty added to the gradient, ≥ 0. Default 0. */
-      readonly weightDecay?: number;
-    }
-  | {
-      readonly name: 'adam';
-      /** Step size, > 0; 1e-3 is usual. */
-      readonly learningRate: number;
+      /** Nesterov's form of momentum. Default false. */
+      readonly nesterov?: boolean;
+    } & Common)
+  | ({
+      readonly name: 'adam' | 'adamw';
       /** Decay of the first moment. Default 0.9. */
       readonly beta1?: number;
       /** Decay of the second moment. Default 0.999. */
       readonly beta2?: number;
       /** Added to the denominator. Default 1e-8. */
       readonly epsilon?: number;
-      /** L2 penalty added to the gradient, ≥ 0. Default 0. */
-      readonly weightDecay?: number;
-    };
+    } & Common)
+  | ({
+      readonly name: 'rmsprop';
+      /** Decay of the mean square, in [0, 1). Default 0.99. */
+      readonly alpha?: number;
+      /** Momentum of the scaled gradient, in [0, 1). Default 0. */
+      readonly momentum?: number;
+      /** Added to the denominator. Default 1e-8. */
+      readonly epsilon?: number;
+    } & Common)
+  | ({
+      readonly name: 'adagrad';
+      /** Added to the denominator. Default 1e-10. */
+      readonly epsilon?: number;
+    } & Common);
 
 /** One parameter's update as nodes. */
 export interface Update {
@@ -38,21 +53,24 @@ export interface StepScalar {
   readonly at: (step: number, learningRate: number) => number;
 }
 
-export interface OptimizerNodes {
-  /** Names of the state tensors kept per parameter; each has the parameter's shape. */
-  readonly slots: readonly string[];
-  readonly scalars: readonly StepScalar[];
-  readonly write: (
-    builder: GraphBuilder,
-    value: { name: string; gradient: string; shape: Shape; state: readonly string[] },
-  ) => Update;
+interface Value {
+  readonly name: string;
+  readonly gradient: string;
+  readonly state: readonly string[];
 }
 
-function decayed(
-  builder: GraphBuilder,
-  value: { name: string; gradient: string },
-  weightDecay: number,
-): string {
+export interface OptimizerNodes {
+  /** Names of the state tensors kept per parameter; each has the parameter's shape and starts at 0. */
+  readonly slots: readonly string[];
+  readonly scalars: readonly StepScalar[];
+  /**
+   * Writes the update. Each old state is read by one node only, which comes before its new value:
+   * that is what lets the trainer keep both in one buffer.
+   */
+  readonly write: (builder: GraphBuilder, value: Value) => Update;
+}
+
+function decayed(builder: GraphBuilder, value: Value, weightDecay: number): string {
   if (weightDecay === 0) return value.gradient;
   return builder.node('Add', [
     value.gradient,
@@ -65,63 +83,153 @@ const LEARNING_RATE: StepScalar = {
   at: (_step, learningRate) => learningRate,
 };
 
-/** v ← μ·v + g,  θ ← θ − η·v  (Sutskever et al. 2013, as PyTorch writes it). */
+function moved(builder: GraphBuilder, from: string, direction: string, rate: string): string {
+  return builder.node('Sub', [from, builder.node('Mul', [direction, rate])]);
+}
+
+/** v ← μ·v + g,  θ ← θ − η·v, or θ − η·(g + μ·v) with Nesterov (Sutskever et al. 2013, as PyTorch writes it). */
 function sgd(options: Extract<OptimizerOptions, { name: 'sgd' }>): OptimizerNodes {
-  const { momentum = 0, weightDecay = 0 } = options;
+  const { momentum = 0, nesterov = false, weightDecay = 0 } = options;
   return {
     slots: momentum > 0 ? ['velocity'] : [],
     scalars: [LEARNING_RATE],
     write: (builder, value) => {
       const g = decayed(builder, value, weightDecay);
       const [v = ''] = value.state;
-      const velocity =
-        momentum > 0
-          ? builder.node('Add', [builder.node('Mul', [v, builder.float(momentum)]), g])
-          : g;
-      const parameter = builder.node('Sub', [
-        value.name,
-        builder.node('Mul', [velocity, LEARNING_RATE.name]),
+      if (momentum === 0)
+        return { parameter: moved(builder, value.name, g, LEARNING_RATE.name), state: [] };
+      const velocity = builder.node('Add', [
+        builder.node('Mul', [v, builder.float(momentum)]),
+        g,
       ]);
-      return { parameter, state: momentum > 0 ? [velocity] : [] };
+      const direction = nesterov
+        ? builder.node('Add', [g, builder.node('Mul', [velocity, builder.float(momentum)])])
+        : velocity;
+      return {
+        parameter: moved(builder, value.name, direction, LEARNING_RATE.name),
+        state: [velocity],
+      };
     },
   };
+}
+
+/** β·old + (1 − β)·next */
+function blend(builder: GraphBuilder, old: string, next: string, beta: number): string {
+  return builder.node('Add', [
+    builder.node('Mul', [old, builder.float(beta)]),
+    builder.node('Mul', [next, builder.float(1 - beta)]),
+  ]);
 }
 
 /**
  * Adam (Kingma & Ba 2015, algorithm 1): m ← β₁m + (1−β₁)g,  v ← β₂v + (1−β₂)g²,
  * θ ← θ − η·(m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε). The bias corrections are inputs of the graph:
- * α = η/(1−β₁ᵗ) and c = 1/(1−β₂ᵗ).
+ * α = η/(1−β₁ᵗ) and c = 1/(1−β₂ᵗ). AdamW (Loshchilov & Hutter 2019, algorithm 2) decays the
+ * parameter itself, θ ← θ − η·λ·θ, and leaves the gradient alone.
  */
-function adam(options: Extract<OptimizerOptions, { name: 'adam' }>): OptimizerNodes {
+function adam(options: Extract<OptimizerOptions, { name: 'adam' | 'adamw' }>): OptimizerNodes {
   const { beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0 } = options;
+  const decoupled = options.name === 'adamw';
   const alpha: StepScalar = {
     name: 'shoal/adam_alpha',
     at: (t, learningRate) => learningRate / (1 - beta1 ** t),
   };
   const correction: StepScalar = { name: 'shoal/adam_correction', at: (t) => 1 / (1 - beta2 ** t) };
+  const keep: StepScalar = {
+    name: 'shoal/adamw_keep',
+    at: (_t, learningRate) => 1 - learningRate * weightDecay,
+  };
+  const shrinks = decoupled && weightDecay > 0;
   return {
     slots: ['m', 'v'],
-    scalars: [alpha, correction],
+    scalars: shrinks ? [alpha, correction, keep] : [alpha, correction],
     write: (builder, value) => {
-      const g = decayed(builder, value, weightDecay);
+      const g = decoupled ? value.gradient : decayed(builder, value, weightDecay);
       const [m0 = '', v0 = ''] = value.state;
-      const blend = (old: string, next: string, beta: number): string =>
-        builder.node('Add', [
-          builder.node('Mul', [old, builder.float(beta)]),
-          builder.node('Mul', [next, builder.float(1 - beta)]),
-        ]);
-      const m = blend(m0, g, beta1);
-      const v = blend(v0, builder.node('Mul', [g, g]), beta2);
+      const m = blend(builder, m0, g, beta1);
+      const v = blend(builder, v0, builder.node('Mul', [g, g]), beta2);
       const root = builder.node('Sqrt', [builder.node('Mul', [v, correction.name])]);
       const step = builder.node('Div', [m, builder.node('Add', [root, builder.float(epsilon)])]);
-      const parameter = builder.node('Sub', [value.name, builder.node('Mul', [step, alpha.name])]);
-      return { parameter, state: [m, v] };
+      const from = shrinks ? builder.node('Mul', [value.name, keep.name]) : value.name;
+      return { parameter: moved(builder, from, step, alpha.name), state: [m, v] };
     },
   };
 }
 
-/** @throws ShoalError `invalid_argument` for numbers out of range. */
+/** RMSprop (Tieleman & Hinton 2012): s ← α·s + (1−α)·g²,  θ ← θ − η·g/(√s + ε), with momentum on the scaled gradient. */
+function rmsprop(options: Extract<OptimizerOptions, { name: 'rmsprop' }>): OptimizerNodes {
+  const { alpha = 0.99, momentum = 0, epsilon = 1e-8, weightDecay = 0 } = options;
+  return {
+    slots: momentum > 0 ? ['square', 'velocity'] : ['square'],
+    scalars: [LEARNING_RATE],
+    write: (builder, value) => {
+      const g = decayed(builder, value, weightDecay);
+      const [s0 = '', v0 = ''] = value.state;
+      const square = blend(builder, s0, builder.node('Mul', [g, g]), alpha);
+      const root = builder.node('Add', [builder.node('Sqrt', [square]), builder.float(epsilon)]);
+      const scaled = builder.node('Div', [g, root]);
+      if (momentum === 0) {
+        const parameter = moved(builder, value.name, scaled, LEARNING_RATE.name);
+        return { parameter, state: [square] };
+      }
+      const velocity = builder.node('Add', [
+        builder.node('Mul', [v0, builder.float(momentum)]),
+        scaled,
+      ]);
+      return {
+        parameter: moved(builder, value.name, velocity, LEARNING_RATE.name),
+        state: [square, velocity],
+      };
+    },
+  };
+}
+
+/** Adagrad (Duchi et al. 2011): s ← s + g²,  θ ← θ − η·g/(√s + ε). */
+function adagrad(options: Extract<OptimizerOptions, { name: 'adagrad' }>): OptimizerNodes {
+  const { epsilon = 1e-10, weightDecay = 0 } = options;
+  return {
+    slots: ['square'],
+    scalars: [LEARNING_RATE],
+    write: (builder, value) => {
+      const g = decayed(builder, value, weightDecay);
+      const square = builder.node('Add', [value.state[0] ?? '', builder.node('Mul', [g, g])]);
+      const root = builder.node('Add', [builder.node('Sqrt', [square]), builder.float(epsilon)]);
+      const parameter = moved(
+        builder,
+        value.name,
+        builder.node('Div', [g, root]),
+        LEARNING_RATE.name,
+      );
+      return { parameter, state: [square] };
+    },
+  };
+}
+
+export const OPTIMIZER_NAMES = ['sgd', 'adam', 'adamw', 'rmsprop', 'adagrad'] as const;
+
+function nodesOf(options: OptimizerOptions): OptimizerNodes {
+  switch (options.name) {
+    case 'sgd':
+      return sgd(options);
+    case 'adam':
+    case 'adamw':
+      return adam(options);
+    case 'rmsprop':
+      return rmsprop(options);
+    case 'adagrad':
+      return adagrad(options);
+    default:
+      throw new ShoalError(
+        'invalid_argument',
+        `there is no optimizer "${String((options as { name: unknown }).name)}"; choose one of ${OPTIMIZER_NAMES.join(', ')}`,
+      );
+  }
+}
+
+/** @throws ShoalError `invalid_argument` for an unknown name or numbers out of range. */
 export function optimizerNodes(options: OptimizerOptions): OptimizerNodes {
+  const fractions = ['momentum', 'beta1', 'beta2', 'alpha'] as const;
+  const numbers = options as Partial<Record<(typeof fractions)[number] | 'epsilon', number>>;
   if (!(options.learningRate > 0))
     throw new ShoalError(
       'invalid_argument',
@@ -130,5 +238,10 @@ export function optimizerNodes(options: OptimizerOptions): OptimizerNodes {
   if (options.weightDecay !== undefined && !(options.weightDecay >= 0)) {
     throw new ShoalError('invalid_argument', `weightDecay must be ≥ 0, got ${options.weightDecay}`);
   }
-  return options.name === 'sgd' ? sgd(options) : adam(options);
+  for (const name of fractions) {
+    const value = numbers[name];
+    if (value !== undefined && !(value >= 0 && value < 1))
+      throw new ShoalError('invalid_argument', `${name} must be in [0, 1), got ${value}`);
+  }
+  return nodesOf(options);
 }

@@ -6,7 +6,7 @@ import { readModel, writeModel } from './onnx/model-file.ts';
 import { type Batch, Trainer, type TrainerOptions } from './trainer.ts';
 
 const LINEAR = sequential({ input: [3], layers: [dense(2)], random: seededRandom(1) });
-const BATCH: Batch = {
+const BATCH = {
   inputs: Float32Array.of(0.5, -1, 2, 1, 0.25, -0.5),
   targets: BigInt64Array.of(1n, 0n),
   size: 2,
@@ -31,7 +31,7 @@ function options(over: Partial<TrainerOptions> = {}): TrainerOptions {
 function linearOracle(
   w: number[],
   b: number[],
-  batch: Batch,
+  batch: typeof BATCH,
 ): { loss: number; dw: number[]; db: number[] } {
   const dw = w.map(() => 0);
   const db = b.map(() => 0);
@@ -113,7 +113,7 @@ test('Adam follows the hand-computed trace, bias corrections included', async ()
 test('mean squared error has gradient 2(ŷ − y)/n', async () => {
   const model = sequential({ input: [2], layers: [dense(3)], random: seededRandom(3) });
   const trainer = await Trainer.create(options({ model, loss: 'mean-squared-error' }));
-  const batch: Batch = {
+  const batch = {
     inputs: Float32Array.of(1, 2, 3, 4),
     targets: Float32Array.of(1, 0, 0, 0, 1, 0),
     size: 2,
@@ -197,10 +197,10 @@ test('an operator set outside 13 to 22 is refused with the way out', () => {
 test('bad batches, unknown parameters and nothing to train say what is wrong', async () => {
   const trainer = await Trainer.create(options());
   await expect(trainer.step({ ...BATCH, size: 3 })).rejects.toThrow(
-    /6 input values; 3 samples of shape \[3\] need 9/,
+    /6 values of inputs; 3 samples of shape \[3\] need 9/,
   );
   await expect(trainer.step({ ...BATCH, targets: BigInt64Array.of(1n) })).rejects.toThrow(
-    /1 target values/,
+    /1 values of targets; 2 samples/,
   );
   const before = trainer.getParameters();
   expect(() =>

@@ -1,178 +1,199 @@
-import { create } from '@bufbuild/protobuf';
 import { ShoalError } from '@shoal/core';
-import { differentiate } from './differentiate.ts';
-import { LOSSES, type LossDefinition, type LossName } from './losses.ts';
-import { GraphBuilder, modelOf, type Shape } from './onnx/graph-builder.ts';
-import { DATA_TYPE, opsetOf, writeModel } from './onnx/model-file.ts';
-import { type GraphProto, GraphProtoSchema, type ModelProto } from './onnx/onnx_pb.ts';
-import { declaredShape, inferShapes, type Shapes } from './onnx/shape-inference.ts';
-import { type OptimizerNodes, type OptimizerOptions, optimizerNodes } from './optimizers.ts';
+import { type Differentiated, differentiate } from './differentiate.ts';
+import type { TargetSpec } from './losses/loss.ts';
+import { writeMetrics } from './losses/metrics.ts';
+import { GraphBuilder, modelOf } from './onnx/graph-builder.ts';
+import { writeModel } from './onnx/model-file.ts';
+import type { NodeProto, TensorProto } from './onnx/onnx_pb.ts';
+import { revise } from './onnx/revise.ts';
+import { DATA_TYPE } from './onnx/tensor-data.ts';
+import type { Dims, TracedGraph } from './onnx/trace.ts';
+import { type Parameter, type Plan, targetName } from './plan.ts';
+import { type TrainingForm, trainingForm } from './training-form.ts';
 
-export interface PlanOptions {
-  readonly model: ModelProto;
-  readonly loss: LossName;
-  readonly optimizer: OptimizerOptions;
-  /** Output the loss is computed from; default the first. */
-  readonly output?: string;
-  /** Which float initializers are trained; default all. */
-  readonly trainable?: (name: string) => boolean;
-}
-
-/** A trainable initializer. */
-export interface Parameter {
-  readonly name: string;
-  readonly shape: readonly number[];
-}
-
-/** Everything known about a model before any graph is written. */
-export interface Plan {
-  readonly model: ModelProto;
-  readonly forward: GraphProto;
-  readonly shapes: Shapes;
-  readonly input: { readonly name: string; readonly shape: Shape };
-  readonly output: { readonly name: string; readonly shape: Shape };
+/** A plan for one shape of the batch. */
+export interface ShapedPlan {
+  readonly plan: Plan;
+  readonly traced: TracedGraph;
+  readonly batch: number;
+  /** What is trained, in a fixed order. */
   readonly parameters: readonly Parameter[];
-  readonly loss: LossDefinition;
-  readonly optimizer: OptimizerNodes;
+  readonly buffers: readonly Parameter[];
 }
 
-export const TARGETS = 'shoal/targets';
+/** Tensors kept beside a parameter that a step reads: the anchor of a penalty, and so on. */
+export type Companion = 'anchor' | 'importance' | 'offset';
 
-/** Names of the graph's parts that are not parameters. */
+export function companionName(parameter: string, companion: Companion): string {
+  return `shoal/${companion}/${parameter}`;
+}
+
+/** Name of an optimizer state tensor. */
 export function stateName(parameter: string, slot: string): string {
   return `shoal/state/${slot}/${parameter}`;
 }
 
-function dataInput(forward: GraphProto): { name: string; shape: Shape } {
-  const initialized = new Set(forward.initializer.map((t) => t.name));
-  const inputs = forward.input.filter((i) => !initialized.has(i.name));
-  const [first] = inputs;
-  const shape = first && declaredShape(first);
-  if (!first || !shape || inputs.length > 1) {
-    throw new ShoalError(
-      'unsupported',
-      `the model must have exactly one input with a declared shape, it has: ${inputs.map((i) => i.name).join(', ') || 'none'}`,
-    );
-  }
-  return { name: first.name, shape };
+export function gradientName(parameter: string): string {
+  return `shoal/gradient/${parameter}`;
 }
 
-function trainableParameters(
-  forward: GraphProto,
-  trainable: (name: string) => boolean,
-): Parameter[] {
-  const used = new Set(forward.node.flatMap((n) => n.input));
-  const parameters = forward.initializer
-    .filter((t) => t.dataType === DATA_TYPE.float && used.has(t.name) && trainable(t.name))
-    .map((t) => ({ name: t.name, shape: t.dims.map(Number) }));
-  if (parameters.length === 0) {
-    const names = forward.initializer
-      .map((t) => t.name)
-      .slice(0, 8)
-      .join(', ');
-    throw new ShoalError(
-      'invalid_argument',
-      `no trainable parameter: none of the model's initializers (${names || 'it has none'}) is a float tensor selected for training`,
-    );
-  }
-  return parameters;
+/** The companions the plan's steps read. */
+export function companionsOf(plan: Plan): Companion[] {
+  return [
+    ...(plan.penalty ? (['anchor'] as const) : []),
+    ...(plan.penalty?.name === 'elastic' ? (['importance'] as const) : []),
+    ...(plan.gradientOffset ? (['offset'] as const) : []),
+  ];
 }
 
-/** Reads a model for training: shapes, parameters, loss, optimizer. */
-export function planTraining(options: PlanOptions): Plan {
-  const { model } = options;
-  const { graph: forward } = model;
-  if (!forward) throw new ShoalError('data_corrupt', 'the model has no graph');
-  const names = forward.output.map((o) => o.name);
-  const name = options.output ?? names[0] ?? '';
-  if (!names.includes(name))
-    throw new ShoalError(
-      'invalid_argument',
-      `the model has no output "${name}"; it has: ${names.join(', ')}`,
-    );
-  const shapes = inferShapes(forward);
-  return {
-    model,
-    forward,
-    shapes,
-    input: dataInput(forward),
-    output: { name, shape: shapes.get(name) ?? [] },
-    parameters: trainableParameters(forward, options.trainable ?? (() => true)),
-    loss: LOSSES[options.loss],
-    optimizer: optimizerNodes(options.optimizer),
-  };
-}
-
-interface Draft {
-  readonly builder: GraphBuilder;
-  readonly lossNodes: ReturnType<LossDefinition['write']>;
-}
-
-/** Forward pass and loss, with the parameters as inputs. */
-function forwardAndLoss(plan: Plan): Draft {
-  const builder = new GraphBuilder();
-  const targets = plan.loss.targets(plan.output.shape);
-  builder.input(plan.input.name, plan.input.shape);
-  builder.input(TARGETS, targets.shape, targets.elementType);
-  for (const p of plan.parameters) builder.input(p.name, p.shape);
-  const lossNodes = plan.loss.write(builder, plan.output, TARGETS);
-  builder.output(lossNodes.loss, []);
-  for (const metric of Object.values(lossNodes.metrics)) builder.output(metric, []);
-  return { builder, lossNodes };
-}
-
-/** The model's own nodes and frozen initializers, followed by ours. */
-function assemble(plan: Plan, builder: GraphBuilder): Uint8Array {
-  const trained = new Set(plan.parameters.map((p) => p.name));
-  const graph = builder.graph('shoal');
-  const merged = create(GraphProtoSchema, {
-    ...graph,
-    node: [...plan.forward.node, ...graph.node],
-    initializer: [
-      ...plan.forward.initializer.filter((t) => !trained.has(t.name)),
-      ...graph.initializer,
-    ],
-  });
-  return writeModel(modelOf(merged, Math.max(opsetOf(plan.model), 17)));
+/** The targets a batch must bring, by name. */
+export function targetsOf(plan: Plan, facts: TracedGraph['facts']): Record<string, TargetSpec> {
+  const { loss, output } = plan;
+  if ('write' in loss) return { ...loss.targets(facts.get(output)?.dims ?? []) };
+  return Object.fromEntries(
+    loss.targets.map(({ name, value }) => {
+      const { dims = [], elementType = DATA_TYPE.float } = facts.get(value) ?? {};
+      return [name, { dims, elementType }];
+    }),
+  );
 }
 
 export interface TrainingGraph {
   readonly bytes: Uint8Array;
   readonly loss: string;
   readonly metrics: Readonly<Record<string, string>>;
-  /** New parameter (step) or gradient (gradients) by parameter name. */
+  /** New parameter (step, apply) or gradient (gradients) by parameter name; `output` (evaluate). */
   readonly results: ReadonlyMap<string, string>;
-  /** New optimizer state by state name (step only). */
+  /** New optimizer state and running statistics by name (step, apply). */
   readonly state: ReadonlyMap<string, string>;
 }
 
-function gradientsOf(plan: Plan, draft: Draft): Map<string, string> {
+interface Draft {
+  readonly builder: GraphBuilder;
+  readonly forward: TracedGraph;
+  readonly loss: string;
+  readonly seeds: ReadonlyMap<string, string>;
+  readonly metrics: Readonly<Record<string, string>>;
+}
+
+/** Data, targets and parameters as inputs; loss and metrics as outputs. */
+function draftOf(shaped: ShapedPlan, forward: TracedGraph): Draft {
+  const { plan, parameters, buffers } = shaped;
+  const builder = new GraphBuilder();
+  const dimsOf = (name: string): Dims => forward.facts.get(name)?.dims ?? [];
+  for (const { name, elementType } of plan.inputs) builder.input(name, dimsOf(name), elementType);
+  const targets: Record<string, string> = {};
+  for (const [name, { dims, elementType }] of Object.entries(targetsOf(plan, forward.facts)))
+    targets[name] = builder.input(targetName(name), dims, elementType);
+  for (const { name, shape } of [...parameters, ...buffers]) builder.input(name, shape);
+  const output = { name: plan.output, dims: dimsOf(plan.output) };
+  const nodes =
+    'write' in plan.loss
+      ? plan.loss.write(builder, output, targets)
+      : { loss: plan.loss.value, gradient: builder.float(1) };
+  const suited = 'write' in plan.loss ? plan.loss.metrics : [];
+  const metrics = writeMetrics(plan.metrics, { builder, output, targets }, suited);
+  builder.output(nodes.loss, dimsOf(nodes.loss));
+  for (const metric of Object.values(metrics)) builder.output(metric, []);
+  const seeded = 'write' in plan.loss ? plan.output : plan.loss.value;
+  return { builder, forward, loss: nodes.loss, seeds: new Map([[seeded, nodes.gradient]]), metrics };
+}
+
+/** The model's nodes and constants, followed by ours. */
+function assemble(draft: Draft, nodes: readonly NodeProto[], opset: number): Uint8Array {
+  const graph = draft.builder.graph('shoal');
+  const read = new Set([...nodes, ...graph.node].flatMap((n) => n.input));
+  const fed = new Set(graph.input.map((i) => i.name));
+  const constants: TensorProto[] = [...draft.forward.constants.values()].filter(
+    (t) => read.has(t.name) && !fed.has(t.name),
+  );
+  const merged = revise(graph, {
+    node: [...nodes, ...graph.node],
+    initializer: [...constants, ...graph.initializer],
+  });
+  return writeModel(modelOf(merged, opset));
+}
+
+function gradientsOf(shaped: ShapedPlan, draft: Draft): Differentiated {
   return differentiate({
-    forward: plan.forward,
-    shapes: plan.shapes,
-    output: plan.output.name,
-    seed: draft.lossNodes.gradient,
-    parameters: plan.parameters.map((p) => p.name),
+    forward: draft.forward,
+    seeds: draft.seeds,
+    parameters: shaped.parameters.map((p) => p.name),
     builder: draft.builder,
   });
 }
 
-/** batch, targets, parameters, optimizer state, per-step numbers → loss, metrics, new parameters, new state. */
-export function stepGraph(plan: Plan): TrainingGraph {
-  const draft = forwardAndLoss(plan);
-  const { builder, lossNodes } = draft;
+function form(shaped: ShapedPlan): TrainingForm {
+  const { plan, traced } = shaped;
+  const kept = new Set([plan.output, ...('write' in plan.loss ? [] : [plan.loss.value])]);
+  return trainingForm(traced, kept, plan.form);
+}
+
+/** g + μ(θ − θ*), or g + λ·F·(θ − θ*) */
+function penalized(builder: GraphBuilder, plan: Plan, name: string, gradient: string): string {
+  if (!plan.penalty) return gradient;
+  const away = builder.node('Sub', [name, companionName(name, 'anchor')]);
+  const weighted =
+    plan.penalty.name === 'elastic'
+      ? builder.node('Mul', [away, companionName(name, 'importance')])
+      : away;
+  return builder.node('Add', [
+    gradient,
+    builder.node('Mul', [weighted, builder.float(plan.penalty.strength)]),
+  ]);
+}
+
+/** Scales all gradients so that their global L2 norm is at most the limit (Pascanu et al. 2013). */
+function clipped(
+  builder: GraphBuilder,
+  gradients: ReadonlyMap<string, string>,
+  limit: number,
+): { gradients: Map<string, string>; norm: string } {
+  const squares = [...gradients.values()].map((g) =>
+    builder.node('ReduceSumSquare', [g], { keepdims: 0 }),
+  );
+  const norm = builder.node('Sqrt', [builder.node('Sum', squares)]);
+  const ratio = builder.node('Div', [
+    builder.float(limit),
+    builder.node('Add', [norm, builder.float(1e-6)]),
+  ]);
+  const factor = builder.node('Min', [ratio, builder.float(1)]);
+  return {
+    norm,
+    gradients: new Map([...gradients].map(([p, g]) => [p, builder.node('Mul', [g, factor])])),
+  };
+}
+
+/** Writes penalty, clipping, offset and the optimizer's update behind the gradients. */
+function writeUpdates(
+  builder: GraphBuilder,
+  shaped: ShapedPlan,
+  gradients: ReadonlyMap<string, string>,
+): Pick<TrainingGraph, 'results' | 'state'> & { metrics: Record<string, string> } {
+  const { plan, parameters } = shaped;
+  const companions = companionsOf(plan);
   for (const scalar of plan.optimizer.scalars) builder.input(scalar.name, []);
-  const gradients = gradientsOf(plan, draft);
+  for (const { name, shape } of parameters)
+    for (const companion of companions) builder.input(companionName(name, companion), shape);
+  let ready = new Map(
+    [...gradients].map(([name, g]) => [name, penalized(builder, plan, name, g)]),
+  );
+  const metrics: Record<string, string> = {};
+  if (plan.clipNorm !== undefined) {
+    const { gradients: limited, norm } = clipped(builder, ready, plan.clipNorm);
+    ready = limited;
+    metrics['gradientNorm'] = norm;
+    builder.output(norm, []);
+  }
   const results = new Map<string, string>();
   const state = new Map<string, string>();
-  for (const { name, shape } of plan.parameters) {
+  for (const { name, shape } of parameters) {
     const slots = plan.optimizer.slots.map((slot) => builder.input(stateName(name, slot), shape));
-    const update = plan.optimizer.write(builder, {
-      name,
-      gradient: gradients.get(name) ?? '',
-      shape,
-      state: slots,
-    });
+    const given = ready.get(name) ?? '';
+    const gradient = plan.gradientOffset
+      ? builder.node('Add', [given, companionName(name, 'offset')])
+      : given;
+    const update = plan.optimizer.write(builder, { name, gradient, state: slots });
     builder.output(update.parameter, shape);
     results.set(name, update.parameter);
     for (const [i, next] of update.state.entries()) {
@@ -180,39 +201,87 @@ export function stepGraph(plan: Plan): TrainingGraph {
       state.set(slots[i] ?? '', next);
     }
   }
+  return { results, state, metrics };
+}
+
+/** batch, targets, parameters, optimizer state, per-step numbers → loss, metrics, new parameters, new state. */
+export function stepGraph(shaped: ShapedPlan): TrainingGraph {
+  const { graph: forward, buffers } = form(shaped);
+  const draft = draftOf(shaped, forward);
+  const { builder } = draft;
+  const { nodes, gradients } = gradientsOf(shaped, draft);
+  const { results, state, metrics } = writeUpdates(builder, shaped, gradients);
+  const shapes = new Map(shaped.buffers.map((b) => [b.name, b.shape]));
+  const next = new Map(state);
+  for (const buffer of buffers) {
+    next.set(buffer.name, buffer.next);
+    builder.output(buffer.next, shapes.get(buffer.name) ?? []);
+  }
   return {
-    bytes: assemble(plan, builder),
-    loss: lossNodes.loss,
-    metrics: lossNodes.metrics,
+    bytes: assemble(draft, nodes, shaped.plan.opset),
+    loss: draft.loss,
+    metrics: { ...draft.metrics, ...metrics },
     results,
-    state,
+    state: next,
   };
 }
 
 /** batch, targets, parameters → loss, metrics, one gradient per parameter. */
-export function gradientsGraph(plan: Plan): TrainingGraph {
-  const draft = forwardAndLoss(plan);
-  const results = gradientsOf(plan, draft);
-  for (const { name, shape } of plan.parameters)
-    draft.builder.output(results.get(name) ?? '', shape);
+export function gradientsGraph(shaped: ShapedPlan): TrainingGraph {
+  const draft = draftOf(shaped, form(shaped).graph);
+  const { nodes, gradients } = gradientsOf(shaped, draft);
+  for (const { name, shape } of shaped.parameters)
+    draft.builder.output(gradients.get(name) ?? '', shape);
   return {
-    bytes: assemble(plan, draft.builder),
-    loss: draft.lossNodes.loss,
-    metrics: draft.lossNodes.metrics,
-    results,
+    bytes: assemble(draft, nodes, shaped.plan.opset),
+    loss: draft.loss,
+    metrics: draft.metrics,
+    results: gradients,
     state: new Map(),
   };
 }
 
+/** gradients, parameters, optimizer state, per-step numbers → new parameters, new state. */
+export function applyGraph(shaped: ShapedPlan): TrainingGraph {
+  const builder = new GraphBuilder();
+  const gradients = new Map<string, string>();
+  for (const { name, shape } of shaped.parameters) {
+    builder.input(name, shape);
+    gradients.set(name, builder.input(gradientName(name), shape));
+  }
+  const updates = writeUpdates(builder, shaped, gradients);
+  return { bytes: writeModel(modelOf(builder.graph('apply'), shaped.plan.opset)), loss: '', ...updates };
+}
+
 /** batch, targets, parameters → loss, metrics, the model's output. */
-export function evaluateGraph(plan: Plan): TrainingGraph {
-  const { builder, lossNodes } = forwardAndLoss(plan);
-  builder.output(plan.output.name, plan.output.shape);
+export function evaluateGraph(shaped: ShapedPlan): TrainingGraph {
+  const { plan, traced } = shaped;
+  const draft = draftOf(shaped, traced);
+  draft.builder.output(plan.output, traced.facts.get(plan.output)?.dims ?? []);
   return {
-    bytes: assemble(plan, builder),
-    loss: lossNodes.loss,
-    metrics: lossNodes.metrics,
-    results: new Map([['output', plan.output.name]]),
+    bytes: assemble(draft, traced.nodes, plan.opset),
+    loss: draft.loss,
+    metrics: draft.metrics,
+    results: new Map([['output', plan.output]]),
     state: new Map(),
   };
+}
+
+/**
+ * The parameters that influence the loss.
+ *
+ * @throws ShoalError `invalid_argument` when the user chose one that does not, or none does.
+ */
+export function influentialParameters(shaped: ShapedPlan): Parameter[] {
+  const { plan } = shaped;
+  const { gradients } = gradientsOf(shaped, draftOf(shaped, form(shaped).graph));
+  const found = shaped.parameters.filter((p) => gradients.has(p.name));
+  const lost = shaped.parameters.find((p) => !gradients.has(p.name));
+  if (plan.chosen && lost) {
+    throw new ShoalError(
+      'invalid_argument',
+      `parameter "${lost.name}" was chosen for training but has no influence on output "${plan.output}" that can be differentiated`,
+    );
+  }
+  return found;
 }

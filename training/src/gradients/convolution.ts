@@ -1,136 +1,236 @@
-import { ShoalError } from '@shoal/core';
-import { outputSizes, type Window, windowOf } from '../onnx/shape-inference.ts';
-import type { GradientContext, GradientRule } from './gradient.ts';
+import { sizeOf } from '../onnx/tensor-data.ts';
+import { reachOf, type Window, windowOf } from '../onnx/window.ts';
+import { ends, type GradientContext, type GradientRule } from './gradient.ts';
 
-interface Geometry {
-  readonly channelsIn: number;
-  readonly channelsOut: number;
-  readonly spatial: readonly number[];
-  readonly out: readonly number[];
+/**
+ * One cross-correlation y = w * x, seen from whichever operator it comes from: for Conv `small` is
+ * y and `large` is x, for ConvTranspose the roles are swapped.
+ */
+interface Correlation {
+  readonly batch: number;
+  readonly groups: number;
+  /** Channels of the large and the small side, over all groups. */
+  readonly largeChannels: number;
+  readonly smallChannels: number;
+  readonly large: readonly number[];
+  readonly small: readonly number[];
   readonly window: Window;
 }
 
-function geometryOf(context: GradientContext): Geometry {
-  const { node, shapeOf, attributes } = context;
-  const [x = '', w = ''] = node.input;
-  const weights = shapeOf(w).map(Number);
-  if (weights.length !== 4) {
-    throw new ShoalError(
-      'unsupported',
-      `node "${node.name}" (Conv): only two-dimensional convolutions can be trained yet; weight "${w}" has shape [${weights}]`,
-    );
-  }
-  if (attributes.int('group', 1) !== 1) {
-    throw new ShoalError(
-      'unsupported',
-      `node "${node.name}" (Conv): grouped convolutions cannot be trained yet; weight "${w}" is blocked. Freeze it, or use group=1`,
-    );
-  }
-  const spatial = shapeOf(x).slice(2).map(Number);
-  const window = windowOf(node, weights.slice(2));
-  return {
-    channelsIn: weights[1] ?? 1,
-    channelsOut: weights[0] ?? 1,
-    spatial,
-    out: outputSizes(spatial, window),
-    window,
-  };
+/** Every cell of a kernel, row-major, as coordinates. */
+function cellsOf(kernel: readonly number[]): number[][] {
+  return kernel.reduce<number[][]>(
+    (cells, size) => cells.flatMap((c) => Array.from({ length: size }, (_, k) => [...c, k])),
+    [[]],
+  );
 }
 
-/** The input with its padding made explicit, as the kernel slides over it. */
-function padded(context: GradientContext, x: string, window: Window): string {
-  const [top = 0, left = 0, bottom = 0, right = 0] = window.pads;
-  if (window.pads.every((p) => p === 0)) return x;
-  return context.builder.node('Pad', [
-    x,
-    context.builder.ints([0, 0, top, left, 0, 0, bottom, right]),
-  ]);
+function spatialAxes(c: Correlation): number[] {
+  return c.large.map((_, i) => i + 2);
 }
 
-/** One column block of im2col: what the kernel cell (row, column) sees, as [batch, C, 1, L]. */
-function cell(
+/** The large side with its padding made explicit, as the kernel slides over it. */
+function padded(context: GradientContext, large: string, { window }: Correlation): string {
+  if ([...window.begins, ...window.ends].every((p) => p === 0)) return large;
+  const { builder } = context;
+  const pads = [0, 0, ...window.begins, 0, 0, ...window.ends];
+  return builder.node('Pad', [large, builder.ints(pads)]);
+}
+
+/** What one cell of the kernel sees of the padded large side: `[batch, channels, …small]`. */
+function seenBy(
   context: GradientContext,
-  x: string,
-  at: { row: number; column: number; g: Geometry },
+  source: string,
+  at: { readonly cell: readonly number[]; readonly c: Correlation },
 ): string {
   const { builder } = context;
-  const { g } = at;
-  const [sh = 1, sw = 1] = g.window.strides;
-  const [dh = 1, dw = 1] = g.window.dilations;
-  const [oh = 1, ow = 1] = g.out;
-  const starts = [at.row * dh, at.column * dw];
-  const ends = [at.row * dh + (oh - 1) * sh + 1, at.column * dw + (ow - 1) * sw + 1];
-  const slice = builder.node('Slice', [
-    x,
+  const { window, small, large } = at.c;
+  const starts = at.cell.map((k, i) => k * (window.dilations[i] ?? 1));
+  const stops = starts.map((s, i) => s + ((small[i] ?? 1) - 1) * (window.strides[i] ?? 1) + 1);
+  const whole =
+    starts.every((s) => s === 0) &&
+    window.strides.every((s) => s === 1) &&
+    stops.every((s, i) => s === (large[i] ?? 0) + (window.begins[i] ?? 0) + (window.ends[i] ?? 0));
+  if (whole) return source;
+  return builder.node('Slice', [
+    source,
     builder.ints(starts),
-    builder.ints(ends),
-    builder.ints([2, 3]),
-    builder.ints([sh, sw]),
+    builder.ints(stops),
+    builder.ints(spatialAxes(at.c)),
+    builder.ints(window.strides),
   ]);
-  return builder.node('Reshape', [slice, builder.ints([0, g.channelsIn, 1, oh * ow])]);
 }
 
 /**
- * dW = Σ over batch of dY·im2col(X)ᵀ: slices, one batched MatMul and a sum. On the CPU provider
- * this is several times faster than a Conv over transposed tensors.
+ * dW of a depthwise correlation: for each cell, Σ over batch and positions of what it saw times the
+ * small side. No product is larger than the tensors themselves.
  */
-function weightGradient(context: GradientContext, x: string, g: Geometry): string {
-  const { builder, dy } = context;
-  const [kh = 1, kw = 1] = g.window.kernel;
-  const length = (g.out[0] ?? 1) * (g.out[1] ?? 1);
-  const source = padded(context, x, g.window);
-  const cells: string[] = [];
-  for (let row = 0; row < kh; row++) {
-    for (let column = 0; column < kw; column++)
-      cells.push(cell(context, source, { row, column, g }));
-  }
-  const stacked =
-    cells.length === 1 ? (cells[0] ?? '') : builder.node('Concat', cells, { axis: 2 });
-  const columns = builder.node('Reshape', [
+function depthwiseWeightGradient(
+  context: GradientContext,
+  at: { large: string; small: string; c: Correlation },
+): string {
+  const { builder } = context;
+  const { c } = at;
+  const source = padded(context, at.large, c);
+  const axes = builder.ints([0, ...spatialAxes(c)]);
+  const sums = cellsOf(c.window.kernel).map((cell) => {
+    const product = builder.node('Mul', [seenBy(context, source, { cell, c }), at.small]);
+    const sum = builder.node('ReduceSum', [product, axes], { keepdims: 0 });
+    return builder.node('Reshape', [sum, builder.ints([c.largeChannels, 1])]);
+  });
+  const stacked = sums.length === 1 ? (sums[0] ?? '') : builder.node('Concat', sums, { axis: 1 });
+  return builder.node('Reshape', [
     stacked,
-    builder.ints([0, g.channelsIn * kh * kw, length]),
+    builder.ints([c.smallChannels, 1, ...c.window.kernel]),
   ]);
-  const rows = builder.node('Reshape', [dy, builder.ints([0, g.channelsOut, length])]);
-  const perSample = builder.node('MatMul', [
-    rows,
-    builder.node('Transpose', [columns], { perm: [0, 2, 1] }),
-  ]);
-  const summed = builder.node('ReduceSum', [perSample, builder.ints([0])], { keepdims: 0 });
-  return builder.node('Reshape', [summed, builder.ints([g.channelsOut, g.channelsIn, kh, kw])]);
 }
 
-/** dX: the transposed convolution; output_padding restores what the stride cut off. */
-function inputGradient(context: GradientContext, w: string, g: Geometry): string {
-  const { strides, dilations, pads, kernel } = g.window;
-  const outputPadding = g.spatial.map((size, i) => {
-    const reach = ((kernel[i] ?? 1) - 1) * (dilations[i] ?? 1) + 1;
-    const covered =
-      ((g.out[i] ?? 1) - 1) * (strides[i] ?? 1) +
-      reach -
-      (pads[i] ?? 0) -
-      (pads[i + g.spatial.length] ?? 0);
-    return size - covered;
-  });
-  return context.builder.node('ConvTranspose', [context.dy, w], {
-    strides,
-    dilations,
-    pads,
+/**
+ * dW = Σ over batch of small·im2col(large)ᵀ: slices, one batched MatMul and a sum. On the CPU
+ * provider this is several times faster than a Conv over transposed tensors.
+ */
+function weightGradient(
+  context: GradientContext,
+  at: { large: string; small: string; c: Correlation },
+): string {
+  const { builder } = context;
+  const { c } = at;
+  const perGroup = c.largeChannels / c.groups;
+  if (perGroup === 1 && c.smallChannels === c.groups && c.groups > 1)
+    return depthwiseWeightGradient(context, at);
+  const cells = cellsOf(c.window.kernel);
+  const length = sizeOf(c.small);
+  const source = padded(context, at.large, c);
+  const seen = cells.map((cell) =>
+    builder.node('Reshape', [
+      seenBy(context, source, { cell, c }),
+      builder.ints([c.batch, c.largeChannels, 1, length]),
+    ]),
+  );
+  const stacked = seen.length === 1 ? (seen[0] ?? '') : builder.node('Concat', seen, { axis: 2 });
+  const lead = c.groups === 1 ? [c.batch] : [c.batch, c.groups];
+  const columns = builder.node('Reshape', [
+    stacked,
+    builder.ints([...lead, perGroup * cells.length, length]),
+  ]);
+  const rows = builder.node('Reshape', [
+    at.small,
+    builder.ints([...lead, c.smallChannels / c.groups, length]),
+  ]);
+  const rank = lead.length + 2;
+  const perm = Array.from({ length: rank }, (_, i) => i);
+  perm[rank - 2] = rank - 1;
+  perm[rank - 1] = rank - 2;
+  const perSample = builder.node('MatMul', [
+    rows,
+    builder.node('Transpose', [columns], { perm }),
+  ]);
+  const summed = builder.node('ReduceSum', [perSample, builder.ints([0])], { keepdims: 0 });
+  return builder.node('Reshape', [
+    summed,
+    builder.ints([c.smallChannels, perGroup, ...c.window.kernel]),
+  ]);
+}
+
+function windowAttributes(c: Correlation): Record<string, number | readonly number[]> {
+  return {
+    strides: c.window.strides,
+    dilations: c.window.dilations,
+    pads: [...c.window.begins, ...c.window.ends],
+    group: c.groups,
+  };
+}
+
+/** From the small side to the large: the transposed correlation; output_padding restores what the stride cut off. */
+function spread(context: GradientContext, small: string, w: string, c: Correlation): string {
+  const { window } = c;
+  const outputPadding = c.large.map(
+    (size, i) =>
+      size -
+      (((c.small[i] ?? 1) - 1) * (window.strides[i] ?? 1) +
+        reachOf(window, i) -
+        (window.begins[i] ?? 0) -
+        (window.ends[i] ?? 0)),
+  );
+  return context.builder.node('ConvTranspose', [small, w], {
+    ...windowAttributes(c),
     output_padding: outputPadding,
   });
 }
 
+function biasGradient({ builder, dy }: GradientContext, c: Correlation): string {
+  return builder.node('ReduceSum', [dy, builder.ints([0, ...spatialAxes(c)])], { keepdims: 0 });
+}
+
 /** Y = W * X + B (cross-correlation). */
 const conv: GradientRule = (context) => {
-  const { builder, node, dy, needs } = context;
+  const { node, attributes, dy, dimsOf, needs } = context;
   const [x = '', w = '', b = ''] = node.input;
-  const g = geometryOf(context);
+  const [batch = 1, largeChannels = 1, ...large] = dimsOf(x);
+  const [, smallChannels = 1, ...small] = dimsOf(ends(context).y);
+  const kernel = dimsOf(w).slice(2);
+  const c: Correlation = {
+    batch,
+    groups: attributes.int('group', 1),
+    largeChannels,
+    smallChannels,
+    large,
+    small,
+    window: windowOf(node, { kernel, spatial: large, out: small }),
+  };
   return [
-    needs(0) ? inputGradient(context, w, g) : undefined,
-    needs(1) ? weightGradient(context, x, g) : undefined,
-    b !== '' && needs(2)
-      ? builder.node('ReduceSum', [dy, builder.ints([0, 2, 3])], { keepdims: 0 })
-      : undefined,
+    needs(0) ? spread(context, dy, w, c) : undefined,
+    needs(1) ? weightGradient(context, { large: x, small: dy, c }) : undefined,
+    b !== '' && needs(2) ? biasGradient(context, c) : undefined,
   ];
 };
 
-export const CONVOLUTION: Readonly<Record<string, GradientRule>> = { Conv: conv };
+/** Y = Wᵀ * X + B: the input gradient is a convolution, the weight gradient that of one with X and Y swapped. */
+const convTranspose: GradientRule = (context) => {
+  const { builder, node, attributes, dy, dimsOf, needs } = context;
+  const [x = '', w = '', b = ''] = node.input;
+  const [batch = 1, smallChannels = 1, ...small] = dimsOf(x);
+  const [, largeChannels = 1, ...large] = dimsOf(ends(context).y);
+  const kernel = dimsOf(w).slice(2);
+  const plain = windowOf(node, { kernel, spatial: large, out: small });
+  // Whatever the node says (pads, output_padding, output_shape): the end padding that fits the sizes.
+  const endPads = large.map(
+    (size, i) =>
+      ((small[i] ?? 1) - 1) * (plain.strides[i] ?? 1) +
+      reachOf(plain, i) -
+      size -
+      (plain.begins[i] ?? 0),
+  );
+  const c: Correlation = {
+    batch,
+    groups: attributes.int('group', 1),
+    largeChannels,
+    smallChannels,
+    large,
+    small,
+    window: { ...plain, ends: endPads },
+  };
+  const surplus = endPads.map((p) => Math.max(0, -p));
+  const dx = (): string => {
+    const cropped = surplus.every((s) => s === 0)
+      ? dy
+      : builder.node('Slice', [
+          dy,
+          builder.ints(large.map(() => 0)),
+          builder.ints(large.map((size, i) => size - (surplus[i] ?? 0))),
+          builder.ints(spatialAxes(c)),
+        ]);
+    const pads = [...plain.begins, ...endPads.map((p) => Math.max(0, p))];
+    return builder.node('Conv', [cropped, w], { ...windowAttributes(c), pads });
+  };
+  return [
+    needs(0) ? dx() : undefined,
+    needs(1) ? weightGradient(context, { large: dy, small: x, c }) : undefined,
+    b !== '' && needs(2) ? biasGradient(context, c) : undefined,
+  ];
+};
+
+export const CONVOLUTION: Readonly<Record<string, GradientRule>> = {
+  Conv: conv,
+  ConvTranspose: convTranspose,
+};

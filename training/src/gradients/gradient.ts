@@ -1,5 +1,9 @@
-import type { Attributes, GraphBuilder, Shape } from '../onnx/graph-builder.ts';
+import { ShoalError } from '@shoal/core';
+import type { Attributes } from '../onnx/attributes.ts';
+import type { GraphBuilder } from '../onnx/graph-builder.ts';
 import type { NodeProto } from '../onnx/onnx_pb.ts';
+import { sizeOf } from '../onnx/tensor-data.ts';
+import type { Dims } from '../onnx/trace.ts';
 
 /** What a gradient rule works with. It writes nodes and returns names of values. */
 export interface GradientContext {
@@ -8,10 +12,16 @@ export interface GradientContext {
   readonly attributes: Attributes;
   /** Gradient of the loss with respect to the node's first output, of that output's shape. */
   readonly dy: string;
+  /** The same for any output; undefined where nothing depends on it. */
+  readonly dyOf: (output: number) => string | undefined;
   /** Shape of any value of the forward graph. */
-  readonly shapeOf: (value: string) => Shape;
+  readonly dimsOf: (value: string) => Dims;
+  /** Values of a constant of the forward graph; undefined when it is not constant or very large. */
+  readonly numbersOf: (value: string) => readonly number[] | undefined;
   /** Whether the gradient of this input is needed by anything. */
-  readonly needs: (index: number) => boolean;
+  readonly needs: (input: number) => boolean;
+  /** Asks the forward node for an output it does not give yet; returns its name. */
+  readonly extraOutput: (output: number) => string;
 }
 
 /**
@@ -20,18 +30,46 @@ export interface GradientContext {
  */
 export type GradientRule = (context: GradientContext) => readonly (string | undefined)[];
 
+/** First input and first output of the node. */
+export function ends(context: GradientContext): { x: string; y: string } {
+  const [x = ''] = context.node.input;
+  const [y = ''] = context.node.output;
+  return { x, y };
+}
+
+/** Refuses something a rule cannot do, naming the node. */
+export function refuse(context: GradientContext, what: string): never {
+  const { node } = context;
+  throw new ShoalError(
+    'unsupported',
+    `node "${node.name}" (${node.opType}): ${what}. Freeze it and everything before it, or export the model without it`,
+  );
+}
+
 /** Sums a gradient over the axes along which an operand was broadcast, giving its own shape back. */
 export function unbroadcast(
   context: GradientContext,
   gradient: string,
-  from: Shape,
-  to: Shape,
+  from: Dims,
+  to: Dims,
 ): string {
   const { builder } = context;
   const lead = from.length - to.length;
   const axes = from.flatMap((d, i) => (i < lead || (to[i - lead] === 1 && d !== 1) ? [i] : []));
   if (axes.length === 0) return gradient;
-  const summed = builder.node('ReduceSum', [gradient, builder.ints(axes)], { keepdims: 1 });
-  if (lead === 0) return summed;
-  return builder.node('Squeeze', [summed, builder.ints(Array.from({ length: lead }, (_, i) => i))]);
+  if (sizeOf(from) === sizeOf(to)) return builder.node('Reshape', [gradient, builder.ints(to)]);
+  const keepdims = lead === 0 ? 1 : 0;
+  const summed = builder.node('ReduceSum', [gradient, builder.ints(axes)], { keepdims });
+  if (keepdims === 1) return summed;
+  const rank = from.length - axes.length;
+  return rank === to.length ? summed : builder.node('Reshape', [summed, builder.ints(to)]);
+}
+
+/** The axes of a reduction or squeeze, non-negative, from its input or attribute. */
+export function axesOf(context: GradientContext, rank: number): number[] | undefined {
+  const { node, attributes, numbersOf } = context;
+  const [, name = ''] = node.input;
+  const given = name !== '' ? numbersOf(name) : attributes.ints('axes', []);
+  if (!given) refuse(context, 'its axes must be constant');
+  return given.length === 0 ? undefined : given.map((a) => (a + rank) % rank);
 }

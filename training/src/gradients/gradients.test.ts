@@ -1,168 +1,110 @@
-import { seededRandom } from '@shoal/core';
 import fc from 'fast-check';
-import * as ort from 'onnxruntime-node';
 import { expect, test } from 'vitest';
-import { differentiate } from '../differentiate.ts';
-import { GraphBuilder, modelOf } from '../onnx/graph-builder.ts';
-import { sizeOf, writeModel } from '../onnx/model-file.ts';
-import type { NodeProto } from '../onnx/onnx_pb.ts';
-import { inferShapes } from '../onnx/shape-inference.ts';
+import { DIFFERENTIABLE_OPERATORS, differentiate } from '../differentiate.ts';
+import { GraphBuilder } from '../onnx/graph-builder.ts';
+import { compareGradients, type OperatorCase } from './finite-differences.ts';
 
-type Attributes = Record<string, number | string | readonly number[] | { readonly float: number }>;
+const TOLERANCE = 2e-3;
+/** Operators that some test below held against finite differences. */
+const covered = new Set<string>();
 
-interface Case {
-  readonly op: string;
-  /** Shapes of the float inputs, in order. */
-  readonly inputs: readonly (readonly number[])[];
-  readonly attributes?: Attributes;
-  /** Constant int64 input after the float ones (Reshape's target). */
-  readonly target?: readonly number[];
-  /** Keeps inputs off places where the operator has no derivative. */
-  readonly shift?: number;
+async function holds(c: OperatorCase, seed: number): Promise<void> {
+  covered.add(c.op);
+  const { worst } = await compareGradients(c, seed);
+  expect(worst, JSON.stringify(c)).toBeLessThan(TOLERANCE);
 }
 
-const THREADS = { intraOpNumThreads: 1, logSeverityLevel: 3 } as const;
+const side = fc.integer({ min: 1, max: 4 });
+const seeds = fc.integer({ min: 0, max: 1e6 });
 
-/** Builds y = op(x…), z = Σ y·r with a fixed random r, and ∂z/∂x by the engine. */
-function graphsOf(c: Case): {
-  forward: Uint8Array;
-  gradients: Uint8Array;
-  y: string;
-  names: string[];
-  grads: Map<string, string>;
-} {
-  const forward = new GraphBuilder('f/');
-  const names = c.inputs.map((shape, i) => forward.input(`x${i}`, shape));
-  const operands = c.target ? [...names, forward.ints(c.target)] : names;
-  const y = forward.node(c.op, operands, c.attributes ?? {}, 'y');
-  const graph = forward.graph('f');
-  const shapes = inferShapes(graph);
-  const shape = shapes.get(y) ?? [];
-  forward.output(y, shape);
-  const builder = new GraphBuilder();
-  for (const [i, s] of c.inputs.entries()) builder.input(`x${i}`, s);
-  const seed = builder.input('seed', shape);
-  const grads = differentiate({
-    forward: graph,
-    shapes,
-    output: y,
-    seed,
-    parameters: names,
-    builder,
-  });
-  for (const [name, g] of grads) builder.output(g, shapes.get(name) ?? []);
-  const nodes: NodeProto[] = [...graph.node, ...builder.nodes];
-  builder.nodes.splice(0, builder.nodes.length, ...nodes);
-  builder.initializers.push(...graph.initializer);
-  return {
-    forward: writeModel(modelOf(forward.graph('f'), 17)),
-    gradients: writeModel(modelOf(builder.graph('g'), 17)),
-    y,
-    names,
-    grads,
-  };
-}
-
-/** Relative error of the engine's gradient against central differences summed in float64. */
-async function worstError(c: Case, seed: number): Promise<number> {
-  const random = seededRandom(seed);
-  const { forward, gradients, y, names, grads } = graphsOf(c);
-  const run = await ort.InferenceSession.create(forward, THREADS);
-  const back = await ort.InferenceSession.create(gradients, THREADS);
-  // Values on a coarse grid, away from each other: kinks and ties are tested by name below.
-  const values = c.inputs.map((s) =>
-    Float32Array.from(
-      seededRandom(seed + 1).permutation(sizeOf(s)),
-      (k) => ((k + 0.5) / sizeOf(s) - 0.5) * 2 + (c.shift ?? 0),
-    ),
+async function overShapes(
+  make: (shape: [number, number, number]) => OperatorCase,
+  numRuns = 6,
+): Promise<void> {
+  await fc.assert(
+    fc.asyncProperty(fc.tuple(side, side, side), seeds, async ([a, b, c], seed) => {
+      await holds(make([a, b * 2, c]), seed);
+    }),
+    { numRuns },
   );
-  const feeds = (at: readonly Float32Array[]): Record<string, ort.Tensor> =>
-    Object.fromEntries(
-      at.map((v, i) => [`x${i}`, new ort.Tensor('float32', v, [...(c.inputs[i] ?? [])])]),
-    );
-  const first = (await run.run(feeds(values)))[y];
-  const r = Float32Array.from({ length: first?.data.length ?? 0 }, () => random.normal());
-  const objective = async (at: readonly Float32Array[]): Promise<number> => {
-    const out = (await run.run(feeds(at)))[y]?.data as Float32Array;
-    return out.reduce((sum, v, i) => sum + v * (r[i] ?? 0), 0);
-  };
-  const results = await back.run({
-    ...feeds(values),
-    seed: new ort.Tensor('float32', r, [...(first?.dims ?? [])]),
-  });
-  let worst = 0;
-  for (const [i, name] of names.entries()) {
-    const gradient = results[grads.get(name) ?? '']?.data as Float32Array;
-    const scale = Math.max(1, ...gradient.map(Math.abs));
-    for (let k = 0; k < gradient.length; k += Math.max(1, gradient.length >> 4)) {
-      const h = 2e-3;
-      const moved = (d: number): Float32Array[] =>
-        values.map((v, j) => (j === i ? v.map((x, n) => (n === k ? x + d : x)) : v));
-      const numeric = ((await objective(moved(h))) - (await objective(moved(-h)))) / (2 * h);
-      worst = Math.max(worst, Math.abs(numeric - (gradient[k] ?? 0)) / scale);
-    }
-  }
-  await Promise.all([run.release(), back.release()]);
-  return worst;
 }
 
-const size = fc.integer({ min: 1, max: 4 });
-
-test.each(['Add', 'Sub', 'Mul', 'Div'])(
+test.each(['Add', 'Sub', 'Mul', 'Div', 'Sum', 'Mean', 'Max', 'Min', 'Pow'])(
   '%s with broadcasting agrees with finite differences',
   async (op) => {
-    const shapes = fc.tuple(size, size, size).chain(([a, b, c]) =>
+    const shapes = fc.tuple(side, side, side).chain(([a, b, c]) =>
       fc.constantFrom(
-        [
-          [a, b, c],
-          [a, b, c],
-        ],
+        [[a, b, c], [a, b, c]],
         [[a, b, c], [c]],
-        [
-          [a, b, c],
-          [b, 1],
-        ],
-        [
-          [1, b, c],
-          [a, 1, 1],
-        ],
+        [[b, 1], [a, b, c]],
+        [[a, 1, c], [1, b, 1]],
+        [[a, b, c], [1, 1, 1]],
+        [[], [a, b]],
       ),
     );
     await fc.assert(
-      fc.asyncProperty(shapes, fc.integer({ min: 0, max: 1e6 }), async (inputs, seed) => {
-        expect(await worstError({ op, inputs, shift: op === 'Div' ? 3 : 0 }, seed)).toBeLessThan(
-          2e-3,
-        );
+      fc.asyncProperty(shapes, seeds, async (inputs, seed) => {
+        await holds({ op, inputs, shift: op === 'Div' || op === 'Pow' ? 3 : 0, step: 1e-3 }, seed);
       }),
       { numRuns: 12 },
     );
   },
 );
 
-test.each<[string, Attributes]>([
+const UNARY: [string, Partial<OperatorCase>][] = [
   ['Neg', {}],
   ['Exp', {}],
+  ['Log', { shift: 2 }],
+  ['Sqrt', { shift: 2 }],
+  ['Reciprocal', { shift: 2 }],
+  ['Abs', {}],
+  ['Erf', {}],
+  ['Sin', {}],
+  ['Cos', {}],
+  ['Identity', {}],
   ['Relu', {}],
-  ['LeakyRelu', { alpha: { float: 0.2 } }],
+  ['LeakyRelu', { attributes: { alpha: { float: 0.2 } } }],
+  ['Elu', { attributes: { alpha: { float: 0.7 } } }],
+  ['Selu', {}],
+  ['Gelu', { opset: 20 }],
+  ['Gelu', { opset: 20, attributes: { approximate: 'tanh' } }],
   ['Sigmoid', {}],
   ['Tanh', {}],
-  ['Identity', {}],
-  ['Softmax', { axis: -1 }],
-  ['Softmax', { axis: 1 }],
-  ['LogSoftmax', { axis: -1 }],
-])('%s %j agrees with finite differences', async (op, attributes) => {
-  await fc.assert(
-    fc.asyncProperty(
-      fc.tuple(size, size, size),
-      fc.integer({ min: 0, max: 1e6 }),
-      async ([a, b, c], seed) => {
-        expect(await worstError({ op, inputs: [[a, b * 2, c]], attributes }, seed)).toBeLessThan(
-          2e-3,
-        );
-      },
-    ),
-    { numRuns: 8 },
-  );
+  ['HardSigmoid', { attributes: { alpha: { float: 0.9 }, beta: { float: 0.5 } } }],
+  ['HardSwish', { shift: 2.43 }],
+  ['HardSwish', { shift: -2.43 }],
+  ['Softplus', {}],
+  ['Softsign', {}],
+  ['Mish', {}],
+  ['Softmax', { attributes: { axis: -1 } }],
+  ['Softmax', { attributes: { axis: 1 } }],
+  ['LogSoftmax', { attributes: { axis: -1 } }],
+  ['LogSoftmax', { attributes: { axis: 0 } }],
+  ['GlobalAveragePool', {}],
+  ['GlobalMaxPool', {}],
+  ['Flatten', { attributes: { axis: 2 } }],
+];
+
+test.each(UNARY)('%s %j agrees with finite differences', async (op, more) => {
+  await overShapes((shape) => ({ op, inputs: [shape], step: 1e-3, ...more }));
+});
+
+test('PRelu, with a slope per channel and one for all', async () => {
+  await overShapes(([a, b, c]) => ({ op: 'PRelu', inputs: [[a, b, c], [b, 1]] }));
+  await holds({ op: 'PRelu', inputs: [[3, 4], [1]] }, 1);
+});
+
+test.each<[string, OperatorCase['inputs'][number], OperatorCase['inputs'][number]]>([
+  ['both bounds', { float: -0.51 }, { float: 0.37 }],
+  ['low only', { float: -0.51 }, undefined],
+  ['high only', undefined, { float: 0.37 }],
+])('Clip with %s', async (_what, low, high) => {
+  await holds({ op: 'Clip', inputs: [[4, 5], low, high] }, 2);
+});
+
+test('Where sends the gradient to the side that was taken', async () => {
+  const bools = [true, false, false, true, true, false];
+  await holds({ op: 'Where', inputs: [{ bools, dims: [2, 3] }, [2, 3], [3]] }, 3);
 });
 
 test.each([
@@ -173,115 +115,260 @@ test.each([
 ])('Gemm with transA=%i transB=%i, α and β', async (transA, transB) => {
   const inputs = [transA ? [3, 4] : [4, 3], transB ? [5, 3] : [3, 5], [5]];
   const attributes = { transA, transB, alpha: { float: 0.5 }, beta: { float: 2 } };
-  expect(await worstError({ op: 'Gemm', inputs, attributes }, 1)).toBeLessThan(2e-3);
+  await holds({ op: 'Gemm', inputs, attributes }, 1);
 });
 
 test.each([
-  [
-    [
-      [2, 3],
-      [3, 4],
-    ],
-  ],
-  [
-    [
-      [5, 2, 3],
-      [3, 4],
-    ],
-  ],
-  [
-    [
-      [2, 2, 3],
-      [2, 3, 4],
-    ],
-  ],
-  [
-    [
-      [2, 1, 2, 3],
-      [3, 3, 2],
-    ],
-  ],
+  [[[2, 3], [3, 4]]],
+  [[[5, 2, 3], [3, 4]]],
+  [[[2, 2, 3], [2, 3, 4]]],
+  [[[2, 1, 2, 3], [3, 3, 2]]],
+  [[[3, 4], [2, 4, 2]]],
+  [[[3], [3, 4]]],
+  [[[2, 5, 3], [3]]],
+  [[[3], [3]]],
 ])('MatMul of %j', async (inputs) => {
-  expect(await worstError({ op: 'MatMul', inputs }, 2)).toBeLessThan(2e-3);
+  await holds({ op: 'MatMul', inputs }, 2);
 });
 
-test('Conv agrees for random geometry: kernel, stride, padding, dilation', async () => {
-  const geometry = fc.record({
-    n: size,
-    c: size,
-    m: size,
-    h: fc.integer({ min: 5, max: 8 }),
-    w: fc.integer({ min: 5, max: 8 }),
-    kh: fc.integer({ min: 1, max: 3 }),
-    kw: fc.integer({ min: 1, max: 3 }),
-    s: fc.integer({ min: 1, max: 2 }),
-    p: fc.integer({ min: 0, max: 1 }),
-    d: fc.integer({ min: 1, max: 2 }),
-  });
+const geometry = fc.record({
+  n: side,
+  groups: fc.integer({ min: 1, max: 3 }),
+  c: fc.integer({ min: 1, max: 2 }),
+  m: fc.integer({ min: 1, max: 2 }),
+  h: fc.integer({ min: 5, max: 8 }),
+  w: fc.integer({ min: 5, max: 8 }),
+  kh: fc.integer({ min: 1, max: 3 }),
+  kw: fc.integer({ min: 1, max: 3 }),
+  s: fc.integer({ min: 1, max: 2 }),
+  p: fc.integer({ min: 0, max: 1 }),
+  d: fc.integer({ min: 1, max: 2 }),
+});
+
+test('Conv agrees for random geometry: kernel, stride, padding, dilation, groups', async () => {
   await fc.assert(
-    fc.asyncProperty(geometry, fc.integer({ min: 0, max: 1e6 }), async (g, seed) => {
+    fc.asyncProperty(geometry, seeds, async (g, seed) => {
       const attributes = {
         kernel_shape: [g.kh, g.kw],
         strides: [g.s, g.s],
         pads: [g.p, 0, 0, g.p],
         dilations: [g.d, g.d],
+        group: g.groups,
       };
-      const inputs = [[g.n, g.c, g.h, g.w], [g.m, g.c, g.kh, g.kw], [g.m]];
-      expect(await worstError({ op: 'Conv', inputs, attributes }, seed)).toBeLessThan(3e-3);
+      const [input, output] = [g.c * g.groups, g.m * g.groups];
+      const inputs = [[g.n, input, g.h, g.w], [output, g.c, g.kh, g.kw], [output]];
+      await holds({ op: 'Conv', inputs, attributes }, seed);
     }),
-    { numRuns: 15 },
+    { numRuns: 25 },
   );
 });
 
-test.each<[string, Attributes, number[]]>([
+test('depthwise Conv, one channel per group', async () => {
+  const inputs = [[2, 6, 7, 7], [6, 1, 3, 3], [6]];
+  for (const s of [1, 2])
+    await holds({ op: 'Conv', inputs, attributes: { group: 6, pads: [1, 1, 1, 1], strides: [s, s] } }, 5);
+});
+
+test.each(['SAME_UPPER', 'SAME_LOWER', 'VALID'])('Conv with auto_pad=%s', async (auto_pad) => {
+  const inputs = [[1, 2, 6, 7], [3, 2, 2, 3]];
+  await holds({ op: 'Conv', inputs, attributes: { auto_pad, strides: [2, 2] } }, 6);
+});
+
+test('Conv in one and three dimensions', async () => {
+  await holds({ op: 'Conv', inputs: [[2, 3, 9], [4, 3, 3], [4]], attributes: { strides: [2], pads: [1, 1] } }, 7);
+  await holds({ op: 'Conv', inputs: [[1, 2, 4, 4, 4], [2, 2, 2, 2, 2]] }, 8);
+});
+
+test('ConvTranspose agrees for random geometry, with output padding', async () => {
+  await fc.assert(
+    fc.asyncProperty(geometry, fc.integer({ min: 0, max: 1 }), seeds, async (g, op, seed) => {
+      const attributes = {
+        strides: [g.s, g.s],
+        pads: g.kh > 1 && g.kw > 1 ? [g.p, 0, 0, g.p] : [0, 0, 0, 0],
+        dilations: [g.d, g.d],
+        output_padding: g.s > 1 ? [op, 0] : [0, 0],
+        group: g.groups,
+      };
+      const [input, output] = [g.c * g.groups, g.m * g.groups];
+      const inputs = [[g.n, input, g.h - 2, g.w - 2], [input, g.m, g.kh, g.kw], [output]];
+      await holds({ op: 'ConvTranspose', inputs, attributes }, seed);
+    }),
+    { numRuns: 25 },
+  );
+});
+
+test.each<[string, NonNullable<OperatorCase['attributes']>, number[]]>([
   ['MaxPool', { kernel_shape: [2, 2], strides: [2, 2] }, [2, 3, 6, 6]],
   ['MaxPool', { kernel_shape: [2, 2], strides: [2, 2] }, [1, 2, 5, 7]],
   ['MaxPool', { kernel_shape: [3, 3], strides: [3, 3] }, [2, 1, 7, 9]],
   ['MaxPool', { kernel_shape: [3, 3], strides: [2, 2], pads: [1, 1, 1, 1] }, [2, 2, 7, 7]],
+  ['MaxPool', { kernel_shape: [2, 2], strides: [2, 2], ceil_mode: 1 }, [1, 2, 5, 5]],
+  ['MaxPool', { kernel_shape: [3], strides: [2] }, [2, 2, 9]],
   ['AveragePool', { kernel_shape: [2, 2], strides: [2, 2] }, [2, 3, 6, 7]],
   ['AveragePool', { kernel_shape: [3, 3], strides: [2, 2] }, [1, 2, 7, 7]],
+  ['AveragePool', { kernel_shape: [3, 3], strides: [2, 2], pads: [1, 1, 1, 1] }, [1, 2, 7, 7]],
+  ['AveragePool', { kernel_shape: [3, 3], strides: [1, 1], pads: [1, 1, 1, 1], count_include_pad: 1 }, [1, 2, 5, 6]],
+  ['AveragePool', { kernel_shape: [2, 2], strides: [2, 2], ceil_mode: 1 }, [1, 2, 5, 5]],
+  ['AveragePool', { kernel_shape: [4], strides: [2] }, [2, 2, 10]],
   ['GlobalAveragePool', {}, [2, 3, 4, 5]],
+  ['GlobalMaxPool', {}, [2, 3, 4, 5]],
   ['Flatten', { axis: 1 }, [2, 3, 2, 2]],
+  ['Flatten', { axis: 0 }, [2, 3]],
   ['Transpose', { perm: [2, 0, 1] }, [2, 3, 4]],
+  ['Transpose', {}, [2, 3, 4]],
+  ['DepthToSpace', { blocksize: 2, mode: 'DCR' }, [1, 8, 2, 3]],
+  ['DepthToSpace', { blocksize: 2, mode: 'CRD' }, [2, 8, 2, 3]],
+  ['SpaceToDepth', { blocksize: 2 }, [1, 2, 4, 6]],
+  ['Cast', { to: 1 }, [2, 3]],
+  ['Trilu', { upper: 0 }, [2, 3, 3]],
 ])('%s %j over %j', async (op, attributes, shape) => {
-  expect(await worstError({ op, inputs: [shape], attributes }, 4)).toBeLessThan(2e-3);
+  await holds({ op, inputs: [shape], attributes }, 4);
 });
 
-test('Reshape, with an inferred dimension', async () => {
-  expect(await worstError({ op: 'Reshape', inputs: [[2, 3, 4]], target: [0, -1] }, 5)).toBeLessThan(
-    2e-3,
+test('BatchNormalization with frozen statistics', async () => {
+  const given = { indices: [1, 2], dims: [2], asFloat: true };
+  const inputs = [[3, 2, 4], [2], [2], given, given];
+  await holds({ op: 'BatchNormalization', inputs, attributes: { epsilon: { float: 0.1 } } }, 1);
+});
+
+test.each([
+  [[4, 6], [6], -1],
+  [[2, 3, 4], [4], -1],
+  [[2, 3, 4], [3, 4], 1],
+])('LayerNormalization of %j with scale %j over axis %i', async (x, scale, axis) => {
+  await holds({ op: 'LayerNormalization', inputs: [x, scale, scale], attributes: { axis }, step: 1e-2 }, 1);
+  await holds({ op: 'LayerNormalization', inputs: [x, scale], attributes: { axis }, step: 1e-2 }, 2);
+});
+
+test('InstanceNormalization and GroupNormalization', async () => {
+  await holds({ op: 'InstanceNormalization', inputs: [[2, 3, 4, 4], [3], [3]], step: 1e-2 }, 1);
+  await holds({ op: 'GroupNormalization', inputs: [[2, 6, 3, 3], [3], [3]], attributes: { num_groups: 3 }, step: 1e-2 }, 2);
+  await holds({ op: 'GroupNormalization', inputs: [[2, 6, 4], [6], [6]], attributes: { num_groups: 2 }, step: 1e-2, opset: 21 }, 3);
+});
+
+const REDUCTIONS = ['ReduceSum', 'ReduceMean', 'ReduceMax', 'ReduceMin', 'ReduceL1', 'ReduceL2', 'ReduceSumSquare', 'ReduceLogSumExp'];
+
+test.each(REDUCTIONS)('%s over some axes, all, and none', async (op) => {
+  for (const keepdims of [0, 1]) {
+    await holds({ op, inputs: [[2, 3, 4], { ints: [0, -1] }], attributes: { keepdims } }, 1);
+    await holds({ op, inputs: [[2, 3, 4], { ints: [1] }], attributes: { keepdims } }, 2);
+    await holds({ op, inputs: [[2, 3]], attributes: { keepdims } }, 3);
+  }
+  await holds({ op, inputs: [[2, 3]], attributes: { noop_with_empty_axes: 1 }, shift: 2 }, 4);
+});
+
+test.each([
+  [0, 0],
+  [1, 0],
+  [0, 1],
+  [1, 1],
+])('CumSum with exclusive=%i reverse=%i', async (exclusive, reverse) => {
+  await holds({ op: 'CumSum', inputs: [[2, 5], { ints: [1], scalar: true }], attributes: { exclusive, reverse } }, 1);
+});
+
+test('Reshape with an inferred dimension, Squeeze, Unsqueeze, Expand, Tile', async () => {
+  await holds({ op: 'Reshape', inputs: [[2, 3, 4], { ints: [0, -1] }] }, 5);
+  await holds({ op: 'Squeeze', inputs: [[2, 1, 3, 1], { ints: [1, -1] }] }, 5);
+  await holds({ op: 'Unsqueeze', inputs: [[2, 3], { ints: [0, 3] }] }, 5);
+  await holds({ op: 'Expand', inputs: [[2, 1], { ints: [3, 2, 4] }] }, 5);
+  await holds({ op: 'Expand', inputs: [[3, 1], { ints: [1] }] }, 5);
+  await holds({ op: 'Tile', inputs: [[2, 3], { ints: [2, 3] }] }, 5);
+});
+
+test('Concat on every axis, and Split with parts nobody reads', async () => {
+  for (const axis of [0, 1, -1]) {
+    const shapes = [[2, 2, 2], [2, 2, 2]].map((s, i) => s.map((d, k) => (k === (axis + 3) % 3 ? d + i : d)));
+    await holds({ op: 'Concat', inputs: shapes, attributes: { axis } }, 1);
+  }
+  const parts = { op: 'Split', inputs: [[2, 6], { ints: [1, 2, 3] }], attributes: { axis: 1 }, outputs: 3 };
+  await holds(parts, 2);
+  await holds({ ...parts, read: [1] }, 3);
+});
+
+test('Slice with any start, end, step and axis, also backwards', async () => {
+  const range = fc.record({
+    start: fc.integer({ min: -8, max: 8 }),
+    end: fc.integer({ min: -8, max: 8 }),
+    step: fc.constantFrom(-3, -2, -1, 1, 2, 3),
+    axis: fc.integer({ min: -2, max: 1 }),
+  });
+  const taken = ({ start, end, step }: { start: number; end: number; step: number }, n: number): number => {
+    const from = start < 0 ? start + n : start;
+    const to = end < 0 ? end + n : end;
+    const low = step > 0 ? Math.max(from, 0) : Math.min(from, n - 1);
+    const high = step > 0 ? Math.min(to, n) : Math.max(to, -1);
+    return Math.ceil((high - low) / step);
+  };
+  await fc.assert(
+    fc.asyncProperty(range, seeds, async (r, seed) => {
+      fc.pre(taken(r, 6) > 0);
+      const inputs = [[6, 6], { ints: [r.start] }, { ints: [r.end] }, { ints: [r.axis] }, { ints: [r.step] }];
+      await holds({ op: 'Slice', inputs }, seed);
+    }),
+    { numRuns: 40 },
   );
+  await holds({ op: 'Slice', inputs: [[5, 6], { ints: [1, 5] }, { ints: [4, -7] }, { ints: [0, 1] }, { ints: [1, -2] }] }, 1);
+});
+
+test.each(['constant', 'reflect', 'edge', 'wrap'])('Pad in mode %s', async (mode) => {
+  const opset = mode === 'wrap' ? 19 : 18;
+  await holds({ op: 'Pad', inputs: [[3, 4], { ints: [1, 2, 2, 1] }], attributes: { mode }, opset }, 1);
+  await holds({ op: 'Pad', inputs: [[2, 4], { ints: [1, 2] }, { float: 0 }, { ints: [-1] }], attributes: { mode }, opset }, 2);
+});
+
+test('Gather of one, of many with repeats, from any axis; GatherElements; GatherND', async () => {
+  const many = { indices: [0, 2, 2, -1, 1, 0], dims: [2, 3] };
+  await holds({ op: 'Gather', inputs: [[4, 3], many] }, 1);
+  await holds({ op: 'Gather', inputs: [[2, 4, 3], many], attributes: { axis: 1 } }, 2);
+  await holds({ op: 'Gather', inputs: [[2, 4], { ints: [-2], scalar: true }], attributes: { axis: 1 } }, 3);
+  await holds({ op: 'Gather', inputs: [[3, 4], { ints: [2] }] }, 3);
+  await holds({ op: 'GatherElements', inputs: [[3, 2], { indices: [0, 2, 2, 0, 2, 1], dims: [3, 2] }] }, 4);
+  await holds({ op: 'GatherND', inputs: [[3, 2, 2], { indices: [0, 1, 2, 0, 0, 1], dims: [3, 2] }] }, 5);
+});
+
+test.each<[string, string]>([
+  ['nearest', 'asymmetric'],
+  ['nearest', 'half_pixel'],
+  ['linear', 'half_pixel'],
+  ['linear', 'align_corners'],
+  ['linear', 'asymmetric'],
+  ['linear', 'pytorch_half_pixel'],
+])('Resize %s with %s coordinates, up and down', async (mode, coordinates) => {
+  const attributes = { mode, coordinate_transformation_mode: coordinates, nearest_mode: 'floor' };
+  const sizes = [[1, 2, 6, 9], [1, 2, 7, 5], [1, 2, 2, 2], [1, 2, 3, 6]];
+  for (const size of sizes)
+    await holds({ op: 'Resize', inputs: [[1, 2, 3, 3], undefined, undefined, { ints: size }], attributes }, 1);
 });
 
 test.each([
   [{ kernel_shape: [2, 2], strides: [2, 2] }],
   [{ kernel_shape: [2, 2], strides: [1, 1] }],
 ])('a tie in MaxPool %j gives the gradient once, to the first', async (attributes) => {
-  const c: Case = { op: 'MaxPool', inputs: [[1, 1, 2, 2]], attributes };
-  const { gradients, grads } = graphsOf(c);
-  const back = await ort.InferenceSession.create(gradients, THREADS);
-  const x0 = new ort.Tensor('float32', Float32Array.of(1, 1, 1, 1), [1, 1, 2, 2]);
-  const seed = new ort.Tensor('float32', Float32Array.of(5), [1, 1, 1, 1]);
-  const results = await back.run({ x0, seed });
-  expect(Array.from(results[grads.get('x0') ?? '']?.data as Float32Array)).toEqual([5, 0, 0, 0]);
-  await back.release();
+  const c = { op: 'MaxPool', inputs: [[1, 1, 2, 2]], attributes, spread: 0 };
+  const { gradients } = await compareGradients(c, 1);
+  const g = Array.from(gradients.get('x0') ?? []);
+  expect(g[0]).not.toBe(0);
+  expect(g.slice(1)).toEqual([0, 0, 0]);
+});
+
+test('every operator with a gradient was held against finite differences above', () => {
+  covered.add('Dropout'); // drops at random: held in trainer.test.ts
+  expect(DIFFERENTIABLE_OPERATORS.filter((op) => !covered.has(op))).toEqual([]);
 });
 
 test('an operator without gradient is named, with the parameter it blocks', () => {
   const forward = new GraphBuilder('f/');
   const x = forward.input('weight', [2, 2]);
   forward.node('Floor', [x], {}, 'y');
-  const graph = forward.graph('f');
-  const shapes = new Map([
-    ['weight', [2, 2]],
-    ['y', [2, 2]],
+  const fact = { dims: [2, 2], elementType: 1 };
+  const facts = new Map([
+    ['weight', fact],
+    ['y', fact],
   ]);
   const run = (): unknown =>
     differentiate({
-      forward: graph,
-      shapes,
-      output: 'y',
-      seed: 's',
+      forward: { nodes: forward.nodes, constants: new Map(), facts },
+      seeds: new Map([['y', 's']]),
       parameters: ['weight'],
       builder: new GraphBuilder(),
     });

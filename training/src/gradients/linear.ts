@@ -1,4 +1,4 @@
-import { ShoalError } from '@shoal/core';
+import type { Dims } from '../onnx/trace.ts';
 import { type GradientContext, type GradientRule, unbroadcast } from './gradient.ts';
 
 function scaled(context: GradientContext, value: string, factor: number): string {
@@ -10,7 +10,7 @@ function scaled(context: GradientContext, value: string, factor: number): string
  * With G = α·dY:  dA' = G·B'ᵀ,  dB' = A'ᵀ·G,  dC = β·Σ dY over broadcast axes.
  */
 const gemm: GradientRule = (context) => {
-  const { builder, node, attributes, dy, shapeOf, needs } = context;
+  const { builder, node, attributes, dy, dimsOf, needs } = context;
   const [a = '', b = '', c = ''] = node.input;
   const transA = attributes.int('transA', 0);
   const transB = attributes.int('transB', 0);
@@ -24,8 +24,8 @@ const gemm: GradientRule = (context) => {
     unbroadcast(
       context,
       scaled(context, dy, attributes.float('beta', 1)),
-      shapeOf(node.output[0] ?? ''),
-      shapeOf(c),
+      dimsOf(node.output[0] ?? ''),
+      dimsOf(c),
     );
   return [
     needs(0) ? dA() : undefined,
@@ -34,35 +34,64 @@ const gemm: GradientRule = (context) => {
   ];
 };
 
-function swapLast(context: GradientContext, value: string): string {
-  const rank = context.shapeOf(value).length;
+function swapLast(context: GradientContext, value: string, rank: number): string {
   const perm = Array.from({ length: rank }, (_, i) => i);
   perm[rank - 2] = rank - 1;
   perm[rank - 1] = rank - 2;
   return context.builder.node('Transpose', [value], { perm });
 }
 
+interface Operand {
+  readonly name: string;
+  /** At least two dimensions. */
+  readonly dims: Dims;
+}
+
+/** dB when B is one matrix: all rows of A and dY at once, Aᵀ·dY without a batch of products to add up. */
+function sharedMatrixGradient(context: GradientContext, a: Operand, dy: Operand): string {
+  const { builder } = context;
+  const rows = (x: Operand): string =>
+    x.dims.length === 2
+      ? x.name
+      : builder.node('Reshape', [x.name, builder.ints([-1, x.dims.at(-1) ?? 1])]);
+  return builder.node('Gemm', [rows(a), rows(dy)], { transA: 1 });
+}
+
 /** Y = A·B on the last two axes:  dA = dY·Bᵀ,  dB = Aᵀ·dY, summed over broadcast batch axes. */
 const matMul: GradientRule = (context) => {
-  const { builder, node, dy, shapeOf, needs } = context;
-  const [a = '', b = ''] = node.input;
-  const [y = ''] = node.output;
-  if (shapeOf(a).length < 2 || shapeOf(b).length < 2) {
-    throw new ShoalError(
-      'unsupported',
-      `node "${node.name}" (MatMul): operands with one dimension are not supported`,
-    );
-  }
-  const batch = shapeOf(y).slice(0, -2);
+  const { builder, node, dimsOf, needs } = context;
+  const [aName = '', bName = ''] = node.input;
+  const reshaped = (name: string, dims: Dims, wanted: Dims): string =>
+    dims.length === wanted.length ? name : builder.node('Reshape', [name, builder.ints(wanted)]);
+  const aDims = dimsOf(aName).length === 1 ? [1, ...dimsOf(aName)] : dimsOf(aName);
+  const bDims = dimsOf(bName).length === 1 ? [...dimsOf(bName), 1] : dimsOf(bName);
+  const a = { name: reshaped(aName, dimsOf(aName), aDims), dims: aDims };
+  const b = { name: reshaped(bName, dimsOf(bName), bDims), dims: bDims };
+  const lead = broadcastDims(aDims.slice(0, -2), bDims.slice(0, -2));
+  const full = [...lead, aDims.at(-2) ?? 1, bDims.at(-1) ?? 1];
+  const dy = { name: reshaped(context.dy, dimsOf(node.output[0] ?? ''), full), dims: full };
   const dA = (): string => {
-    const full = builder.node('MatMul', [dy, swapLast(context, b)]);
-    return unbroadcast(context, full, [...batch, ...shapeOf(a).slice(-2)], shapeOf(a));
+    const product = builder.node('MatMul', [dy.name, swapLast(context, b.name, b.dims.length)]);
+    const from = [...lead, ...a.dims.slice(-2)];
+    return reshaped(unbroadcast(context, product, from, a.dims), a.dims, dimsOf(aName));
   };
   const dB = (): string => {
-    const full = builder.node('MatMul', [swapLast(context, a), dy]);
-    return unbroadcast(context, full, [...batch, ...shapeOf(b).slice(-2)], shapeOf(b));
+    if (b.dims.length === 2)
+      return reshaped(sharedMatrixGradient(context, a, dy), b.dims, dimsOf(bName));
+    const product = builder.node('MatMul', [swapLast(context, a.name, a.dims.length), dy.name]);
+    return unbroadcast(context, product, [...lead, ...b.dims.slice(-2)], b.dims);
   };
   return [needs(0) ? dA() : undefined, needs(1) ? dB() : undefined];
 };
+
+/** Shape of two operands under broadcasting (ONNX "Broadcasting in ONNX"). */
+function broadcastDims(a: Dims, b: Dims): number[] {
+  const rank = Math.max(a.length, b.length);
+  return Array.from({ length: rank }, (_, i) => {
+    const x = a[i - rank + a.length] ?? 1;
+    const y = b[i - rank + b.length] ?? 1;
+    return x === 1 ? y : x;
+  });
+}
 
 export const LINEAR: Readonly<Record<string, GradientRule>> = { Gemm: gemm, MatMul: matMul };

@@ -1,5 +1,5 @@
 import { create } from '@bufbuild/protobuf';
-import { DATA_TYPE, floatTensor, int64Tensor } from './model-file.ts';
+import { DATA_TYPE, floatTensor, int64Tensor } from './tensor-data.ts';
 import {
   type AttributeProto,
   AttributeProtoSchema,
@@ -11,6 +11,7 @@ import {
   NodeProtoSchema,
   OperatorSetIdProtoSchema,
   type TensorProto,
+  TensorProtoSchema,
   type ValueInfoProto,
   ValueInfoProtoSchema,
 } from './onnx_pb.ts';
@@ -21,7 +22,8 @@ export type Shape = readonly Dim[];
 
 type AttributeValue = number | string | readonly number[] | { readonly float: number };
 
-function attribute(name: string, value: AttributeValue): AttributeProto {
+/** A node attribute of the type its value has; `{ float }` for floats. */
+export function attribute(name: string, value: AttributeValue): AttributeProto {
   if (typeof value === 'string')
     return create(AttributeProtoSchema, { name, type: 3, s: new TextEncoder().encode(value) });
   if (typeof value === 'number')
@@ -51,6 +53,17 @@ export interface NodeOptions {
   readonly as?: string;
 }
 
+/** Operators that give another result each time. */
+export const RANDOM: ReadonlySet<string> = new Set([
+  'RandomNormal',
+  'RandomNormalLike',
+  'RandomUniform',
+  'RandomUniformLike',
+  'Bernoulli',
+  'Multinomial',
+  'Dropout',
+]);
+
 /** Writes ONNX nodes one after another; every method returns the name of the value it makes. */
 export class GraphBuilder {
   readonly nodes: NodeProto[] = [];
@@ -58,6 +71,7 @@ export class GraphBuilder {
   readonly inputs: ValueInfoProto[] = [];
   readonly outputs: ValueInfoProto[] = [];
   readonly #constants = new Map<string, string>();
+  readonly #made = new Map<string, string>();
   #next = 0;
   readonly #prefix: string;
 
@@ -87,20 +101,43 @@ export class GraphBuilder {
     return names;
   }
 
-  /** Adds a node with one output. */
+  /** Adds a node with one output; the same node asked for again is made once. */
   node(
     opType: string,
     input: readonly string[],
     attributes: NodeOptions['attributes'] = {},
     as?: string,
   ): string {
+    const key = `${opType}(${input.join(',')})${JSON.stringify(attributes)}`;
+    const known = as === undefined && !RANDOM.has(opType) ? this.#made.get(key) : undefined;
+    if (known !== undefined) return known;
     const [name = ''] = this.nodeWithOutputs(opType, input, { attributes, ...(as ? { as } : {}) });
+    this.#made.set(key, name);
     return name;
   }
 
-  /** A constant float: a scalar, or a tensor of the given shape. Equal scalars are made once. */
+  /** A constant float scalar. Equal constants are made once. */
   float(value: number): string {
     return this.#constant(`f${value}`, (name) => floatTensor(name, [], Float32Array.of(value)));
+  }
+
+  /** A constant float tensor, row-major. */
+  floats(values: Float32Array, dims: readonly number[]): string {
+    const name = this.fresh('const');
+    this.initializers.push(floatTensor(name, dims, values));
+    return name;
+  }
+
+  /** A constant boolean scalar. */
+  bool(value: boolean): string {
+    return this.#constant(`b${value}`, (name) =>
+      create(TensorProtoSchema, {
+        name,
+        dims: [],
+        dataType: DATA_TYPE.bool,
+        rawData: Uint8Array.of(value ? 1 : 0),
+      }),
+    );
   }
 
   /** A constant list of int64 (axes, shapes, starts). */
@@ -152,32 +189,4 @@ export function modelOf(graph: GraphProto, opset: number): ModelProto {
     graph,
     opsetImport: [create(OperatorSetIdProtoSchema, { domain: '', version: BigInt(opset) })],
   });
-}
-
-/** Attributes of a node, by name, with defaults. */
-export class Attributes {
-  readonly #byName: Map<string, AttributeProto>;
-
-  constructor(node: NodeProto) {
-    this.#byName = new Map(node.attribute.map((a) => [a.name, a]));
-  }
-
-  int(name: string, fallback: number): number {
-    const found = this.#byName.get(name);
-    return found ? Number(found.i) : fallback;
-  }
-
-  ints(name: string, fallback: readonly number[]): number[] {
-    const found = this.#byName.get(name);
-    return found ? found.ints.map(Number) : [...fallback];
-  }
-
-  float(name: string, fallback: number): number {
-    return this.#byName.get(name)?.f ?? fallback;
-  }
-
-  text(name: string, fallback: string): string {
-    const found = this.#byName.get(name);
-    return found ? new TextDecoder().decode(found.s) : fallback;
-  }
 }

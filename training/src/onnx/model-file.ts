@@ -1,17 +1,22 @@
+import { closeSync, mkdirSync, openSync, readFileSync, readSync, statSync, writeFileSync } from 'node:fs';
+import { dirname, isAbsolute, join, relative } from 'node:path';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
-import { ShoalError } from '@shoal/core';
+import { fromNode, ShoalError } from '@shoal/core';
 import {
   type ModelProto,
   ModelProtoSchema,
+  StringStringEntryProtoSchema,
   type TensorProto,
   TensorProtoSchema,
 } from './onnx_pb.ts';
-
-/** ONNX element types that occur here (TensorProto.DataType). */
-export const DATA_TYPE = { float: 1, int32: 6, int64: 7, bool: 9 } as const;
+import { checkGraph } from './check-graph.ts';
+import { revise } from './revise.ts';
+import { ELEMENT_BYTES, sizeOf } from './tensor-data.ts';
 
 const MIN_OPSET = 13;
 const MAX_OPSET = 22;
+/** A protobuf message cannot be larger than this. */
+const PROTOBUF_LIMIT_BYTES = 2 ** 31 - 1;
 
 /** Version of the standard operator set a model asks for. */
 export function opsetOf(model: ModelProto): number {
@@ -19,22 +24,25 @@ export function opsetOf(model: ModelProto): number {
   return Number(standard?.version ?? 0n);
 }
 
-/**
- * Parses an ONNX file.
- *
- * @throws ShoalError `data_corrupt` for bytes that are no ONNX model; `unsupported` for operator
- *   sets outside 13–22.
- */
-export function readModel(bytes: Uint8Array): ModelProto {
-  let model: ModelProto;
+function parse(bytes: Uint8Array): ModelProto {
   try {
-    model = fromBinary(ModelProtoSchema, bytes);
+    return fromBinary(ModelProtoSchema, bytes);
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
     throw new ShoalError('data_corrupt', `not an ONNX model (${bytes.length} bytes): ${why}`, {
       cause: error,
     });
   }
+}
+
+/**
+ * Parses an ONNX file. Large tensors share memory with `bytes`.
+ *
+ * @throws ShoalError `data_corrupt` for bytes that are no ONNX model or a graph that contradicts
+ *   itself (a value defined twice or never, a cycle); `unsupported` for operator sets outside 13–22.
+ */
+export function readModel(bytes: Uint8Array): ModelProto {
+  const model = parse(bytes);
   if (!model.graph || model.graph.node.length === 0) {
     throw new ShoalError(
       'data_corrupt',
@@ -48,79 +56,133 @@ export function readModel(bytes: Uint8Array): ModelProto {
       `the model uses ONNX operator set ${opset}; supported are ${MIN_OPSET} to ${MAX_OPSET}. Export it again with one of these (torch.onnx.export(…, opset_version=17))`,
     );
   }
+  checkGraph(model.graph);
   return model;
 }
 
-/** Writes a model as an ONNX file. */
-export function writeModel(model: ModelProto): Uint8Array {
-  return toBinary(ModelProtoSchema, model);
+interface ExternalData {
+  readonly path: string;
+  readonly offset: number;
+  readonly length: number;
 }
 
-function external(tensor: TensorProto): never {
-  throw new ShoalError(
-    'unsupported',
-    `initializer "${tensor.name}" keeps its data in another file; external data is not read yet`,
-  );
+function externalDataOf(tensor: TensorProto, directory: string): ExternalData {
+  const entry = (key: string): string | undefined =>
+    tensor.externalData.find((e) => e.key === key)?.value;
+  const location = entry('location') ?? '';
+  const inside = relative(directory, join(directory, location));
+  if (location === '' || isAbsolute(location) || inside.startsWith('..')) {
+    throw new ShoalError(
+      'data_corrupt',
+      `initializer "${tensor.name}" points at "${location}", outside the folder of the model; external data must lie beside it`,
+    );
+  }
+  const bytes = sizeOf(tensor.dims) * (ELEMENT_BYTES[tensor.dataType] ?? 0);
+  return {
+    path: join(directory, location),
+    offset: Number(entry('offset') ?? 0),
+    length: Number(entry('length') ?? bytes),
+  };
 }
 
-/** Number of elements of a shape. */
-export function sizeOf(dims: readonly (number | bigint)[]): number {
-  return dims.reduce<number>((n, d) => n * Number(d), 1);
+function readRange({ path, offset, length }: ExternalData, tensor: TensorProto): Uint8Array {
+  const wanted = sizeOf(tensor.dims) * (ELEMENT_BYTES[tensor.dataType] ?? 0);
+  let file: number;
+  try {
+    file = openSync(path, 'r');
+  } catch (error) {
+    throw fromNode(error, `reading external data of initializer "${tensor.name}" from ${path}`);
+  }
+  try {
+    const size = statSync(path).size;
+    if (length !== wanted || !(offset >= 0) || offset + length > size) {
+      throw new ShoalError(
+        'data_corrupt',
+        `initializer "${tensor.name}" wants bytes ${offset} to ${offset + length} of ${path} (${size} bytes) for ${wanted} bytes of values`,
+      );
+    }
+    const bytes = new Uint8Array(length);
+    for (let at = 0; at < length; ) at += readSync(file, bytes, at, length - at, offset + at);
+    return bytes;
+  } finally {
+    closeSync(file);
+  }
 }
 
 /**
- * Values of a float32 initializer; shares memory with the model where alignment allows.
+ * Reads an ONNX file with the external data beside it.
  *
- * @throws ShoalError `data_corrupt` when the bytes do not fit the shape.
+ * @throws ShoalError as {@link readModel}; `not_found` or `data_corrupt` for external data that is
+ *   missing, too short, or outside the model's folder.
  */
-export function floatsOf(tensor: TensorProto): Float32Array {
-  if (tensor.dataLocation === 1) external(tensor);
-  const wanted = sizeOf(tensor.dims);
-  const raw = tensor.rawData;
-  let values: Float32Array;
-  if (raw.length === 0) values = Float32Array.from(tensor.floatData);
-  else if (raw.byteOffset % 4 === 0)
-    values = new Float32Array(raw.buffer, raw.byteOffset, raw.length >> 2);
-  else values = new Float32Array(new Uint8Array(raw).buffer); // a Buffer’s own slice() would share memory
-  if (values.length !== wanted) {
+export function readModelFile(path: string): ModelProto {
+  let bytes: Uint8Array;
+  try {
+    bytes = readFileSync(path);
+  } catch (error) {
+    throw fromNode(error, `reading model ${path}`);
+  }
+  const model = readModel(bytes);
+  for (const tensor of model.graph?.initializer ?? []) {
+    if (tensor.dataLocation !== 1) continue;
+    tensor.rawData = readRange(externalDataOf(tensor, dirname(path)), tensor);
+    tensor.externalData = [];
+    tensor.dataLocation = 0;
+  }
+  return model;
+}
+
+/** Writes a model as the bytes of an ONNX file. @throws ShoalError `out_of_range` beyond 2 GiB. */
+export function writeModel(model: ModelProto): Uint8Array {
+  const size = model.graph?.initializer.reduce((n, t) => n + t.rawData.length, 0) ?? 0;
+  if (size > PROTOBUF_LIMIT_BYTES) {
     throw new ShoalError(
-      'data_corrupt',
-      `initializer "${tensor.name}" has ${values.length} values, its shape [${tensor.dims.join(', ')}] needs ${wanted}`,
+      'out_of_range',
+      `the model holds ${size} bytes of values, a protobuf file at most ${PROTOBUF_LIMIT_BYTES}; write it with writeModelFile(path, model, { externalData: true })`,
     );
   }
-  return values;
+  return toBinary(ModelProtoSchema, model);
 }
 
-/** Values of an int64 initializer as numbers. */
-export function integersOf(tensor: TensorProto): number[] {
-  if (tensor.dataLocation === 1) external(tensor);
-  if (tensor.rawData.length === 0) return tensor.int64Data.map(Number);
-  return Array.from(new BigInt64Array(new Uint8Array(tensor.rawData).buffer), Number);
-}
+/** Tensors smaller than this stay in the model file. */
+const EXTERNAL_FROM_BYTES = 1024;
 
-/** A float32 tensor in raw form; the bytes are copied. */
-export function floatTensor(
-  name: string,
-  dims: readonly number[],
-  values: Float32Array,
-): TensorProto {
-  return create(TensorProtoSchema, {
-    name,
-    dims: dims.map(BigInt),
-    dataType: DATA_TYPE.float,
-    rawData: new Uint8Array(values.slice().buffer),
+/**
+ * Writes a model file; with `externalData`, its large tensors go to `<path>.data`, which lifts the
+ * 2 GiB limit of the format.
+ */
+export function writeModelFile(
+  path: string,
+  model: ModelProto,
+  options: { readonly externalData?: boolean } = {},
+): void {
+  mkdirSync(dirname(path), { recursive: true });
+  const { graph } = model;
+  if (!options.externalData || !graph) {
+    writeFileSync(path, writeModel(model));
+    return;
+  }
+  const location = `${path}.data`;
+  const chunks: Uint8Array[] = [];
+  let offset = 0;
+  const initializer = graph.initializer.map((tensor) => {
+    const { length } = tensor.rawData;
+    if (length < EXTERNAL_FROM_BYTES) return tensor;
+    chunks.push(tensor.rawData);
+    const fields = { location: relative(dirname(path), location), offset, length };
+    offset += length;
+    const externalData = Object.entries(fields).map(([key, value]) =>
+      create(StringStringEntryProtoSchema, { key, value: String(value) }),
+    );
+    return create(TensorProtoSchema, {
+      name: tensor.name,
+      dims: tensor.dims,
+      dataType: tensor.dataType,
+      dataLocation: 1,
+      externalData,
+    });
   });
-}
-
-export function int64Tensor(
-  name: string,
-  dims: readonly number[],
-  values: readonly number[],
-): TensorProto {
-  return create(TensorProtoSchema, {
-    name,
-    dims: dims.map(BigInt),
-    dataType: DATA_TYPE.int64,
-    int64Data: values.map(BigInt),
-  });
+  writeFileSync(location, new Uint8Array());
+  for (const chunk of chunks) writeFileSync(location, chunk, { flag: 'a' });
+  writeFileSync(path, writeModel(revise(model, { graph: revise(graph, { initializer }) })));
 }

@@ -1,0 +1,75 @@
+import { sizeOf } from '../onnx/tensor-data.ts';
+import { ends, type GradientContext, type GradientRule, refuse } from './gradient.ts';
+
+function zeros({ builder }: GradientContext, dims: readonly number[]): string {
+  return builder.node('Expand', [builder.float(0), builder.ints(dims)]);
+}
+
+/** One fixed position of an axis: its gradient with zeros around. */
+function single(context: GradientContext, axis: number, index: number): string {
+  const { builder, dy, dimsOf } = context;
+  const dims = dimsOf(ends(context).x);
+  const at = index < 0 ? index + (dims[axis] ?? 1) : index;
+  const opened = builder.node('Reshape', [
+    dy,
+    builder.ints(dims.map((d, i) => (i === axis ? 1 : d))),
+  ]);
+  const pads = Array.from({ length: 2 * dims.length }, () => 0);
+  pads[axis] = at;
+  pads[axis + dims.length] = (dims[axis] ?? 1) - at - 1;
+  return builder.node('Pad', [opened, builder.ints(pads)]);
+}
+
+/** y = x[indices] along an axis (an embedding, say):  dx = Σ dy over the places each row was read */
+const gather: GradientRule = (context) => {
+  const { builder, node, dy, attributes, dimsOf, numbersOf } = context;
+  const [x = '', indices = ''] = node.input;
+  const dims = dimsOf(x);
+  const axis = (attributes.int('axis', 0) + dims.length) % dims.length;
+  const fixed = numbersOf(indices);
+  if (fixed?.length === 1) return [single(context, axis, fixed[0] ?? 0)];
+  const count = sizeOf(dimsOf(indices));
+  const before = sizeOf(dims.slice(0, axis));
+  const after = sizeOf(dims.slice(axis + 1));
+  const size = dims[axis] ?? 1;
+  const list = builder.node('Cast', [
+    builder.node('Reshape', [indices, builder.ints([count, 1])]),
+  ], { to: 7 });
+  const opened = builder.node('Reshape', [dy, builder.ints([before, count, after])]);
+  const rows = axis === 0 ? opened : builder.node('Transpose', [opened], { perm: [1, 0, 2] });
+  const updates = builder.node('Reshape', [rows, builder.ints([count, before * after])]);
+  const added = builder.node('ScatterND', [zeros(context, [size, before * after]), list, updates], {
+    reduction: 'add',
+  });
+  const back = builder.node('Reshape', [added, builder.ints([size, before, after])]);
+  const turned = axis === 0 ? back : builder.node('Transpose', [back], { perm: [1, 0, 2] });
+  return [builder.node('Reshape', [turned, builder.ints(dims)])];
+};
+
+/** y[i, j] = x[indices[i, j], j]:  dx = Σ dy over the places each element was read */
+const gatherElements: GradientRule = (context) => {
+  const { builder, node, dy, attributes, dimsOf } = context;
+  const [x = '', indices = ''] = node.input;
+  return [
+    builder.node('ScatterElements', [zeros(context, dimsOf(x)), indices, dy], {
+      axis: attributes.int('axis', 0),
+      reduction: 'add',
+    }),
+  ];
+};
+
+/** y = x at index tuples:  dx = Σ dy over the places each slice was read */
+const gatherNd: GradientRule = (context) => {
+  const { builder, node, dy, attributes, dimsOf } = context;
+  const [x = '', indices = ''] = node.input;
+  if (attributes.int('batch_dims', 0) !== 0) refuse(context, 'batch_dims other than 0 cannot be trained');
+  return [
+    builder.node('ScatterND', [zeros(context, dimsOf(x)), indices, dy], { reduction: 'add' }),
+  ];
+};
+
+export const INDEXING: Readonly<Record<string, GradientRule>> = {
+  Gather: gather,
+  GatherElements: gatherElements,
+  GatherND: gatherNd,
+};
