@@ -1,12 +1,17 @@
 import { kubectlSession } from './kubectl-session.ts';
 import { onnxConsumers } from './onnx-consumers.ts';
 import type { Outcome } from './outcome.ts';
+import { torchOracle } from './torch-oracle.ts';
 
 /**
  * `npm run test:real`: the tests that need tools a fresh machine may not have. What is missing is
  * skipped loudly; what is there must pass.
  */
-const outcomes: Outcome[] = [...(await kubectlSession()), ...(await onnxConsumers())];
+const outcomes: Outcome[] = [
+  ...(await kubectlSession()),
+  ...(await onnxConsumers()),
+  ...(await torchOracle()),
+];
 let failed = 0;
 for (const { name, result, detail } of outcomes) {
   if (result === 'failed') failed++;

@@ -5,7 +5,14 @@ export {
   readImageLines,
   toImageLine,
 } from './data/image-lines.ts';
+export { type NpyArray, parseNpy } from './data/npy.ts';
 export { batches, concatenate, type Samples, select, slice } from './data/samples.ts';
+export {
+  type ReadOptions,
+  readTrainingData,
+  TRAINING_FORMATS,
+  type TrainingData,
+} from './data/training-data.ts';
 export { argMax, classificationMetrics } from './estimator/classification-metrics.ts';
 export type {
   Estimator,

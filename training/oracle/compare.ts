@@ -83,19 +83,28 @@ function sourceOf(name: string, first: Float32Array, trace: Trace, rows: number)
     const values = floats(text);
     if (values.length !== first.length) continue;
     if (relative(first, values, 1) === 0) return { name: candidate, turned: false };
-    if (relative(transposed(first, rows), values, 1) === 0) return { name: candidate, turned: true };
+    if (relative(transposed(first, rows), values, 1) === 0)
+      return { name: candidate, turned: true };
   }
   throw new Error(`parameter ${name} is none of PyTorch's`);
 }
 
 type Tensors = ReadonlyMap<string, ArrayLike<number>>;
 
-function distance(run: { losses: readonly number[]; gradients: Tensors; end: Tensors }, exact: Run): Distance {
+function distance(
+  run: { losses: readonly number[]; gradients: Tensors; end: Tensors },
+  exact: Run,
+): Distance {
   const overall = Math.max(...Object.values(exact.gradients).map((g) => largest(floats(g))));
   const worst = (got: Tensors, wanted: Readonly<Record<string, string>>, floor: number): number =>
     Math.max(...[...got].map(([name, values]) => relative(values, floats(wanted[name]), floor)));
   return {
-    loss: Math.max(...run.losses.map((l, i) => Math.abs(l - (exact.losses[i] ?? 0)) / Math.max(1e-3, Math.abs(exact.losses[i] ?? 0)))),
+    loss: Math.max(
+      ...run.losses.map(
+        (l, i) =>
+          Math.abs(l - (exact.losses[i] ?? 0)) / Math.max(1e-3, Math.abs(exact.losses[i] ?? 0)),
+      ),
+    ),
     gradients: worst(run.gradients, exact.gradients, overall * 1e-3),
     parameters: worst(run.end, exact.end, 1e-2),
   };
@@ -106,9 +115,7 @@ function decoded(record: Readonly<Record<string, string>>): Tensors {
 }
 
 function batchesOf(trace: Trace): Batch[] {
-  const inputs = trace.integers
-    ? new BigInt64Array(bytes(trace.inputs))
-    : floats(trace.inputs);
+  const inputs = trace.integers ? new BigInt64Array(bytes(trace.inputs)) : floats(trace.inputs);
   const targets =
     trace.loss === 'mean-squared-error'
       ? floats(trace.targets)

@@ -44,6 +44,8 @@ export interface DifferentiateOptions {
   readonly seeds: ReadonlyMap<string, string>;
   readonly parameters: readonly string[];
   readonly builder: GraphBuilder;
+  /** Channels per block of the runtime's own convolution layout; see `findBlockSize`. */
+  readonly blockSize?: number | undefined;
 }
 
 export interface Differentiated {
@@ -64,16 +66,33 @@ function influencedBy(forward: TracedGraph, parameters: readonly string[]): Set<
   return active;
 }
 
+function standardRule(node: NodeProto): GradientRule | undefined {
+  return node.domain === '' || node.domain === 'ai.onnx' ? RULES[node.opType] : undefined;
+}
+
+function blockedBy(node: NodeProto, parameters: readonly string[], forward: TracedGraph): string[] {
+  return parameters.filter((p) => node.output.some((o) => influencedBy(forward, [p]).has(o)));
+}
+
+/** The nodes without a gradient that stand between a parameter and an output, with the parameters each blocks. */
+export function unsupportedNodes(
+  forward: TracedGraph,
+  parameters: readonly string[],
+): { readonly node: NodeProto; readonly parameters: readonly string[] }[] {
+  const active = influencedBy(forward, parameters);
+  return forward.nodes
+    .filter((node) => !standardRule(node) && node.output.some((o) => active.has(o)))
+    .map((node) => ({ node, parameters: blockedBy(node, parameters, forward) }));
+}
+
 function ruleFor(
   node: NodeProto,
   parameters: readonly string[],
   forward: TracedGraph,
 ): GradientRule {
-  const rule = node.domain === '' || node.domain === 'ai.onnx' ? RULES[node.opType] : undefined;
+  const rule = standardRule(node);
   if (rule) return rule;
-  const blocked = parameters.filter((p) =>
-    node.output.some((o) => influencedBy(forward, [p]).has(o)),
-  );
+  const blocked = blockedBy(node, parameters, forward);
   throw new ShoalError(
     'unsupported',
     `node "${node.name}": operator ${node.opType} has no gradient, which blocks parameter "${blocked[0]}"${blocked.length > 1 ? ` and ${blocked.length - 1} more` : ''}. Freeze it and everything before this node`,
@@ -102,7 +121,10 @@ class Accumulator {
     const sum =
       parts.length === 1
         ? first
-        : this.#builder.node(parts.length === 2 ? 'Add' : 'Sum', parts.length === 2 ? [first, second] : parts);
+        : this.#builder.node(
+            parts.length === 2 ? 'Add' : 'Sum',
+            parts.length === 2 ? [first, second] : parts,
+          );
     this.#parts.set(value, [sum]);
     return sum;
   }
@@ -142,6 +164,7 @@ function backward(
     dimsOf: dimsIn(forward),
     numbersOf: (value) => numbersOf(forward, value),
     needs: (input) => at.active.has(node.input[input] ?? ''),
+    blockSize: options.blockSize,
     extraOutput: (output) => {
       while (node.output.length <= output) node.output.push('');
       const name = node.output[output] || builder.fresh(node.opType);
@@ -167,9 +190,7 @@ export function differentiate(options: DifferentiateOptions): Differentiated {
   const { forward, seeds, parameters, builder } = options;
   const active = influencedBy(forward, parameters);
   const sums = new Accumulator(builder, seeds);
-  const nodes = forward.nodes.map((n) =>
-    revise(n, { output: [...n.output] }),
-  );
+  const nodes = forward.nodes.map((n) => revise(n, { output: [...n.output] }));
   for (const node of nodes.toReversed()) {
     if (node.output.some((o) => active.has(o))) backward(node, options, { active, sums });
   }

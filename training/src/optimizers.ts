@@ -98,10 +98,7 @@ function sgd(options: Extract<OptimizerOptions, { name: 'sgd' }>): OptimizerNode
       const [v = ''] = value.state;
       if (momentum === 0)
         return { parameter: moved(builder, value.name, g, LEARNING_RATE.name), state: [] };
-      const velocity = builder.node('Add', [
-        builder.node('Mul', [v, builder.float(momentum)]),
-        g,
-      ]);
+      const velocity = builder.node('Add', [builder.node('Mul', [v, builder.float(momentum)]), g]);
       const direction = nesterov
         ? builder.node('Add', [g, builder.node('Mul', [velocity, builder.float(momentum)])])
         : velocity;

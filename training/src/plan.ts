@@ -67,6 +67,8 @@ export interface Plan {
   readonly output: string;
   /** Float initializers chosen for training, before it is known which of them influence the output. */
   readonly candidates: readonly Parameter[];
+  /** Running statistics that training replaces. */
+  readonly buffers: readonly Parameter[];
   /** True when the user chose them: then one without influence is an error. */
   readonly chosen: boolean;
   readonly loss: LossDefinition | GraphLoss;
@@ -82,7 +84,11 @@ export interface Plan {
 export interface GraphLoss {
   readonly value: string;
   /** Its inputs beside the output, as inputs of the graph: name of the target → name of the value. */
-  readonly targets: readonly { readonly name: string; readonly value: string; readonly info: ValueInfoProto }[];
+  readonly targets: readonly {
+    readonly name: string;
+    readonly value: string;
+    readonly info: ValueInfoProto;
+  }[];
 }
 
 /** Name of the value a target enters the graph under. */
@@ -132,16 +138,19 @@ function globOf(pattern: string): RegExp {
 }
 
 /** Running statistics are float initializers too, but no gradient trains them. */
-function statisticsOf(forward: GraphProto): Set<string> {
-  return new Set(
+function statisticsOf(forward: GraphProto): Parameter[] {
+  const names = new Set(
     forward.node.flatMap((n) => (n.opType === 'BatchNormalization' ? n.input.slice(3, 5) : [])),
   );
+  return forward.initializer
+    .filter((t) => names.has(t.name))
+    .map((t) => ({ name: t.name, shape: t.dims.map(Number) }));
 }
 
 function candidatesOf(forward: GraphProto, options: PlanOptions): Parameter[] {
   const { trainable = (): boolean => true, stopGradient = [] } = options;
   const used = new Set(forward.node.flatMap((n) => n.input));
-  const statistics = statisticsOf(forward);
+  const statistics = new Set(statisticsOf(forward).map((s) => s.name));
   const frozen = stopGradient.map(globOf);
   // Scalars are constants of the exporter, as good as never weights; choose one by name to train it.
   const smallest = options.trainable ? 0 : 1;
@@ -253,6 +262,7 @@ export function planTraining(options: PlanOptions): Plan {
       .map((i) => inputOf(i, options.dimensions ?? {})),
     output,
     candidates: candidatesOf(own, options),
+    buffers: options.batchNormalization === 'frozen' ? [] : statisticsOf(own),
     chosen: options.trainable !== undefined,
     loss,
     metrics: options.metrics ?? ('write' in loss ? loss.metrics : []),

@@ -1,9 +1,10 @@
 import { seededRandom } from '@shoal/core';
 import * as ort from 'onnxruntime-node';
 import { expect, test } from 'vitest';
+import type { Batch } from './batch.ts';
 import { conv2d, dense, flatten, maxPool2d, relu, sequential } from './layers.ts';
 import { readModel, writeModel } from './onnx/model-file.ts';
-import { type Batch, Trainer, type TrainerOptions } from './trainer.ts';
+import { Trainer, type TrainerOptions } from './trainer.ts';
 
 const LINEAR = sequential({ input: [3], layers: [dense(2)], random: seededRandom(1) });
 const BATCH = {

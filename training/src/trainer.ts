@@ -1,34 +1,32 @@
-import { ShoalError } from '@shoal/core';
+import { messageOf, ShoalError } from '@shoal/core';
 import * as ort from 'onnxruntime-node';
+import { type Batch, batchFeeds, type Feeds, floats, TYPE_NAMES } from './batch.ts';
+import { blocksOf } from './blocks.ts';
 import { readModel, readModelFile, writeModel, writeModelFile } from './onnx/model-file.ts';
 import type { ModelProto } from './onnx/onnx_pb.ts';
 import { revise } from './onnx/revise.ts';
-import { DATA_TYPE, floatsOf, floatTensor, sizeOf } from './onnx/tensor-data.ts';
-import { trace } from './onnx/trace.ts';
+import { DATA_TYPE, floatTensor, sizeOf } from './onnx/tensor-data.ts';
 import {
-  type ModelInput,
   nothingToTrain,
   type Parameter,
   type Plan,
   type PlanOptions,
   planTraining,
-  targetName,
 } from './plan.ts';
+import { initialValues, type ShapedPlan, shapePlan } from './shaped-plan.ts';
 import {
   applyGraph,
   type Companion,
-  companionName,
-  companionsOf,
   evaluateGraph,
   gradientName,
   gradientsGraph,
   influentialParameters,
-  type ShapedPlan,
-  stateName,
   stepGraph,
-  targetsOf,
   type TrainingGraph,
+  targetsOf,
 } from './training-graphs.ts';
+
+import { TrainingState } from './training-state.ts';
 
 /** Where the graphs run; names are ONNX Runtime's execution providers. */
 export type ExecutionProvider = 'cpu' | 'cuda' | 'webgpu';
@@ -42,24 +40,6 @@ export interface TrainerOptions extends Omit<PlanOptions, 'model'> {
   readonly providers?: readonly ExecutionProvider[];
 }
 
-export type InputValues = Float32Array | BigInt64Array | Int32Array | Uint8Array;
-
-/** One batch. */
-export interface Batch {
-  /** Flattened input, row-major; one per input, by name, when the model has several. */
-  readonly inputs: InputValues | Readonly<Record<string, InputValues>>;
-  /**
-   * What the loss compares with: class indices for cross-entropy, values for mean squared error;
-   * by name for losses that want several (see the loss).
-   */
-  readonly targets:
-    | BigInt64Array
-    | Float32Array
-    | Readonly<Record<string, BigInt64Array | Float32Array>>;
-  /** Number of samples. */
-  readonly size: number;
-}
-
 export interface StepResult {
   /** Mean loss of the batch, without the penalty. */
   readonly loss: number;
@@ -71,7 +51,6 @@ export interface EvaluationResult extends StepResult {
   readonly output: Float32Array;
 }
 
-type Feeds = Record<string, ort.Tensor>;
 type GraphKind = 'step' | 'gradients' | 'evaluate' | 'apply';
 
 interface Session {
@@ -97,77 +76,21 @@ const MAX_COMPILED = 4;
 /** Batch size on which a model is checked before the first batch comes. */
 const CHECK_BATCH = 2;
 
-const TYPE_NAMES: Readonly<Record<number, 'float32' | 'int64' | 'int32' | 'bool'>> = {
-  [DATA_TYPE.float]: 'float32',
-  [DATA_TYPE.int64]: 'int64',
-  [DATA_TYPE.int32]: 'int32',
-  [DATA_TYPE.bool]: 'bool',
-};
-
-function floats(values: Float32Array, dims: readonly number[]): ort.Tensor {
-  return new ort.Tensor('float32', values, dims);
-}
-
 function scalarOf(results: ort.InferenceSession.OnnxValueMapType, name: string): number {
   const value = results[name]?.data[0];
   return typeof value === 'number' ? value : Number.NaN;
 }
 
-function zeroInput({ elementType, rest }: ModelInput, batch: number): ort.Tensor {
-  const dims = [batch, ...rest];
-  const size = sizeOf(dims);
-  switch (elementType) {
-    case DATA_TYPE.int64:
-      return new ort.Tensor('int64', new BigInt64Array(size), dims);
-    case DATA_TYPE.int32:
-      return new ort.Tensor('int32', new Int32Array(size), dims);
-    case DATA_TYPE.bool:
-      return new ort.Tensor('bool', new Uint8Array(size), dims);
-    default:
-      return floats(new Float32Array(size), dims);
-  }
-}
-
-const ARRAY_NAMES = {
-  float32: 'Float32Array',
-  int64: 'BigInt64Array',
-  int32: 'Int32Array',
-  bool: 'Uint8Array',
-} as const;
-
-/** A tensor to feed, checked against what the graph wants. */
-function fed(
-  what: string,
-  values: InputValues,
-  wanted: { readonly elementType: number; readonly dims: readonly number[] },
-): ort.Tensor {
-  const type = TYPE_NAMES[wanted.elementType] ?? 'float32';
-  if (values.constructor.name !== ARRAY_NAMES[type]) {
-    throw new ShoalError(
-      'invalid_argument',
-      `${what} is ${type}; pass a ${ARRAY_NAMES[type]}, not a ${values.constructor.name}`,
-    );
-  }
-  if (values.length !== sizeOf(wanted.dims)) {
-    const [size = 0, ...rest] = wanted.dims;
-    throw new ShoalError(
-      'invalid_argument',
-      `the batch has ${values.length} values of ${what}; ${size} samples of shape [${rest.join(', ')}] need ${sizeOf(wanted.dims)}`,
-    );
-  }
-  return new ort.Tensor(type, values as Float32Array, wanted.dims);
-}
-
-/** The named array of a batch, or the only one. */
-function named<T extends object>(given: T | Readonly<Record<string, T>>, name: string, only: boolean, what: string): T {
-  if (ArrayBuffer.isView(given)) {
-    if (only) return given as T;
-    throw new ShoalError('invalid_argument', `there are several ${what}; pass them by name: { ${name}: … }`);
-  }
-  const found = (given as Readonly<Record<string, T>>)[name];
-  if (found) return found;
-  const names = Object.keys(given).join(', ') || 'none';
-  throw new ShoalError('invalid_argument', `the batch has no ${what} "${name}"; it has: ${names}`);
+/** @throws ShoalError `unsupported` for an output of integers, naming the others. */
+function expectFloatOutput(shaped: ShapedPlan): void {
+  const { output, model } = shaped.plan;
+  const type = shaped.traced.facts.get(output)?.elementType;
+  if (type === DATA_TYPE.float) return;
+  const others = model.graph?.output.map((o) => o.name).filter((n) => n !== output);
+  throw new ShoalError(
+    'unsupported',
+    `output "${output}" is ${TYPE_NAMES[type ?? 0] ?? `of ONNX element type ${type}`}, a loss needs float32${others && others.length > 0 ? `; choose another output: ${others.join(', ')}` : ''}`,
+  );
 }
 
 /**
@@ -180,22 +103,14 @@ export class Trainer {
   readonly #plan: Plan;
   readonly #options: ort.InferenceSession.SessionOptions;
   readonly #learningRate: number;
-  readonly #companions: readonly Companion[];
-  /** Parameters and running statistics: the next values go to the spare, then the two swap. */
-  #current: Feeds = {};
-  #spare: Feeds = {};
-  /** Optimizer state and companions: the runtime replaces them in place. */
-  readonly #beside: Feeds = {};
-  #parameters: readonly Parameter[];
-  #buffers: readonly Parameter[] = [];
+  readonly #state: TrainingState;
   #steps = 0;
   readonly #compiled = new Map<number, Promise<Compiled>>();
 
-  private constructor(plan: Plan, options: TrainerOptions) {
+  private constructor(plan: Plan, state: TrainingState, options: TrainerOptions) {
     this.#plan = plan;
+    this.#state = state;
     this.#learningRate = options.optimizer.learningRate;
-    this.#companions = companionsOf(plan);
-    this.#parameters = plan.candidates;
     this.#options = {
       intraOpNumThreads: options.threads ?? 2,
       interOpNumThreads: 1,
@@ -203,25 +118,6 @@ export class Trainer {
       logSeverityLevel: 3,
       ...(options.providers ? { executionProviders: options.providers } : {}),
     };
-    const values = new Map(plan.forward.initializer.map((t) => [t.name, t]));
-    const load = (name: string, shape: readonly number[]): void => {
-      const tensor = values.get(name);
-      this.#current[name] = floats(
-        tensor ? floatsOf(tensor).slice() : new Float32Array(sizeOf(shape)),
-        shape,
-      );
-    };
-    for (const { name, shape } of plan.candidates) load(name, shape);
-    const statistics = plan.forward.node.flatMap((n) =>
-      n.opType === 'BatchNormalization' && plan.form.batchNormalization === 'train'
-        ? n.input.slice(3, 5)
-        : [],
-    );
-    this.#buffers = [...new Set(statistics)].flatMap((name) => {
-      const tensor = values.get(name);
-      return tensor ? [{ name, shape: tensor.dims.map(Number) }] : [];
-    });
-    for (const { name, shape } of this.#buffers) load(name, shape);
   }
 
   /**
@@ -234,49 +130,27 @@ export class Trainer {
     const model =
       typeof options.model === 'string' ? readModelFile(options.model) : readModel(options.model);
     const plan = planTraining({ ...options, model });
-    const trainer = new Trainer(plan, options);
-    await trainer.#settle();
-    return trainer;
-  }
-
-  /** Finds out which parameters the loss depends on, and lays out what is kept for each. */
-  async #settle(): Promise<void> {
-    const shaped = await this.#shape(CHECK_BATCH);
-    this.#expectFloatOutput(shaped);
-    this.#parameters = influentialParameters(shaped);
-    if (this.#parameters.length === 0) throw nothingToTrain(this.#plan.forward);
-    const kept = new Set([...this.#parameters, ...this.#buffers].map((p) => p.name));
-    for (const name of Object.keys(this.#current)) if (!kept.has(name)) delete this.#current[name];
-    for (const [name, tensor] of Object.entries(this.#current))
-      this.#spare[name] = floats(new Float32Array(sizeOf(tensor.dims)), tensor.dims);
-    for (const { name, shape } of this.#parameters) {
-      const zeros = (): ort.Tensor => floats(new Float32Array(sizeOf(shape)), shape);
-      for (const slot of this.#plan.optimizer.slots) this.#beside[stateName(name, slot)] = zeros();
-      for (const companion of this.#companions)
-        this.#beside[companionName(name, companion)] =
-          companion === 'anchor' ? floats(this.#values(name).slice(), shape) : zeros();
-    }
-  }
-
-  #expectFloatOutput(shaped: ShapedPlan): void {
-    const { output, model } = this.#plan;
-    const type = shaped.traced.facts.get(output)?.elementType;
-    if (type === DATA_TYPE.float) return;
-    const others = model.graph?.output.map((o) => o.name).filter((n) => n !== output);
-    throw new ShoalError(
-      'unsupported',
-      `output "${output}" is ${TYPE_NAMES[type ?? 0] ?? `of ONNX element type ${type}`}, a loss needs float32${others && others.length > 0 ? `; choose another output: ${others.join(', ')}` : ''}`,
-    );
+    const initial = initialValues(plan);
+    const candidates = blocksOf(plan.candidates, 'shoal/parameters');
+    const at = { batch: CHECK_BATCH, values: initial, parameters: candidates };
+    const shaped = await shapePlan(plan, {
+      ...at,
+      buffers: blocksOf(plan.buffers, 'shoal/buffers'),
+    });
+    expectFloatOutput(shaped);
+    const parameters = influentialParameters(shaped);
+    if (parameters.length === 0) throw nothingToTrain(plan.forward);
+    return new Trainer(plan, new TrainingState(plan, parameters, initial), options);
   }
 
   /** What is trained, in a fixed order. */
   get parameters(): readonly Parameter[] {
-    return this.#parameters;
+    return this.#state.parameters;
   }
 
   /** Running statistics of BatchNormalization, which training replaces as well. */
   get buffers(): readonly Parameter[] {
-    return this.#buffers;
+    return this.#state.buffers;
   }
 
   /** Steps taken so far. */
@@ -284,24 +158,10 @@ export class Trainer {
     return this.#steps;
   }
 
-  async #shape(batch: number): Promise<ShapedPlan> {
-    const plan = this.#plan;
-    const feeds: Feeds = { ...this.#current };
-    for (const input of plan.inputs) feeds[input.name] = zeroInput(input, batch);
-    if (!('write' in plan.loss)) {
-      for (const { value, info } of plan.loss.targets) {
-        const tensor = info.type?.value.case === 'tensorType' ? info.type.value.value : undefined;
-        const rest = tensor?.shape?.dim.slice(1).map((d) => Number(d.value.value ?? 1)) ?? [];
-        feeds[value] = zeroInput({ name: value, elementType: tensor?.elemType ?? 1, rest }, batch);
-      }
-    }
-    const traced = await trace({
-      graph: plan.forward,
-      opset: plan.opset,
-      feeds,
-      outputs: 'write' in plan.loss ? [plan.output] : [plan.output, plan.loss.value],
-    });
-    return { plan, traced, batch, parameters: this.#parameters, buffers: this.#buffers };
+  #shape(batch: number): Promise<ShapedPlan> {
+    const { blocks: parameters, bufferBlocks: buffers } = this.#state;
+    const values = this.#state.memberFeeds();
+    return shapePlan(this.#plan, { batch, values, parameters, buffers });
   }
 
   #compile(batch: number): Promise<Compiled> {
@@ -322,55 +182,54 @@ export class Trainer {
     return compiled;
   }
 
+  async #open(kind: GraphKind, graph: TrainingGraph): Promise<Session> {
+    try {
+      const run = await ort.InferenceSession.create(graph.bytes, this.#options);
+      return { graph: { ...graph, bytes: new Uint8Array() }, run };
+    } catch (error) {
+      const on = this.#options.executionProviders?.map(String).join(', ') ?? 'cpu';
+      throw new ShoalError(
+        'unsupported',
+        `the runtime cannot run the ${kind} graph on ${on}: ${messageOf(error)}`,
+        { cause: error },
+      );
+    }
+  }
+
   async #session(kind: GraphKind, batch: number): Promise<Session & { shaped: ShapedPlan }> {
     const { shaped, sessions } = await this.#compile(batch);
     let session = sessions.get(kind);
     if (!session) {
       const graph = WRITERS[kind](shaped);
-      session = ort.InferenceSession.create(graph.bytes, this.#options).then((run) => ({
-        graph: { ...graph, bytes: new Uint8Array() },
-        run,
-      }));
+      session = this.#open(kind, graph);
       sessions.set(kind, session);
     }
     return { ...(await session), shaped };
   }
 
   #batchFeeds(batch: Batch, shaped: ShapedPlan): Feeds {
-    const { inputs } = this.#plan;
-    const feeds: Feeds = {};
-    for (const { name, elementType, rest } of inputs) {
-      const values = named<InputValues>(batch.inputs, name, inputs.length === 1, 'inputs');
-      const wanted = { elementType, dims: [batch.size, ...rest] };
-      feeds[name] = fed(inputs.length === 1 ? 'inputs' : `input "${name}"`, values, wanted);
-    }
-    const targets = Object.entries(targetsOf(this.#plan, shaped.traced.facts));
-    for (const [name, spec] of targets) {
-      const values = named<BigInt64Array | Float32Array>(batch.targets, name, targets.length === 1, 'targets');
-      feeds[targetName(name)] = fed(name === 'targets' ? name : `target "${name}"`, values, spec);
-    }
-    return feeds;
+    const targets = targetsOf(this.#plan, shaped.traced.facts);
+    return batchFeeds(batch, this.#plan.inputs, targets);
   }
 
   #expectBatch(batch: Batch): void {
     if (Number.isInteger(batch.size) && batch.size > 0) return;
-    throw new ShoalError('invalid_argument', `a batch needs at least one sample, got ${batch.size}`);
+    throw new ShoalError(
+      'invalid_argument',
+      `a batch needs at least one sample, got ${batch.size}`,
+    );
   }
 
-  /** Feeds of the optimizer and places for its results. */
-  #updateIo(graph: TrainingGraph, learningRate: number): { feeds: Feeds; fetches: Record<string, ort.Tensor | null> } {
-    const feeds: Feeds = { ...this.#beside };
+  /** What an update reads beside parameters and gradients. */
+  #updateFeeds(learningRate: number): Feeds {
+    const feeds: Feeds = { ...this.#state.besideFeeds() };
     for (const scalar of this.#plan.optimizer.scalars)
       feeds[scalar.name] = floats(Float32Array.of(scalar.at(this.#steps + 1, learningRate)), []);
-    const fetches: Record<string, ort.Tensor | null> = {};
-    for (const [name, result] of graph.results) fetches[result] = this.#spare[name] ?? null;
-    for (const [name, result] of graph.state)
-      fetches[result] = this.#spare[name] ?? this.#beside[name] ?? null;
-    return { feeds, fetches };
+    return feeds;
   }
 
-  #swap(): void {
-    [this.#current, this.#spare] = [this.#spare, this.#current];
+  #advance(): void {
+    this.#state.swap();
     this.#steps++;
   }
 
@@ -384,9 +243,13 @@ export class Trainer {
   async step(batch: Batch, learningRate: number = this.#learningRate): Promise<StepResult> {
     this.#expectBatch(batch);
     const { graph, run, shaped } = await this.#session('step', batch.size);
-    const update = this.#updateIo(graph, learningRate);
-    const feeds = { ...this.#batchFeeds(batch, shaped), ...this.#current, ...update.feeds };
-    const fetches: Record<string, ort.Tensor | null> = { ...update.fetches, [graph.loss]: null };
+    const feeds = {
+      ...this.#batchFeeds(batch, shaped),
+      ...this.#state.valueFeeds(),
+      ...this.#updateFeeds(learningRate),
+    };
+    const fetches: Record<string, ort.Tensor | null> = this.#state.fetches(graph);
+    fetches[graph.loss] = null;
     for (const metric of Object.values(graph.metrics)) fetches[metric] = null;
     const results = await run.run(feeds, fetches);
     const loss = scalarOf(results, graph.loss);
@@ -396,7 +259,7 @@ export class Trainer {
         `the loss is ${loss} at step ${this.#steps + 1}; training stopped with the last good parameters. Lower the learning rate (now ${learningRate}) or check the data`,
       );
     }
-    this.#swap();
+    this.#advance();
     return { loss, metrics: this.#metrics(graph, results) };
   }
 
@@ -411,28 +274,17 @@ export class Trainer {
     learningRate: number = this.#learningRate,
   ): Promise<void> {
     const { graph, run } = await this.#session('apply', CHECK_BATCH);
-    const update = this.#updateIo(graph, learningRate);
-    const feeds: Feeds = { ...update.feeds };
-    for (const { name, shape } of this.#parameters) {
-      const gradient = gradients.get(name);
-      if (gradient?.length !== sizeOf(shape)) {
-        throw new ShoalError(
-          'invalid_argument',
-          `parameter "${name}" of shape [${shape.join(', ')}] got a gradient of ${gradient?.length ?? 'no'} values`,
-        );
-      }
-      feeds[gradientName(name)] = floats(gradient, shape);
-      feeds[name] = this.#tensor(name);
+    const feeds: Feeds = this.#updateFeeds(learningRate);
+    for (const [name, tensor] of Object.entries(this.#state.join(gradients)))
+      feeds[gradientName(name)] = tensor;
+    const values = this.#state.valueFeeds();
+    for (const { name } of this.#state.blocks) {
+      const tensor = values[name];
+      if (tensor) feeds[name] = tensor;
     }
-    await run.run(feeds, update.fetches);
-    for (const { name } of this.#buffers) this.#copy(name);
-    this.#swap();
-  }
-
-  /** A value the step did not touch must not be lost in the swap. */
-  #copy(name: string): void {
-    const to = this.#spare[name]?.data;
-    if (to instanceof Float32Array) to.set(this.#values(name));
+    await run.run(feeds, this.#state.fetches(graph));
+    this.#state.keepBuffers();
+    this.#advance();
   }
 
   #metrics(
@@ -450,14 +302,17 @@ export class Trainer {
   ): Promise<StepResult & { readonly gradients: Map<string, Float32Array> }> {
     this.#expectBatch(batch);
     const { graph, run, shaped } = await this.#session('gradients', batch.size);
-    const results = await run.run({ ...this.#batchFeeds(batch, shaped), ...this.#current });
-    const gradients = new Map(
+    const results = await run.run({
+      ...this.#batchFeeds(batch, shaped),
+      ...this.#state.valueFeeds(),
+    });
+    const blocks = new Map(
       [...graph.results].map(([name, result]) => [name, results[result]?.data as Float32Array]),
     );
     return {
       loss: scalarOf(results, graph.loss),
       metrics: this.#metrics(graph, results),
-      gradients,
+      gradients: this.#state.cut(blocks),
     };
   }
 
@@ -465,34 +320,29 @@ export class Trainer {
   async evaluate(batch: Batch): Promise<EvaluationResult> {
     this.#expectBatch(batch);
     const { graph, run, shaped } = await this.#session('evaluate', batch.size);
-    const results = await run.run({ ...this.#batchFeeds(batch, shaped), ...this.#current });
+    const results = await run.run({
+      ...this.#batchFeeds(batch, shaped),
+      ...this.#state.valueFeeds(),
+    });
     const output = results[this.#plan.output]?.data as Float32Array;
     return { loss: scalarOf(results, graph.loss), metrics: this.#metrics(graph, results), output };
   }
 
-  #tensor(name: string): ort.Tensor {
-    const tensor = this.#current[name];
-    if (!tensor) throw new Error(`parameter ${name} is not kept`);
-    return tensor;
-  }
-
-  #values(name: string): Float32Array {
-    const { data } = this.#tensor(name);
-    if (!(data instanceof Float32Array)) throw new Error(`parameter ${name} is not float32`);
-    return data;
-  }
-
   /** Copies of all parameters, row-major, by name. */
   getParameters(): Map<string, Float32Array> {
-    return new Map(this.#parameters.map(({ name }) => [name, this.#values(name).slice()]));
+    return new Map(this.parameters.map(({ name }) => [name, this.#state.values(name).slice()]));
   }
 
   /** Copies of the running statistics, by name. */
   getBuffers(): Map<string, Float32Array> {
-    return new Map(this.#buffers.map(({ name }) => [name, this.#values(name).slice()]));
+    return new Map(this.buffers.map(({ name }) => [name, this.#state.values(name).slice()]));
   }
 
-  #expectKnown(values: ReadonlyMap<string, Float32Array>, among: readonly Parameter[], what: string): void {
+  #expectKnown(
+    values: ReadonlyMap<string, Float32Array>,
+    among: readonly Parameter[],
+    what: string,
+  ): void {
     for (const [name, value] of values) {
       const known = among.find((p) => p.name === name);
       if (!known) throw new ShoalError('invalid_argument', `the model has no ${what} "${name}"`);
@@ -511,14 +361,14 @@ export class Trainer {
    * @throws ShoalError `invalid_argument` for an unknown name or a wrong length; then nothing changes.
    */
   setParameters(values: ReadonlyMap<string, Float32Array>): void {
-    this.#expectKnown(values, this.#parameters, 'trainable parameter');
-    for (const [name, value] of values) this.#values(name).set(value);
+    this.#expectKnown(values, this.parameters, 'trainable parameter');
+    for (const [name, value] of values) this.#state.values(name).set(value);
   }
 
   /** Replaces running statistics; as {@link setParameters}. */
   setBuffers(values: ReadonlyMap<string, Float32Array>): void {
-    this.#expectKnown(values, this.#buffers, 'running statistic');
-    for (const [name, value] of values) this.#values(name).set(value);
+    this.#expectKnown(values, this.buffers, 'running statistic');
+    for (const [name, value] of values) this.#state.values(name).set(value);
   }
 
   /**
@@ -530,27 +380,19 @@ export class Trainer {
    *   `invalid_argument` for an unknown name or a wrong length.
    */
   setCompanion(companion: Companion, values: ReadonlyMap<string, Float32Array>): void {
-    if (!this.#companions.includes(companion)) {
+    if (!this.#state.keeps(companion)) {
       throw new ShoalError(
         'failed_precondition',
         `this trainer has no ${companion}; create it with ${companion === 'offset' ? 'gradientOffset: true' : "penalty: { name: 'proximal' | 'elastic', … }"}`,
       );
     }
-    this.#expectKnown(values, this.#parameters, 'trainable parameter');
-    for (const [name, value] of values) {
-      const { data } = this.#beside[companionName(name, companion)] ?? {};
-      if (data instanceof Float32Array) data.set(value);
-    }
+    this.#expectKnown(values, this.parameters, 'trainable parameter');
+    for (const [name, value] of values) this.#state.companion(name, companion).set(value);
   }
 
   /** Forgets the optimizer's state and step count, as at the start of a federated round. */
   resetOptimizer(): void {
-    for (const { name } of this.#parameters) {
-      for (const slot of this.#plan.optimizer.slots) {
-        const { data } = this.#beside[stateName(name, slot)] ?? {};
-        if (data instanceof Float32Array) data.fill(0);
-      }
-    }
+    this.#state.resetOptimizer();
     this.#steps = 0;
   }
 
@@ -559,8 +401,8 @@ export class Trainer {
     const { graph } = model;
     if (!graph) throw new Error('the model has no graph');
     const initializer = graph.initializer.map((t) =>
-      t.name in this.#current
-        ? floatTensor(t.name, t.dims.map(Number), this.#values(t.name))
+      this.#state.has(t.name)
+        ? floatTensor(t.name, t.dims.map(Number), this.#state.values(t.name))
         : t,
     );
     return revise(model, { graph: revise(graph, { initializer }) });

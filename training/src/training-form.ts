@@ -1,4 +1,3 @@
-import { BATCH_STATISTIC } from './gradients/normalization.ts';
 import { Attributes } from './onnx/attributes.ts';
 import { attribute, GraphBuilder } from './onnx/graph-builder.ts';
 import type { NodeProto } from './onnx/onnx_pb.ts';
@@ -41,38 +40,36 @@ function blend(builder: GraphBuilder, at: { running: string; batch: string; m: n
   ]);
 }
 
-/** Moves the nodes written since the last call behind the graph's own. */
-function flush(draft: Draft): void {
-  draft.nodes.push(...draft.builder.nodes.splice(0));
-}
-
 /**
- * Normalizes by the batch: mean and variance per channel are computed in front of the node and
- * take the place of the running ones. Variance is the population's (divided by m), also in the
- * running one, as ONNX BatchNormalization-15 says; PyTorch's running variance divides by m − 1.
+ * Normalizes by the batch, with the runtime's own training mode: momentum 0 makes its running
+ * statistics those of the batch. Variance is the population's (divided by m), also in the running
+ * one, as ONNX BatchNormalization-15 says; PyTorch's running variance divides by m − 1.
  */
 function normalizeByBatch(draft: Draft, node: NodeProto): void {
   const { builder } = draft;
   const [x = '', scale = '', bias = '', mean = '', variance = ''] = node.input;
-  const rank = draft.facts.get(x)?.dims.length ?? 4;
-  const axes = builder.ints(Array.from({ length: rank }, (_, i) => i).filter((i) => i !== 1));
-  const batchMean = builder.node('ReduceMean', [x, axes], { keepdims: 1 });
-  const centered = builder.node('Sub', [x, batchMean]);
-  const square = builder.node('Mul', [centered, centered]);
-  const batchVariance = builder.node('ReduceMean', [square, axes], { keepdims: 0 });
-  const flatMean = builder.node('Reshape', [batchMean, builder.ints([-1])]);
-  const m = new Attributes(node).float('momentum', 0.9);
-  draft.buffers.push(
-    { name: mean, next: blend(builder, { running: mean, batch: flatMean, m }) },
-    { name: variance, next: blend(builder, { running: variance, batch: batchVariance, m }) },
-  );
-  flush(draft);
+  // The runtime may write its running statistics over those it reads: it gets copies to write on.
+  const scratch = [mean, variance].map((v) => builder.node('Mul', [v, builder.float(0)]));
+  draft.nodes.push(...builder.nodes.splice(0));
+  const [batchMean, batchVariance] = [builder.fresh('mean'), builder.fresh('variance')];
+  const attributes = new Attributes(node);
+  const m = attributes.float('momentum', 0.9);
   draft.nodes.push(
     revise(node, {
-      input: [x, scale, bias, flatMean, batchVariance],
-      attribute: node.attribute.filter((a) => a.name !== 'momentum'),
+      input: [x, scale, bias, ...scratch],
+      output: [node.output[0] ?? '', batchMean, batchVariance],
+      attribute: [
+        attribute('training_mode', 1),
+        attribute('momentum', { float: 0 }),
+        attribute('epsilon', { float: attributes.float('epsilon', 1e-5) }),
+      ],
     }),
   );
+  draft.buffers.push(
+    { name: mean, next: blend(builder, { running: mean, batch: batchMean, m }) },
+    { name: variance, next: blend(builder, { running: variance, batch: batchVariance, m }) },
+  );
+  draft.nodes.push(...builder.nodes.splice(0));
 }
 
 /** Dropout that drops, from a seeded stream. */
@@ -129,10 +126,10 @@ export function trainingForm(
   kept: ReadonlySet<string>,
   options: TrainingFormOptions,
 ): TrainingForm {
-  const builder = new GraphBuilder(BATCH_STATISTIC);
+  const builder = new GraphBuilder('shoal/form/');
   const draft: Draft = { builder, nodes: [], facts: new Map(graph.facts), buffers: [] };
   const relus = pooledRelus(graph, kept);
-  const moved = new Set([...relus.values()]);
+  const moved = new Set(relus.values());
   let dropouts = 0;
   for (const node of graph.nodes) {
     const relu = node.opType === 'MaxPool' ? relus.get(node.input[0] ?? '') : undefined;

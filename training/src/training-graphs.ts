@@ -1,7 +1,9 @@
 import { ShoalError } from '@shoal/core';
+import { type Block, joinBlock, type Member, openBlocks } from './blocks.ts';
 import { type Differentiated, differentiate } from './differentiate.ts';
 import type { TargetSpec } from './losses/loss.ts';
 import { writeMetrics } from './losses/metrics.ts';
+import { lower } from './lower.ts';
 import { GraphBuilder, modelOf } from './onnx/graph-builder.ts';
 import { writeModel } from './onnx/model-file.ts';
 import type { NodeProto, TensorProto } from './onnx/onnx_pb.ts';
@@ -9,32 +11,23 @@ import { revise } from './onnx/revise.ts';
 import { DATA_TYPE } from './onnx/tensor-data.ts';
 import type { Dims, TracedGraph } from './onnx/trace.ts';
 import { type Parameter, type Plan, targetName } from './plan.ts';
+import type { ShapedPlan } from './shaped-plan.ts';
 import { type TrainingForm, trainingForm } from './training-form.ts';
 
-/** A plan for one shape of the batch. */
-export interface ShapedPlan {
-  readonly plan: Plan;
-  readonly traced: TracedGraph;
-  readonly batch: number;
-  /** What is trained, in a fixed order. */
-  readonly parameters: readonly Parameter[];
-  readonly buffers: readonly Parameter[];
-}
-
-/** Tensors kept beside a parameter that a step reads: the anchor of a penalty, and so on. */
+/** Tensors kept beside each block of parameters that a step reads: the anchor of a penalty, and so on. */
 export type Companion = 'anchor' | 'importance' | 'offset';
 
-export function companionName(parameter: string, companion: Companion): string {
-  return `shoal/${companion}/${parameter}`;
+export function companionName(block: string, companion: Companion): string {
+  return `shoal/${companion}/${block}`;
 }
 
 /** Name of an optimizer state tensor. */
-export function stateName(parameter: string, slot: string): string {
-  return `shoal/state/${slot}/${parameter}`;
+export function stateName(block: string, slot: string): string {
+  return `shoal/state/${slot}/${block}`;
 }
 
-export function gradientName(parameter: string): string {
-  return `shoal/gradient/${parameter}`;
+export function gradientName(block: string): string {
+  return `shoal/gradient/${block}`;
 }
 
 /** The companions the plan's steps read. */
@@ -62,7 +55,7 @@ export interface TrainingGraph {
   readonly bytes: Uint8Array;
   readonly loss: string;
   readonly metrics: Readonly<Record<string, string>>;
-  /** New parameter (step, apply) or gradient (gradients) by parameter name; `output` (evaluate). */
+  /** New values (step, apply) or gradient (gradients) by block of parameters; `output` (evaluate). */
   readonly results: ReadonlyMap<string, string>;
   /** New optimizer state and running statistics by name (step, apply). */
   readonly state: ReadonlyMap<string, string>;
@@ -85,7 +78,7 @@ function draftOf(shaped: ShapedPlan, forward: TracedGraph): Draft {
   const targets: Record<string, string> = {};
   for (const [name, { dims, elementType }] of Object.entries(targetsOf(plan, forward.facts)))
     targets[name] = builder.input(targetName(name), dims, elementType);
-  for (const { name, shape } of [...parameters, ...buffers]) builder.input(name, shape);
+  openBlocks(builder, [...parameters, ...buffers]);
   const output = { name: plan.output, dims: dimsOf(plan.output) };
   const nodes =
     'write' in plan.loss
@@ -96,30 +89,43 @@ function draftOf(shaped: ShapedPlan, forward: TracedGraph): Draft {
   builder.output(nodes.loss, dimsOf(nodes.loss));
   for (const metric of Object.values(metrics)) builder.output(metric, []);
   const seeded = 'write' in plan.loss ? plan.output : plan.loss.value;
-  return { builder, forward, loss: nodes.loss, seeds: new Map([[seeded, nodes.gradient]]), metrics };
+  return {
+    builder,
+    forward,
+    loss: nodes.loss,
+    seeds: new Map([[seeded, nodes.gradient]]),
+    metrics,
+  };
 }
 
 /** The model's nodes and constants, followed by ours. */
-function assemble(draft: Draft, nodes: readonly NodeProto[], opset: number): Uint8Array {
+function assemble(draft: Draft, forward: readonly NodeProto[], shaped: ShapedPlan): Uint8Array {
   const graph = draft.builder.graph('shoal');
+  const { nodes, constants: own } = lower(forward, draft.forward.facts, shaped.blockSize);
   const read = new Set([...nodes, ...graph.node].flatMap((n) => n.input));
-  const fed = new Set(graph.input.map((i) => i.name));
+  const fed = new Set([...graph.input.map((i) => i.name), ...graph.node.flatMap((n) => n.output)]);
   const constants: TensorProto[] = [...draft.forward.constants.values()].filter(
     (t) => read.has(t.name) && !fed.has(t.name),
   );
   const merged = revise(graph, {
+    // The runtime sorts the nodes: those that open blocks stand behind what reads them.
     node: [...nodes, ...graph.node],
-    initializer: [...constants, ...graph.initializer],
+    initializer: [...constants, ...own, ...graph.initializer],
   });
-  return writeModel(modelOf(merged, opset));
+  return writeModel(modelOf(merged, shaped.plan.opset));
+}
+
+function membersOf(blocks: readonly Block[]): Member[] {
+  return blocks.flatMap((b) => b.members);
 }
 
 function gradientsOf(shaped: ShapedPlan, draft: Draft): Differentiated {
   return differentiate({
     forward: draft.forward,
     seeds: draft.seeds,
-    parameters: shaped.parameters.map((p) => p.name),
+    parameters: membersOf(shaped.parameters).map((p) => p.name),
     builder: draft.builder,
+    blockSize: shaped.blockSize,
   });
 }
 
@@ -164,7 +170,7 @@ function clipped(
   };
 }
 
-/** Writes penalty, clipping, offset and the optimizer's update behind the gradients. */
+/** Writes penalty, clipping, offset and the optimizer's update behind the gradients of each block. */
 function writeUpdates(
   builder: GraphBuilder,
   shaped: ShapedPlan,
@@ -173,11 +179,9 @@ function writeUpdates(
   const { plan, parameters } = shaped;
   const companions = companionsOf(plan);
   for (const scalar of plan.optimizer.scalars) builder.input(scalar.name, []);
-  for (const { name, shape } of parameters)
-    for (const companion of companions) builder.input(companionName(name, companion), shape);
-  let ready = new Map(
-    [...gradients].map(([name, g]) => [name, penalized(builder, plan, name, g)]),
-  );
+  for (const { name, size } of parameters)
+    for (const companion of companions) builder.input(companionName(name, companion), [size]);
+  let ready = new Map([...gradients].map(([name, g]) => [name, penalized(builder, plan, name, g)]));
   const metrics: Record<string, string> = {};
   if (plan.clipNorm !== undefined) {
     const { gradients: limited, norm } = clipped(builder, ready, plan.clipNorm);
@@ -187,21 +191,30 @@ function writeUpdates(
   }
   const results = new Map<string, string>();
   const state = new Map<string, string>();
-  for (const { name, shape } of parameters) {
-    const slots = plan.optimizer.slots.map((slot) => builder.input(stateName(name, slot), shape));
+  for (const { name, size } of parameters) {
+    const slots = plan.optimizer.slots.map((slot) => builder.input(stateName(name, slot), [size]));
     const given = ready.get(name) ?? '';
     const gradient = plan.gradientOffset
       ? builder.node('Add', [given, companionName(name, 'offset')])
       : given;
     const update = plan.optimizer.write(builder, { name, gradient, state: slots });
-    builder.output(update.parameter, shape);
+    builder.output(update.parameter, [size]);
     results.set(name, update.parameter);
     for (const [i, next] of update.state.entries()) {
-      builder.output(next, shape);
+      builder.output(next, [size]);
       state.set(slots[i] ?? '', next);
     }
   }
   return { results, state, metrics };
+}
+
+/** The gradient of each block, given those of its members. */
+function blockGradients(
+  builder: GraphBuilder,
+  shaped: ShapedPlan,
+  gradients: ReadonlyMap<string, string>,
+): Map<string, string> {
+  return new Map(shaped.parameters.map((b) => [b.name, joinBlock(builder, b, gradients)]));
 }
 
 /** batch, targets, parameters, optimizer state, per-step numbers → loss, metrics, new parameters, new state. */
@@ -210,15 +223,17 @@ export function stepGraph(shaped: ShapedPlan): TrainingGraph {
   const draft = draftOf(shaped, forward);
   const { builder } = draft;
   const { nodes, gradients } = gradientsOf(shaped, draft);
-  const { results, state, metrics } = writeUpdates(builder, shaped, gradients);
-  const shapes = new Map(shaped.buffers.map((b) => [b.name, b.shape]));
+  const flat = blockGradients(builder, shaped, gradients);
+  const { results, state, metrics } = writeUpdates(builder, shaped, flat);
   const next = new Map(state);
-  for (const buffer of buffers) {
-    next.set(buffer.name, buffer.next);
-    builder.output(buffer.next, shapes.get(buffer.name) ?? []);
+  const values = new Map(buffers.map((b) => [b.name, b.next]));
+  for (const block of shaped.buffers) {
+    const joined = joinBlock(builder, block, values);
+    next.set(block.name, joined);
+    builder.output(joined, [block.size]);
   }
   return {
-    bytes: assemble(draft, nodes, shaped.plan.opset),
+    bytes: assemble(draft, nodes, shaped),
     loss: draft.loss,
     metrics: { ...draft.metrics, ...metrics },
     results,
@@ -226,17 +241,18 @@ export function stepGraph(shaped: ShapedPlan): TrainingGraph {
   };
 }
 
-/** batch, targets, parameters → loss, metrics, one gradient per parameter. */
+/** batch, targets, parameters → loss, metrics, one gradient per block of parameters. */
 export function gradientsGraph(shaped: ShapedPlan): TrainingGraph {
   const draft = draftOf(shaped, form(shaped).graph);
   const { nodes, gradients } = gradientsOf(shaped, draft);
-  for (const { name, shape } of shaped.parameters)
-    draft.builder.output(gradients.get(name) ?? '', shape);
+  const results = blockGradients(draft.builder, shaped, gradients);
+  for (const { name, size } of shaped.parameters)
+    draft.builder.output(results.get(name) ?? '', [size]);
   return {
-    bytes: assemble(draft, nodes, shaped.plan.opset),
+    bytes: assemble(draft, nodes, shaped),
     loss: draft.loss,
     metrics: draft.metrics,
-    results: gradients,
+    results,
     state: new Map(),
   };
 }
@@ -245,12 +261,16 @@ export function gradientsGraph(shaped: ShapedPlan): TrainingGraph {
 export function applyGraph(shaped: ShapedPlan): TrainingGraph {
   const builder = new GraphBuilder();
   const gradients = new Map<string, string>();
-  for (const { name, shape } of shaped.parameters) {
-    builder.input(name, shape);
-    gradients.set(name, builder.input(gradientName(name), shape));
+  for (const { name, size } of shaped.parameters) {
+    builder.input(name, [size]);
+    gradients.set(name, builder.input(gradientName(name), [size]));
   }
   const updates = writeUpdates(builder, shaped, gradients);
-  return { bytes: writeModel(modelOf(builder.graph('apply'), shaped.plan.opset)), loss: '', ...updates };
+  return {
+    bytes: writeModel(modelOf(builder.graph('apply'), shaped.plan.opset)),
+    loss: '',
+    ...updates,
+  };
 }
 
 /** batch, targets, parameters → loss, metrics, the model's output. */
@@ -259,7 +279,7 @@ export function evaluateGraph(shaped: ShapedPlan): TrainingGraph {
   const draft = draftOf(shaped, traced);
   draft.builder.output(plan.output, traced.facts.get(plan.output)?.dims ?? []);
   return {
-    bytes: assemble(draft, traced.nodes, plan.opset),
+    bytes: assemble(draft, traced.nodes, shaped),
     loss: draft.loss,
     metrics: draft.metrics,
     results: new Map([['output', plan.output]]),
@@ -275,8 +295,8 @@ export function evaluateGraph(shaped: ShapedPlan): TrainingGraph {
 export function influentialParameters(shaped: ShapedPlan): Parameter[] {
   const { plan } = shaped;
   const { gradients } = gradientsOf(shaped, draftOf(shaped, form(shaped).graph));
-  const found = shaped.parameters.filter((p) => gradients.has(p.name));
-  const lost = shaped.parameters.find((p) => !gradients.has(p.name));
+  const found = plan.candidates.filter((p) => gradients.has(p.name));
+  const lost = plan.candidates.find((p) => !gradients.has(p.name));
   if (plan.chosen && lost) {
     throw new ShoalError(
       'invalid_argument',

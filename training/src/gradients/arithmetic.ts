@@ -1,9 +1,4 @@
-import {
-  ends,
-  type GradientContext,
-  type GradientRule,
-  unbroadcast,
-} from './gradient.ts';
+import { ends, type GradientContext, type GradientRule, unbroadcast } from './gradient.ts';
 
 /** Rule of a broadcasting operator of two operands, from the gradients at full shape. */
 function binary(
@@ -67,9 +62,7 @@ const pow: GradientRule = (context) => {
   };
   const right = ({ dy }: GradientContext, { a, y }: { a: string; y: string }): string => {
     const positive = builder.node('Greater', [a, builder.float(0)]);
-    const logarithm = builder.node('Log', [
-      builder.node('Where', [positive, a, builder.float(1)]),
-    ]);
+    const logarithm = builder.node('Log', [builder.node('Where', [positive, a, builder.float(1)])]);
     return builder.node('Mul', [dy, builder.node('Mul', [y, logarithm])]);
   };
   return binary(left, right)(context);
@@ -80,9 +73,7 @@ const sumOf: GradientRule = (context) => {
   const { builder, node, dy, dimsOf, needs } = context;
   const { y } = ends(context);
   const share =
-    node.opType === 'Mean'
-      ? builder.node('Mul', [dy, builder.float(1 / node.input.length)])
-      : dy;
+    node.opType === 'Mean' ? builder.node('Mul', [dy, builder.float(1 / node.input.length)]) : dy;
   return node.input.map((x, i) =>
     needs(i) ? unbroadcast(context, share, dimsOf(y), dimsOf(x)) : undefined,
   );
@@ -149,9 +140,7 @@ export const ARITHMETIC: Readonly<Record<string, GradientRule>> = {
     builder.node('Neg', [builder.node('Mul', [dy, builder.node('Mul', [y, y])])]),
   ),
   /** y = |x|:  dx = dy·sign x; 0 at 0 */
-  Abs: unary(({ builder, dy }, { x }) =>
-    builder.node('Mul', [dy, builder.node('Sign', [x])]),
-  ),
+  Abs: unary(({ builder, dy }, { x }) => builder.node('Mul', [dy, builder.node('Sign', [x])])),
   /** y = erf x:  dx = dy·(2/√π)·e^(−x²) */
   Erf: unary(({ builder, dy }, { x }) => {
     const bell = builder.node('Exp', [builder.node('Neg', [builder.node('Mul', [x, x])])]);

@@ -1,103 +1,36 @@
 import { sizeOf } from '../onnx/tensor-data.ts';
-import { reachOf, type Window, windowOf } from '../onnx/window.ts';
+import { reachOf, windowOf } from '../onnx/window.ts';
+import {
+  type Correlation,
+  cellsOf,
+  padded,
+  type Sides,
+  seenBy,
+  spatialAxes,
+} from './correlation.ts';
+import {
+  depthwiseSpread,
+  depthwiseWeightGradient,
+  isDepthwise,
+  turnedKernel,
+} from './depthwise.ts';
 import { ends, type GradientContext, type GradientRule } from './gradient.ts';
 
-/**
- * One cross-correlation y = w * x, seen from whichever operator it comes from: for Conv `small` is
- * y and `large` is x, for ConvTranspose the roles are swapped.
- */
-interface Correlation {
-  readonly batch: number;
-  readonly groups: number;
-  /** Channels of the large and the small side, over all groups. */
-  readonly largeChannels: number;
-  readonly smallChannels: number;
-  readonly large: readonly number[];
-  readonly small: readonly number[];
-  readonly window: Window;
-}
-
-/** Every cell of a kernel, row-major, as coordinates. */
-function cellsOf(kernel: readonly number[]): number[][] {
-  return kernel.reduce<number[][]>(
-    (cells, size) => cells.flatMap((c) => Array.from({ length: size }, (_, k) => [...c, k])),
-    [[]],
-  );
-}
-
-function spatialAxes(c: Correlation): number[] {
-  return c.large.map((_, i) => i + 2);
-}
-
-/** The large side with its padding made explicit, as the kernel slides over it. */
-function padded(context: GradientContext, large: string, { window }: Correlation): string {
-  if ([...window.begins, ...window.ends].every((p) => p === 0)) return large;
-  const { builder } = context;
-  const pads = [0, 0, ...window.begins, 0, 0, ...window.ends];
-  return builder.node('Pad', [large, builder.ints(pads)]);
-}
-
-/** What one cell of the kernel sees of the padded large side: `[batch, channels, …small]`. */
-function seenBy(
-  context: GradientContext,
-  source: string,
-  at: { readonly cell: readonly number[]; readonly c: Correlation },
-): string {
-  const { builder } = context;
-  const { window, small, large } = at.c;
-  const starts = at.cell.map((k, i) => k * (window.dilations[i] ?? 1));
-  const stops = starts.map((s, i) => s + ((small[i] ?? 1) - 1) * (window.strides[i] ?? 1) + 1);
-  const whole =
-    starts.every((s) => s === 0) &&
-    window.strides.every((s) => s === 1) &&
-    stops.every((s, i) => s === (large[i] ?? 0) + (window.begins[i] ?? 0) + (window.ends[i] ?? 0));
-  if (whole) return source;
-  return builder.node('Slice', [
-    source,
-    builder.ints(starts),
-    builder.ints(stops),
-    builder.ints(spatialAxes(at.c)),
-    builder.ints(window.strides),
-  ]);
-}
-
-/**
- * dW of a depthwise correlation: for each cell, Σ over batch and positions of what it saw times the
- * small side. No product is larger than the tensors themselves.
- */
-function depthwiseWeightGradient(
-  context: GradientContext,
-  at: { large: string; small: string; c: Correlation },
-): string {
-  const { builder } = context;
-  const { c } = at;
-  const source = padded(context, at.large, c);
-  const axes = builder.ints([0, ...spatialAxes(c)]);
-  const sums = cellsOf(c.window.kernel).map((cell) => {
-    const product = builder.node('Mul', [seenBy(context, source, { cell, c }), at.small]);
-    const sum = builder.node('ReduceSum', [product, axes], { keepdims: 0 });
-    return builder.node('Reshape', [sum, builder.ints([c.largeChannels, 1])]);
-  });
-  const stacked = sums.length === 1 ? (sums[0] ?? '') : builder.node('Concat', sums, { axis: 1 });
-  return builder.node('Reshape', [
-    stacked,
-    builder.ints([c.smallChannels, 1, ...c.window.kernel]),
-  ]);
+function swapped(rank: number): number[] {
+  const perm = Array.from({ length: rank }, (_, i) => i);
+  perm[rank - 2] = rank - 1;
+  perm[rank - 1] = rank - 2;
+  return perm;
 }
 
 /**
  * dW = Σ over batch of small·im2col(large)ᵀ: slices, one batched MatMul and a sum. On the CPU
  * provider this is several times faster than a Conv over transposed tensors.
  */
-function weightGradient(
-  context: GradientContext,
-  at: { large: string; small: string; c: Correlation },
-): string {
+function slicedWeightGradient(context: GradientContext, at: Sides): string {
   const { builder } = context;
   const { c } = at;
   const perGroup = c.largeChannels / c.groups;
-  if (perGroup === 1 && c.smallChannels === c.groups && c.groups > 1)
-    return depthwiseWeightGradient(context, at);
   const cells = cellsOf(c.window.kernel);
   const length = sizeOf(c.small);
   const source = padded(context, at.large, c);
@@ -117,19 +50,124 @@ function weightGradient(
     at.small,
     builder.ints([...lead, c.smallChannels / c.groups, length]),
   ]);
-  const rank = lead.length + 2;
-  const perm = Array.from({ length: rank }, (_, i) => i);
-  perm[rank - 2] = rank - 1;
-  perm[rank - 1] = rank - 2;
   const perSample = builder.node('MatMul', [
     rows,
-    builder.node('Transpose', [columns], { perm }),
+    builder.node('Transpose', [columns], { perm: swapped(lead.length + 2) }),
   ]);
   const summed = builder.node('ReduceSum', [perSample, builder.ints([0])], { keepdims: 0 });
   return builder.node('Reshape', [
     summed,
     builder.ints([c.smallChannels, perGroup, ...c.window.kernel]),
   ]);
+}
+
+/** Positions, row-major, of what each cell of each window sees in a padded large side. */
+function windowPositions({ window, small, large }: Correlation): number[] {
+  const [height = 1, width = 1] = small;
+  const [, padding = 0] = window.begins;
+  const across = (large[1] ?? 1) + padding + (window.ends[1] ?? 0);
+  const [sh = 1, sw = 1] = window.strides;
+  const [dh = 1, dw = 1] = window.dilations;
+  const positions: number[] = [];
+  for (let y = 0; y < height; y++)
+    for (let x = 0; x < width; x++)
+      for (const [r = 0, k = 0] of cellsOf(window.kernel))
+        positions.push((y * sh + r * dh) * across + x * sw + k * dw);
+  return positions;
+}
+
+/**
+ * dW with channels last: one Gather of whole channel rows lays out im2col, so that copies are long.
+ * Pays off from 16 channels on; needs a kernel of more than one cell and one group.
+ */
+function gatheredWeightGradient(context: GradientContext, at: Sides): string {
+  const { builder } = context;
+  const { c } = at;
+  const { window } = c;
+  const cells = sizeOf(window.kernel);
+  const last = builder.node('Transpose', [at.large], { perm: [0, 2, 3, 1] });
+  const pads = [0, ...window.begins, 0, 0, ...window.ends, 0];
+  const source = pads.every((p) => p === 0)
+    ? last
+    : builder.node('Pad', [last, builder.ints(pads)]);
+  const cellsOfSource = c.large.reduce(
+    (n, d, i) => n * (d + (window.begins[i] ?? 0) + (window.ends[i] ?? 0)),
+    1,
+  );
+  const flat = builder.node('Reshape', [
+    source,
+    builder.ints([c.batch, cellsOfSource, c.largeChannels]),
+  ]);
+  const seen = builder.node('Gather', [flat, builder.ints(windowPositions(c))], { axis: 1 });
+  const length = sizeOf(c.small);
+  const columns = builder.node('Reshape', [
+    seen,
+    builder.ints([c.batch, length, cells * c.largeChannels]),
+  ]);
+  const rows = builder.node('Reshape', [
+    at.small,
+    builder.ints([c.batch, c.smallChannels, length]),
+  ]);
+  const perSample = builder.node('MatMul', [rows, columns]);
+  const summed = builder.node('ReduceSum', [perSample, builder.ints([0])], { keepdims: 0 });
+  const opened = builder.node('Reshape', [
+    summed,
+    builder.ints([c.smallChannels, ...window.kernel, c.largeChannels]),
+  ]);
+  return builder.node('Transpose', [opened], { perm: [0, 3, 1, 2] });
+}
+
+/** A value as one row of channels per sample and position: `[batch·positions, channels]`. */
+function positionRows(
+  { builder }: GradientContext,
+  value: string,
+  at: { batch: number; channels: number; length: number },
+): string {
+  const flat = builder.node('Reshape', [value, builder.ints([at.batch, at.channels, at.length])]);
+  const turned = builder.node('Transpose', [flat], { perm: [0, 2, 1] });
+  return builder.node('Reshape', [turned, builder.ints([-1, at.channels])]);
+}
+
+/** Whether a correlation is a product of channels at each position: kernel of one cell, nothing skipped. */
+function isPointwise({ groups, window }: Correlation): boolean {
+  return (
+    groups === 1 &&
+    sizeOf(window.kernel) === 1 &&
+    [...window.begins, ...window.ends].every((p) => p === 0) &&
+    window.strides.every((s) => s === 1)
+  );
+}
+
+/** dW of a pointwise correlation over few positions: one Gemm over all samples. */
+function pointwiseWeightGradient(context: GradientContext, at: Sides): string {
+  const { batch, largeChannels, smallChannels, small, window } = at.c;
+  const length = sizeOf(small);
+  const rows = positionRows(context, at.small, { batch, channels: smallChannels, length });
+  const columns = positionRows(context, at.large, { batch, channels: largeChannels, length });
+  const { builder } = context;
+  const product = builder.node('Gemm', [rows, columns], { transA: 1 });
+  return builder.node('Reshape', [
+    product,
+    builder.ints([smallChannels, largeChannels, ...window.kernel]),
+  ]);
+}
+
+/** Whether so few positions carry so many weights that per-sample products would mostly write weights. */
+function hasFewPositions(c: Correlation): boolean {
+  const length = sizeOf(c.small);
+  return c.smallChannels * c.largeChannels > 4 * length * (c.smallChannels + c.largeChannels);
+}
+
+/** The weight gradient in the form that is fastest for the shape; each form was measured. */
+function weightGradient(context: GradientContext, at: Sides): string {
+  const { c } = at;
+  if (isDepthwise(c)) return depthwiseWeightGradient(context, at);
+  if (isPointwise(c) && hasFewPositions(c)) return pointwiseWeightGradient(context, at);
+  const plane = c.groups === 1 && c.large.length === 2;
+  const whole = [...c.window.begins, ...c.window.ends].every((p) => p >= 0);
+  if (plane && whole && c.largeChannels >= 16 && sizeOf(c.window.kernel) > 1)
+    return gatheredWeightGradient(context, at);
+  return slicedWeightGradient(context, at);
 }
 
 function windowAttributes(c: Correlation): Record<string, number | readonly number[]> {
@@ -141,8 +179,13 @@ function windowAttributes(c: Correlation): Record<string, number | readonly numb
   };
 }
 
-/** From the small side to the large: the transposed correlation; output_padding restores what the stride cut off. */
-function spread(context: GradientContext, small: string, w: string, c: Correlation): string {
+/** The transposed correlation; output_padding restores what the stride cut off. */
+function transposedSpread(
+  context: GradientContext,
+  small: string,
+  w: string,
+  c: Correlation,
+): string {
   const { window } = c;
   const outputPadding = c.large.map(
     (size, i) =>
@@ -156,6 +199,57 @@ function spread(context: GradientContext, small: string, w: string, c: Correlati
     ...windowAttributes(c),
     output_padding: outputPadding,
   });
+}
+
+/** With stride 1 the transposed correlation is a correlation with the kernel turned around. */
+function turnedSpread(context: GradientContext, small: string, w: string, c: Correlation): string {
+  const { builder } = context;
+  const { window } = c;
+  const axes = window.kernel.map((_, i) => i + 2);
+  const turned = turnedKernel(builder, w, window.kernel);
+  const pads = [window.begins, window.ends].flatMap((side) =>
+    side.map((p, i) => reachOf(window, i) - 1 - p),
+  );
+  return builder.node(
+    'Conv',
+    [small, builder.node('Transpose', [turned], { perm: [1, 0, ...axes] })],
+    { dilations: window.dilations, pads },
+  );
+}
+
+/** Pointwise over few positions: one product over all samples. */
+function pointwiseSpread(
+  context: GradientContext,
+  small: string,
+  w: string,
+  c: Correlation,
+): string {
+  const { builder } = context;
+  const { batch, smallChannels, largeChannels, large } = c;
+  const length = sizeOf(large);
+  const rows = positionRows(context, small, { batch, channels: smallChannels, length });
+  const matrix = builder.node('Reshape', [w, builder.ints([smallChannels, largeChannels])]);
+  const product = builder.node('Reshape', [
+    builder.node('MatMul', [rows, matrix]),
+    builder.ints([batch, length, largeChannels]),
+  ]);
+  const turned = builder.node('Transpose', [product], { perm: [0, 2, 1] });
+  return builder.node('Reshape', [turned, builder.ints([batch, largeChannels, ...large])]);
+}
+
+/** From the small side to the large, in the form that is fastest for the shape. */
+function spread(context: GradientContext, small: string, w: string, c: Correlation): string {
+  const { window, groups, smallChannels, largeChannels } = c;
+  if (isPointwise(c) && hasFewPositions(c)) return pointwiseSpread(context, small, w, c);
+  const depthwise = isDepthwise(c) ? depthwiseSpread(context, small, w, c) : undefined;
+  if (depthwise !== undefined) return depthwise;
+  const dense = groups === 1 && window.strides.every((s) => s === 1);
+  const fits = [...window.begins, ...window.ends].every(
+    (p, i) => p >= 0 && p < reachOf(window, i % window.kernel.length),
+  );
+  const pays = sizeOf(window.kernel) === 1 || Math.min(smallChannels, largeChannels) >= 64;
+  if (fits && dense && pays) return turnedSpread(context, small, w, c);
+  return transposedSpread(context, small, w, c);
 }
 
 function biasGradient({ builder, dy }: GradientContext, c: Correlation): string {

@@ -1,8 +1,9 @@
-import { seededRandom } from '@shoal/core';
+import { type Random, seededRandom } from '@shoal/core';
 import * as ort from 'onnxruntime-node';
 import { differentiate } from '../differentiate.ts';
 import { GraphBuilder, modelOf, type NodeOptions } from '../onnx/graph-builder.ts';
 import { writeModel } from '../onnx/model-file.ts';
+import type { GraphProto } from '../onnx/onnx_pb.ts';
 import { revise } from '../onnx/revise.ts';
 import { sizeOf } from '../onnx/tensor-data.ts';
 import { trace } from '../onnx/trace.ts';
@@ -15,7 +16,11 @@ export type Operand =
   | { readonly ints: readonly number[]; readonly scalar?: boolean }
   | { readonly float: number }
   | { readonly bools: readonly boolean[]; readonly dims: readonly number[] }
-  | { readonly indices: readonly number[]; readonly dims: readonly number[]; readonly asFloat?: boolean }
+  | {
+      readonly indices: readonly number[];
+      readonly dims: readonly number[];
+      readonly asFloat?: boolean;
+    }
   | undefined;
 
 export interface OperatorCase {
@@ -59,80 +64,103 @@ function write(builder: GraphBuilder, c: OperatorCase): string[] {
   });
 }
 
-/** The derivative of Σ_k Σ y_k·r_k with fixed random r, by the engine and by central differences. */
-export async function compareGradients(
-  c: OperatorCase,
-  seed: number,
-): Promise<{ worst: number; gradients: Map<string, Float32Array> }> {
-  const random = seededRandom(seed);
-  const forward = new GraphBuilder('f/');
-  const ys = write(forward, c);
-  const read = (c.read ?? ys.map((_, i) => i)).map((i) => ys[i] ?? '');
+type Values = ReadonlyMap<string, Float32Array>;
+type Shapes = ReadonlyMap<string, readonly number[]>;
+
+/** Values on a grid, all different: kinks and ties are tested by name. */
+function gridValues(c: OperatorCase, random: Random): { values: Values; dims: Shapes } {
   const values = new Map<string, Float32Array>();
   const dims = new Map<string, readonly number[]>();
   for (const [i, operand] of c.inputs.entries()) {
     if (!isTensor(operand)) continue;
-    // Values on a grid, all different: kinks and ties are tested by name.
     const order = random.permutation(sizeOf(operand));
-    const spread = Float32Array.from(
-      order,
-      (k) => ((k + 0.5) / order.length - 0.5) * (c.spread ?? 2) + (c.shift ?? 0) + i * 0.003,
-    );
-    values.set(`x${i}`, spread);
+    const place = (k: number): number =>
+      ((k + 0.5) / order.length - 0.5) * (c.spread ?? 2) + (c.shift ?? 0) + i * 0.003;
+    values.set(`x${i}`, Float32Array.from(order, place));
     dims.set(`x${i}`, operand);
   }
-  const tensors = (at: ReadonlyMap<string, Float32Array>): Record<string, ort.Tensor> =>
-    Object.fromEntries(
-      [...at].map(([name, v]) => [name, new ort.Tensor('float32', v, dims.get(name) ?? [])]),
-    );
-  const opset = c.opset ?? 18;
-  const graph = forward.graph('f');
-  const traced = await trace({ graph, opset, feeds: tensors(values), outputs: read });
-  for (const y of read) forward.output(y, traced.facts.get(y)?.dims ?? []);
+  return { values, dims };
+}
 
+function tensorsOf(values: Values, dims: Shapes): Record<string, ort.Tensor> {
+  return Object.fromEntries(
+    [...values].map(([name, v]) => [name, new ort.Tensor('float32', v, dims.get(name) ?? [])]),
+  );
+}
+
+interface Prepared {
+  readonly forward: ort.InferenceSession;
+  readonly backward: ort.InferenceSession;
+  /** Outputs the objective reads, with their shapes. */
+  readonly read: Shapes;
+  /** Name of each input's gradient. */
+  readonly gradients: ReadonlyMap<string, string>;
+}
+
+/** Compiles the operator and, by the engine, its gradients given those of its outputs. */
+async function prepare(c: OperatorCase, values: Values, dims: Shapes): Promise<Prepared> {
+  const opset = c.opset ?? 18;
+  const forward = new GraphBuilder('f/');
+  const ys = write(forward, c);
+  const names = (c.read ?? ys.map((_, i) => i)).map((i) => ys[i] ?? '');
+  const feeds = tensorsOf(values, dims);
+  const traced = await trace({ graph: forward.graph('f'), opset, feeds, outputs: names });
+  const read = new Map(names.map((y) => [y, traced.facts.get(y)?.dims ?? []]));
+  for (const [y, shape] of read) forward.output(y, shape);
   const builder = new GraphBuilder();
   for (const [name, shape] of dims) builder.input(name, shape);
-  const seeds = new Map(read.map((y, k) => [y, builder.input(`seed${k}`, traced.facts.get(y)?.dims ?? [])]));
-  const { nodes, gradients } = differentiate({
-    forward: traced,
-    seeds,
-    parameters: [...values.keys()],
-    builder,
-  });
+  const seeds = new Map([...read].map(([y, shape]) => [y, builder.input(`seed/${y}`, shape)]));
+  const parameters = [...values.keys()];
+  const { nodes, gradients } = differentiate({ forward: traced, seeds, parameters, builder });
   for (const [name, g] of gradients) builder.output(g, dims.get(name) ?? []);
   const own = builder.graph('g');
   const merged = revise(own, {
     node: [...nodes, ...own.node],
     initializer: [...traced.constants.values(), ...own.initializer],
   });
-  const run = await ort.InferenceSession.create(writeModel(modelOf(forward.graph('f'), opset)), THREADS);
-  const back = await ort.InferenceSession.create(writeModel(modelOf(merged, opset)), THREADS);
-  const weights = read.map((y) =>
-    Float32Array.from({ length: sizeOf(traced.facts.get(y)?.dims ?? []) }, () => random.normal()),
+  const open = (graph: GraphProto): Promise<ort.InferenceSession> =>
+    ort.InferenceSession.create(writeModel(modelOf(graph, opset)), THREADS);
+  return { forward: await open(forward.graph('f')), backward: await open(merged), read, gradients };
+}
+
+/** Σ_k y_k·r_k, summed in float64. */
+function weighted(
+  results: ort.InferenceSession.OnnxValueMapType,
+  weights: ReadonlyMap<string, Float32Array>,
+): number {
+  let sum = 0;
+  for (const [y, r] of weights) {
+    const data = results[y]?.data as Float32Array;
+    for (const [i, v] of data.entries()) sum += v * (r[i] ?? 0);
+  }
+  return sum;
+}
+
+/** The derivative of Σ_k y_k·r_k with fixed random r, by the engine and by central differences. */
+export async function compareGradients(
+  c: OperatorCase,
+  seed: number,
+): Promise<{ worst: number; gradients: Map<string, Float32Array> }> {
+  const random = seededRandom(seed);
+  const { values, dims } = gridValues(c, random);
+  const { forward, backward, read, gradients } = await prepare(c, values, dims);
+  const weights = new Map(
+    [...read].map(([y, shape]) => [
+      y,
+      Float32Array.from({ length: sizeOf(shape) }, () => random.normal()),
+    ]),
   );
-  const objective = async (at: ReadonlyMap<string, Float32Array>): Promise<number> => {
-    const out = await run.run(tensors(at));
-    let sum = 0;
-    for (const [k, y] of read.entries()) {
-      const data = out[y]?.data as Float32Array;
-      for (const [i, v] of data.entries()) sum += v * (weights[k]?.[i] ?? 0);
-    }
-    return sum;
-  };
-  const results = await back.run({
-    ...tensors(values),
-    ...Object.fromEntries(
-      read.map((y, k) => [
-        `seed${k}`,
-        new ort.Tensor('float32', weights[k] ?? new Float32Array(), [
-          ...(traced.facts.get(y)?.dims ?? []),
-        ]),
-      ]),
-    ),
+  const seeds = new Map([...weights].map(([y, r]) => [`seed/${y}`, r]));
+  const seedDims = new Map([...read].map(([y, shape]) => [`seed/${y}`, shape]));
+  const results = await backward.run({
+    ...tensorsOf(values, dims),
+    ...tensorsOf(seeds, seedDims),
   });
-  let worst = 0;
-  const found = new Map<string, Float32Array>();
+  const objective = async (at: Values): Promise<number> =>
+    weighted(await forward.run(tensorsOf(at, dims)), weights);
   const h = c.step ?? 2e-3;
+  const found = new Map<string, Float32Array>();
+  let worst = 0;
   for (const [name, value] of values) {
     const gradient = results[gradients.get(name) ?? '']?.data as Float32Array | undefined;
     if (gradient?.length !== value.length)
@@ -140,12 +168,15 @@ export async function compareGradients(
     found.set(name, gradient);
     const scale = gradient.reduce((a, g) => Math.max(a, Math.abs(g)), 1);
     for (let k = 0; k < gradient.length; k += Math.max(1, gradient.length >> 4)) {
-      const moved = (d: number): Map<string, Float32Array> =>
-        new Map([...values].map(([n, v]) => [n, n === name ? v.map((x, j) => (j === k ? x + d : x)) : v]));
+      const moved = (d: number): Values => {
+        const changed = value.slice();
+        changed[k] = (value[k] ?? 0) + d;
+        return new Map(values).set(name, changed);
+      };
       const numeric = ((await objective(moved(h))) - (await objective(moved(-h)))) / (2 * h);
       worst = Math.max(worst, Math.abs(numeric - (gradient[k] ?? 0)) / scale);
     }
   }
-  await Promise.all([run.release(), back.release()]);
+  await Promise.all([forward.release(), backward.release()]);
   return { worst, gradients: found };
 }

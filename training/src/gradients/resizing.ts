@@ -65,7 +65,11 @@ function weights(context: GradientContext, resize: AxisResize): Float32Array {
 }
 
 /** Whole-number enlargement by nearest neighbours: dx = Σ dy over each block. */
-function blockSums(context: GradientContext, dims: readonly number[], out: readonly number[]): string {
+function blockSums(
+  context: GradientContext,
+  dims: readonly number[],
+  out: readonly number[],
+): string {
   const { builder, dy } = context;
   const cells = dims.flatMap((d, i) => [d, (out[i] ?? 1) / d]);
   const opened = builder.node('Reshape', [dy, builder.ints(cells)]);
@@ -75,14 +79,20 @@ function blockSums(context: GradientContext, dims: readonly number[], out: reado
   return builder.node('Reshape', [summed, builder.ints(dims)]);
 }
 
-function repeatsWholly(context: GradientContext, dims: readonly number[], out: readonly number[]): boolean {
+function repeatsWholly(
+  context: GradientContext,
+  dims: readonly number[],
+  out: readonly number[],
+): boolean {
   const { attributes } = context;
   if (attributes.text('mode', 'nearest') !== 'nearest') return false;
   return dims.every((from, axis) => {
     const to = out[axis] ?? 1;
     if (to % from !== 0) return false;
     const w = weights(context, { from, to, scale: to / from });
-    return Array.from({ length: to }, (_, p) => w[p * from + Math.floor((p * from) / to)]).every((v) => v === 1);
+    return Array.from({ length: to }, (_, p) => w[p * from + Math.floor((p * from) / to)]).every(
+      (v) => v === 1,
+    );
   });
 }
 

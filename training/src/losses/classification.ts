@@ -20,7 +20,12 @@ export interface SoftmaxCrossEntropyOptions {
   readonly classWeights?: readonly number[];
 }
 
-function smoothed(builder: GraphBuilder, target: string, smoothing: number, classes: number): string {
+function smoothed(
+  builder: GraphBuilder,
+  target: string,
+  smoothing: number,
+  classes: number,
+): string {
   if (smoothing === 0) return target;
   return builder.node('Add', [
     times(builder, target, 1 - smoothing),
@@ -37,7 +42,10 @@ function smoothed(builder: GraphBuilder, target: string, smoothing: number, clas
 export function softmaxCrossEntropy(options: SoftmaxCrossEntropyOptions): LossDefinition {
   const { targets = 'indices', labelSmoothing = 0, classWeights } = options;
   if (!(labelSmoothing >= 0 && labelSmoothing < 1))
-    throw new ShoalError('invalid_argument', `labelSmoothing must be in [0, 1), got ${labelSmoothing}`);
+    throw new ShoalError(
+      'invalid_argument',
+      `labelSmoothing must be in [0, 1), got ${labelSmoothing}`,
+    );
   if (classWeights && targets === 'distribution')
     throw new ShoalError('invalid_argument', 'classWeights need targets given as class indices');
   return {
@@ -52,7 +60,7 @@ export function softmaxCrossEntropy(options: SoftmaxCrossEntropyOptions): LossDe
       }
       return {
         targets:
-          targets === 'indices' ? classTargets(output.slice(0, 1)) : floatTargets(output),
+          targets === 'indices' ? classTargets(output.slice(0, 1), classes) : floatTargets(output),
       };
     },
     write: (builder, { name, dims }, given) => {

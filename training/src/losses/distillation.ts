@@ -44,10 +44,7 @@ function klPart(builder: GraphBuilder, z: string, teacher: string, temperature: 
     builder.node('LogSoftmax', [times(builder, v, 1 / temperature)], { axis: -1 });
   const [logP, logQ] = [soften(z), soften(teacher)];
   const q = builder.node('Exp', [logQ]);
-  const divergence = sumRows(
-    builder,
-    builder.node('Mul', [q, builder.node('Sub', [logQ, logP])]),
-  );
+  const divergence = sumRows(builder, builder.node('Mul', [q, builder.node('Sub', [logQ, logP])]));
   const difference = builder.node('Sub', [builder.node('Exp', [logP]), q]);
   return {
     each: times(builder, divergence, temperature ** 2),
@@ -83,10 +80,10 @@ export function distillation(options: DistillationOptions): LossDefinition {
   return {
     metrics: [],
     targets: (output) => {
-      classesOf(output);
+      const classes = classesOf(output);
       const rows = output.slice(0, 1);
       return {
-        labels: classTargets(rows),
+        labels: classTargets(rows, classes),
         labelWeights: floatTargets(rows),
         logits: floatTargets(output),
         logitWeights: floatTargets(rows),

@@ -15,6 +15,8 @@ export interface LossNodes {
 export interface TargetSpec {
   readonly dims: Dims;
   readonly elementType: number;
+  /** For class indices: how many classes there are. */
+  readonly classes?: number;
 }
 
 export interface LossDefinition {
@@ -41,8 +43,8 @@ export function floatTargets(dims: Dims): TargetSpec {
   return { dims, elementType: DATA_TYPE.float };
 }
 
-export function classTargets(dims: Dims): TargetSpec {
-  return { dims, elementType: DATA_TYPE.int64 };
+export function classTargets(dims: Dims, classes: number): TargetSpec {
+  return { dims, elementType: DATA_TYPE.int64, classes };
 }
 
 /** The classes of an output `[batch, classes, …]`. @throws ShoalError `invalid_argument` for other shapes. */

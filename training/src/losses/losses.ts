@@ -1,10 +1,10 @@
 import { ShoalError } from '@shoal/core';
 import {
   binaryCrossEntropy,
-  softmaxCrossEntropy,
   type SoftmaxCrossEntropyOptions,
+  softmaxCrossEntropy,
 } from './classification.ts';
-import { distillation, type DistillationOptions } from './distillation.ts';
+import { type DistillationOptions, distillation } from './distillation.ts';
 import type { LossDefinition } from './loss.ts';
 import { huber, meanSquaredError } from './regression.ts';
 import { coxPartialLikelihood } from './survival.ts';

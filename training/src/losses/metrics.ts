@@ -54,7 +54,10 @@ export function writeMetrics(
     names.map((name) => {
       const fits = suited.includes(name) || (name === 'top5' && suited.includes('accuracy'));
       if (!fits)
-        throw new ShoalError('invalid_argument', `metric "${name}" does not go with the targets of this loss`);
+        throw new ShoalError(
+          'invalid_argument',
+          `metric "${name}" does not go with the targets of this loss`,
+        );
       return [name, METRICS[name](scored)];
     }),
   );

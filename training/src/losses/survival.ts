@@ -26,27 +26,35 @@ export const coxPartialLikelihood: LossDefinition = {
   write: (builder, { name, dims }, given) => {
     const { time = '', event = '' } = given;
     const h = builder.node('Reshape', [name, builder.ints([-1])]);
-    const column = (value: string): string =>
-      builder.node('Unsqueeze', [value, builder.ints([1])]);
+    const column = (value: string): string => builder.node('Unsqueeze', [value, builder.ints([1])]);
     const row = (value: string): string => builder.node('Unsqueeze', [value, builder.ints([0])]);
-    const atRisk = builder.node('Cast', [builder.node('GreaterOrEqual', [row(time), column(time)])], {
-      to: DATA_TYPE.float,
-    });
+    const atRisk = builder.node(
+      'Cast',
+      [builder.node('GreaterOrEqual', [row(time), column(time)])],
+      {
+        to: DATA_TYPE.float,
+      },
+    );
     const top = builder.node('ReduceMax', [h], { keepdims: 0 });
     const hazard = builder.node('Exp', [builder.node('Sub', [h, top])]);
-    const inner = builder.node('ReduceSum', [builder.node('Mul', [atRisk, row(hazard)]), builder.ints([1])], {
-      keepdims: 0,
-    });
+    const inner = builder.node(
+      'ReduceSum',
+      [builder.node('Mul', [atRisk, row(hazard)]), builder.ints([1])],
+      {
+        keepdims: 0,
+      },
+    );
     const logInner = builder.node('Add', [builder.node('Log', [inner]), top]);
     const events = builder.node('Max', [sumAll(builder, event), builder.float(1)]);
-    const total = sumAll(
-      builder,
-      builder.node('Mul', [event, builder.node('Sub', [h, logInner])]),
-    );
+    const total = sumAll(builder, builder.node('Mul', [event, builder.node('Sub', [h, logInner])]));
     const share = builder.node('Div', [event, inner]);
-    const pull = builder.node('ReduceSum', [builder.node('Mul', [atRisk, column(share)]), builder.ints([0])], {
-      keepdims: 0,
-    });
+    const pull = builder.node(
+      'ReduceSum',
+      [builder.node('Mul', [atRisk, column(share)]), builder.ints([0])],
+      {
+        keepdims: 0,
+      },
+    );
     const gradient = builder.node('Div', [
       builder.node('Sub', [builder.node('Mul', [pull, hazard]), event]),
       events,

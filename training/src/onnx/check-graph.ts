@@ -42,8 +42,7 @@ export function checkGraph(graph: GraphProto): void {
   const defined = checkNames(graph);
   for (const node of graph.node) {
     const missing = node.input.find((i) => i !== '' && !defined.has(i));
-    if (missing !== undefined)
-      corrupt(`${called(node)} reads "${missing}", which nothing defines`);
+    if (missing !== undefined) corrupt(`${called(node)} reads "${missing}", which nothing defines`);
   }
   for (const { name } of graph.output)
     if (!defined.has(name)) corrupt(`output "${name}" is defined by nothing`);
@@ -54,13 +53,12 @@ export function checkGraph(graph: GraphProto): void {
   const sorted: NodeProto[] = [];
   let waiting = graph.node;
   while (waiting.length > 0) {
-    const blocked: NodeProto[] = [];
-    for (const node of waiting) {
-      if (node.input.every((i) => i === '' || ready.has(i))) {
-        for (const output of node.output) ready.add(output);
-        sorted.push(node);
-      } else blocked.push(node);
-    }
+    const blocked = waiting.filter((node) => {
+      if (!node.input.every((i) => i === '' || ready.has(i))) return true;
+      for (const output of node.output) ready.add(output);
+      sorted.push(node);
+      return false;
+    });
     if (blocked.length === waiting.length)
       corrupt(`its nodes form a cycle; ${firstUnready(blocked, ready)}`);
     waiting = blocked;

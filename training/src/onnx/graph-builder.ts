@@ -1,5 +1,4 @@
 import { create } from '@bufbuild/protobuf';
-import { DATA_TYPE, floatTensor, int64Tensor } from './tensor-data.ts';
 import {
   type AttributeProto,
   AttributeProtoSchema,
@@ -15,6 +14,7 @@ import {
   type ValueInfoProto,
   ValueInfoProtoSchema,
 } from './onnx_pb.ts';
+import { DATA_TYPE, floatTensor, int64Tensor } from './tensor-data.ts';
 
 /** A dimension: a number, or the name of one that is known at run time only (the batch). */
 export type Dim = number | string;
@@ -49,6 +49,8 @@ export interface NodeOptions {
   readonly attributes?: Readonly<Record<string, AttributeValue>>;
   /** How many outputs the node has; default 1. */
   readonly outputs?: number;
+  /** Operator domain; default the standard one. */
+  readonly domain?: string;
   /** Name of the first output; generated when not given. */
   readonly as?: string;
 }
@@ -92,6 +94,7 @@ export class GraphBuilder {
     this.nodes.push(
       create(NodeProtoSchema, {
         opType,
+        ...(options.domain ? { domain: options.domain } : {}),
         input: [...input],
         output: names,
         name: this.fresh(`node_${opType}`),
@@ -126,6 +129,13 @@ export class GraphBuilder {
     const name = this.fresh('const');
     this.initializers.push(floatTensor(name, dims, values));
     return name;
+  }
+
+  /** A row of ones, `[1, length]`. */
+  ones(length: number): string {
+    return this.#constant(`ones${length}`, (name) =>
+      floatTensor(name, [1, length], new Float32Array(length).fill(1)),
+    );
   }
 
   /** A constant boolean scalar. */
@@ -183,10 +193,14 @@ export class GraphBuilder {
 
 /** A model around a graph. */
 export function modelOf(graph: GraphProto, opset: number): ModelProto {
+  const domains = new Set(graph.node.map((n) => n.domain).filter((d) => d !== ''));
   return create(ModelProtoSchema, {
     irVersion: 9n,
     producerName: 'shoal',
     graph,
-    opsetImport: [create(OperatorSetIdProtoSchema, { domain: '', version: BigInt(opset) })],
+    opsetImport: [
+      create(OperatorSetIdProtoSchema, { domain: '', version: BigInt(opset) }),
+      ...[...domains].map((domain) => create(OperatorSetIdProtoSchema, { domain, version: 1n })),
+    ],
   });
 }

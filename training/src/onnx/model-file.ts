@@ -1,7 +1,16 @@
-import { closeSync, mkdirSync, openSync, readFileSync, readSync, statSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, isAbsolute, join, relative } from 'node:path';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { fromNode, ShoalError } from '@shoal/core';
+import { checkGraph } from './check-graph.ts';
 import {
   type ModelProto,
   ModelProtoSchema,
@@ -9,7 +18,6 @@ import {
   type TensorProto,
   TensorProtoSchema,
 } from './onnx_pb.ts';
-import { checkGraph } from './check-graph.ts';
 import { revise } from './revise.ts';
 import { ELEMENT_BYTES, sizeOf } from './tensor-data.ts';
 

@@ -3,8 +3,21 @@ import { messageOf, ShoalError } from '@shoal/core';
 import * as ort from 'onnxruntime-node';
 import { modelOf, RANDOM, valueInfo } from './graph-builder.ts';
 import { writeModel } from './model-file.ts';
-import { type GraphProto, GraphProtoSchema, type NodeProto, type TensorProto, ValueInfoProtoSchema } from './onnx_pb.ts';
-import { DATA_TYPE, floatsOf, integersOf, sizeOf, type TensorValues, tensorOf } from './tensor-data.ts';
+import {
+  type GraphProto,
+  GraphProtoSchema,
+  type NodeProto,
+  type TensorProto,
+  ValueInfoProtoSchema,
+} from './onnx_pb.ts';
+import {
+  DATA_TYPE,
+  floatsOf,
+  integersOf,
+  sizeOf,
+  type TensorValues,
+  tensorOf,
+} from './tensor-data.ts';
 
 export type Dims = readonly number[];
 

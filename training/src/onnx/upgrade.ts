@@ -1,6 +1,6 @@
 import { Attributes } from './attributes.ts';
-import type { GraphProto, NodeProto, TensorProto } from './onnx_pb.ts';
 import { attribute } from './graph-builder.ts';
+import type { GraphProto, NodeProto, TensorProto } from './onnx_pb.ts';
 import { revise } from './revise.ts';
 import { int64Tensor } from './tensor-data.ts';
 

@@ -33,7 +33,10 @@ export function windowOf(node: NodeProto, extent: Extent): Window {
   const ones = extent.kernel.map(() => 1);
   const strides = attributes.ints('strides', ones);
   const dilations = attributes.ints('dilations', ones);
-  const pads = attributes.ints('pads', [...ones, ...ones].map(() => 0));
+  const pads = attributes.ints(
+    'pads',
+    [...ones, ...ones].map(() => 0),
+  );
   const plain = {
     kernel: extent.kernel,
     strides,
@@ -44,10 +47,7 @@ export function windowOf(node: NodeProto, extent: Extent): Window {
   const autoPad = attributes.text('auto_pad', 'NOTSET');
   if (!autoPad.startsWith('SAME')) return plain;
   const total = extent.out.map((out, i) =>
-    Math.max(
-      0,
-      (out - 1) * (strides[i] ?? 1) + reachOf(plain, i) - (extent.spatial[i] ?? 1),
-    ),
+    Math.max(0, (out - 1) * (strides[i] ?? 1) + reachOf(plain, i) - (extent.spatial[i] ?? 1)),
   );
   const small = total.map((t) => t >> 1);
   const large = total.map((t, i) => t - (small[i] ?? 0));

@@ -1,0 +1,269 @@
+import { ShoalError, seededRandom } from '@shoal/core';
+import { readTrainingData, type TrainingData } from '@shoal/lib';
+import {
+  type Batch,
+  constantRate,
+  cosineDecay,
+  inspectModel,
+  LOSS_NAMES,
+  type LossName,
+  OPTIMIZER_NAMES,
+  type OptimizerOptions,
+  type Schedule,
+  Trainer,
+} from '@shoal/training';
+import { ProgressView } from '../terminal/progress.ts';
+import { renderTable } from '../terminal/table.ts';
+import { parseDimensions } from './model-inspect.ts';
+
+export interface TrainFlags {
+  readonly data: string;
+  readonly loss: string;
+  readonly optimizer: string;
+  readonly learningRate: string;
+  readonly schedule: string;
+  readonly epochs: string;
+  readonly batchSize: string;
+  readonly validation: string;
+  readonly seed: string;
+  readonly threads: string;
+  readonly out?: string;
+  readonly target?: string;
+  readonly freeze: readonly string[];
+  readonly dimension: readonly string[];
+  readonly json?: boolean;
+}
+
+interface Numbers {
+  readonly learningRate: number;
+  readonly epochs: number;
+  readonly batchSize: number;
+  readonly validation: number;
+  readonly seed: number;
+  readonly threads: number;
+}
+
+function numbersOf(flags: TrainFlags): Numbers {
+  const faults: string[] = [];
+  const number = (
+    name: string,
+    text: string,
+    fits: (n: number) => boolean,
+    want: string,
+  ): number => {
+    const value = Number(text);
+    if (text.trim() === '' || Number.isNaN(value) || !fits(value))
+      faults.push(`--${name} must be ${want}, got "${text}"`);
+    return value;
+  };
+  const whole = (n: number): boolean => Number.isInteger(n) && n >= 1;
+  const numbers = {
+    learningRate: number('learning-rate', flags.learningRate, (n) => n > 0, 'a number > 0'),
+    epochs: number('epochs', flags.epochs, whole, 'a whole number ≥ 1'),
+    batchSize: number('batch-size', flags.batchSize, whole, 'a whole number ≥ 1'),
+    validation: number('validation', flags.validation, (n) => n >= 0 && n < 1, 'in [0, 1)'),
+    seed: number('seed', flags.seed, Number.isInteger, 'a whole number'),
+    threads: number('threads', flags.threads, whole, 'a whole number ≥ 1'),
+  };
+  const known = (what: string, value: string, names: readonly string[]): void => {
+    if (!names.includes(value))
+      faults.push(`--${what} must be one of ${names.join(', ')}, got "${value}"`);
+  };
+  known('loss', flags.loss, SINGLE_TARGET_LOSSES);
+  known('schedule', flags.schedule, ['constant', 'cosine']);
+  known('optimizer', flags.optimizer, OPTIMIZER_NAMES);
+  if (faults.length > 0) throw new ShoalError('invalid_argument', faults.join('; '));
+  return numbers;
+}
+
+/** Losses that compare with one tensor, as a file of samples holds it. */
+export const SINGLE_TARGET_LOSSES: readonly string[] = LOSS_NAMES.filter(
+  (n) => n !== 'distillation' && n !== 'cox-partial-likelihood',
+);
+
+/** The samples at some positions as a batch the trainer takes. */
+function batchOf(data: TrainingData, positions: Uint32Array, loss: string): Batch {
+  const pixels = data.inputs.length / data.size;
+  const inputs = new Float32Array(positions.length * pixels);
+  const values = new Float32Array(positions.length * data.targetWidth);
+  for (const [i, at] of positions.entries()) {
+    inputs.set(data.inputs.subarray(at * pixels, (at + 1) * pixels), i * pixels);
+    values.set(
+      data.targets.subarray(at * data.targetWidth, (at + 1) * data.targetWidth),
+      i * data.targetWidth,
+    );
+  }
+  const targets =
+    loss === 'softmax-cross-entropy'
+      ? BigInt64Array.from(values, (v) => BigInt(Math.round(v)))
+      : values;
+  return { inputs, targets, size: positions.length };
+}
+
+interface Scores {
+  readonly loss: number;
+  readonly metrics: Readonly<Record<string, number>>;
+}
+
+/** Mean of per-batch scores, weighted by batch size. */
+class Average {
+  #size = 0;
+  #loss = 0;
+  readonly #metrics: Record<string, number> = {};
+
+  add({ loss, metrics }: Scores, size: number): void {
+    this.#size += size;
+    this.#loss += loss * size;
+    for (const [k, v] of Object.entries(metrics))
+      this.#metrics[k] = (this.#metrics[k] ?? 0) + v * size;
+  }
+
+  get scores(): Scores {
+    const n = Math.max(1, this.#size);
+    return {
+      loss: this.#loss / n,
+      metrics: Object.fromEntries(Object.entries(this.#metrics).map(([k, v]) => [k, v / n])),
+    };
+  }
+}
+
+function batched(order: Uint32Array, size: number): Uint32Array[] {
+  const parts: Uint32Array[] = [];
+  for (let at = 0; at < order.length; at += size) parts.push(order.subarray(at, at + size));
+  return parts;
+}
+
+async function scoresOn(
+  trainer: Trainer,
+  data: TrainingData,
+  at: { readonly order: Uint32Array; readonly loss: string; readonly batchSize: number },
+): Promise<Scores> {
+  const average = new Average();
+  for (const part of batched(at.order, at.batchSize))
+    average.add(await trainer.evaluate(batchOf(data, part, at.loss)), part.length);
+  return average.scores;
+}
+
+function percent(v: number | undefined): string {
+  return v === undefined ? '' : `${(v * 100).toFixed(1)} %`;
+}
+
+function row(label: string, scores: Scores, rest: Scores | undefined, seconds: string): string[] {
+  const score = ({ loss, metrics }: Scores): string[] => [
+    loss.toFixed(4),
+    'accuracy' in metrics ? percent(metrics['accuracy']) : (metrics['mae']?.toFixed(4) ?? ''),
+  ];
+  return [label, ...score(scores), ...(rest ? score(rest) : ['', '']), seconds];
+}
+
+async function shapeFor(file: string, flags: TrainFlags): Promise<number[]> {
+  const { inputs } = await inspectModel({
+    model: file,
+    dimensions: parseDimensions(flags.dimension),
+  });
+  const sizes = parseDimensions(flags.dimension);
+  return (inputs[0]?.dims.slice(1) ?? []).map((d) => (typeof d === 'number' ? d : (sizes[d] ?? 0)));
+}
+
+interface Run {
+  readonly trainer: Trainer;
+  readonly data: TrainingData;
+  readonly held: Uint32Array;
+  readonly rest: Uint32Array;
+  readonly loss: string;
+  readonly rate: Schedule;
+  readonly numbers: Numbers;
+}
+
+interface Outcome {
+  readonly train: Scores;
+  readonly heldOut: Scores | undefined;
+}
+
+async function score(run: Run): Promise<Outcome> {
+  const at = { loss: run.loss, batchSize: run.numbers.batchSize };
+  const { trainer, data, held, rest } = run;
+  return {
+    train: await scoresOn(trainer, data, { ...at, order: rest }),
+    heldOut: held.length === 0 ? undefined : await scoresOn(trainer, data, { ...at, order: held }),
+  };
+}
+
+async function trainEpoch(run: Run, order: Uint32Array, view: ProgressView): Promise<Scores> {
+  const average = new Average();
+  const parts = batched(order, run.numbers.batchSize);
+  for (const [i, part] of parts.entries()) {
+    const result = await run.trainer.step(
+      batchOf(run.data, part, run.loss),
+      run.rate(run.trainer.steps + 1),
+    );
+    average.add(result, part.length);
+    view.progress((i + 1) / parts.length, `loss ${result.loss.toFixed(4)}`);
+  }
+  return average.scores;
+}
+
+/** Trains for the wanted epochs; one table row each. */
+async function trainAll(run: Run): Promise<{ rows: string[][]; before: Outcome; after: Outcome }> {
+  const { rest, numbers } = run;
+  const view = new ProgressView();
+  const random = seededRandom(numbers.seed).fork('order');
+  const before = await score(run);
+  const rows = [row('before', before.train, before.heldOut, '')];
+  let after = before;
+  for (let epoch = 1; epoch <= numbers.epochs; epoch++) {
+    view.stage(`epoch ${epoch} of ${numbers.epochs}`);
+    const startedAt = performance.now();
+    const order = Uint32Array.from(random.permutation(rest.length), (i) => rest[i] ?? 0);
+    const train = await trainEpoch(run, order, view);
+    view.finish();
+    after = { train, heldOut: (await score({ ...run, rest: new Uint32Array() })).heldOut };
+    const seconds = `${((performance.now() - startedAt) / 1000).toFixed(1)} s`;
+    rows.push(row(String(epoch), train, after.heldOut, seconds));
+  }
+  return { rows, before, after };
+}
+
+async function openRun(file: string, flags: TrainFlags, numbers: Numbers): Promise<Run> {
+  const data = readTrainingData(flags.data, {
+    shape: await shapeFor(file, flags),
+    ...(flags.target === undefined ? {} : { target: flags.target }),
+  });
+  const trainer = await Trainer.create({
+    model: file,
+    loss: flags.loss as LossName,
+    optimizer: { name: flags.optimizer, learningRate: numbers.learningRate } as OptimizerOptions,
+    stopGradient: flags.freeze,
+    dimensions: parseDimensions(flags.dimension),
+    threads: numbers.threads,
+    seed: numbers.seed,
+  });
+  const order = seededRandom(numbers.seed).permutation(data.size);
+  const split = Math.floor(data.size * numbers.validation);
+  const [held, rest] = [order.subarray(0, split), order.subarray(split)];
+  const steps = numbers.epochs * Math.ceil(rest.length / numbers.batchSize);
+  const rate =
+    flags.schedule === 'cosine'
+      ? cosineDecay(numbers.learningRate, steps)
+      : constantRate(numbers.learningRate);
+  return { trainer, data, held, rest, loss: flags.loss, rate, numbers };
+}
+
+/** `shoal model train FILE --data … --loss …`: fine-tunes any ONNX file. */
+export async function modelTrainCommand(file: string, flags: TrainFlags): Promise<void> {
+  const run = await openRun(file, flags, numbersOf(flags));
+  const { trainer, rest, held } = run;
+  const { rows, before, after } = await trainAll(run);
+  const trained = flags.out ?? file.replace(/(\.onnx)?$/, '.trained.onnx');
+  trainer.deployTo(trained);
+  const parameters = trainer.parameters.reduce((n, p) => n + p.shape.reduce((a, b) => a * b, 1), 0);
+  await trainer.release();
+  const metric = flags.loss === 'softmax-cross-entropy' ? 'ACCURACY' : 'ERROR';
+  const head = ['EPOCH', 'LOSS', metric, 'HELD-OUT LOSS', `HELD-OUT ${metric}`, 'TIME'];
+  if (!flags.json)
+    process.stdout.write(
+      `${renderTable([head, ...rows])}\n\n${parameters.toLocaleString('en-US')} values trained on ${rest.length} samples; written to ${trained}\n`,
+    );
+  const counts = { samples: rest.length, heldOut: held.length, parameters };
+  process.stdout.write(`${JSON.stringify({ model: file, trained, ...counts, before, after })}\n`);
+}

@@ -1,0 +1,66 @@
+import { type Feeds, floats, zeroInput } from './batch.ts';
+import { findBlockSize } from './block-size.ts';
+import type { Block } from './blocks.ts';
+import { Attributes } from './onnx/attributes.ts';
+import { floatsOf, sizeOf } from './onnx/tensor-data.ts';
+import { type TracedGraph, trace } from './onnx/trace.ts';
+import type { Plan } from './plan.ts';
+
+/** A plan for one shape of the batch. */
+export interface ShapedPlan {
+  readonly plan: Plan;
+  readonly traced: TracedGraph;
+  readonly batch: number;
+  /** What is trained, in a fixed order, and how it is laid out. */
+  readonly parameters: readonly Block[];
+  readonly buffers: readonly Block[];
+  /** Channels per block of the runtime's own convolution layout; only where it would be used. */
+  readonly blockSize: number | undefined;
+}
+
+/** Copies of what the model starts from: the candidates for training and the running statistics. */
+export function initialValues(plan: Plan): Feeds {
+  const tensors = new Map(plan.forward.initializer.map((t) => [t.name, t]));
+  return Object.fromEntries(
+    [...plan.candidates, ...plan.buffers].map(({ name, shape }) => {
+      const tensor = tensors.get(name);
+      const values = tensor ? floatsOf(tensor).slice() : new Float32Array(sizeOf(shape));
+      return [name, floats(values, shape)];
+    }),
+  );
+}
+
+/**
+ * Traces the plan's graph for a batch of a given size.
+ *
+ * @throws ShoalError `invalid_argument` when the runtime refuses the graph or the shape.
+ */
+export async function shapePlan(
+  plan: Plan,
+  at: { readonly batch: number; readonly values: Feeds } & Pick<
+    ShapedPlan,
+    'parameters' | 'buffers'
+  >,
+): Promise<ShapedPlan> {
+  const { batch, values, parameters, buffers } = at;
+  const feeds: Feeds = { ...values };
+  for (const input of plan.inputs) feeds[input.name] = zeroInput(input, batch);
+  if (!('write' in plan.loss)) {
+    for (const { value, info } of plan.loss.targets) {
+      const tensor = info.type?.value.case === 'tensorType' ? info.type.value.value : undefined;
+      const rest = tensor?.shape?.dim.slice(1).map((d) => Number(d.value.value ?? 1)) ?? [];
+      feeds[value] = zeroInput({ name: value, elementType: tensor?.elemType ?? 1, rest }, batch);
+    }
+  }
+  const traced = await trace({
+    graph: plan.forward,
+    opset: plan.opset,
+    feeds,
+    outputs: 'write' in plan.loss ? [plan.output] : [plan.output, plan.loss.value],
+  });
+  const depthwise = traced.nodes.some(
+    (n) => n.opType === 'Conv' && new Attributes(n).int('group', 1) > 1,
+  );
+  const blockSize = depthwise ? await findBlockSize() : undefined;
+  return { plan, traced, batch, parameters, buffers, blockSize };
+}
