@@ -10,6 +10,11 @@ export interface Lowered {
   readonly constants: readonly TensorProto[];
 }
 
+function isDepthwiseNode(node: NodeProto, channels: number, filters: number): boolean {
+  if (node.opType !== 'Conv' || channels <= 1 || filters !== channels) return false;
+  return new Attributes(node).int('group', 1) === channels;
+}
+
 /** Writes one depthwise convolution in blocks; false when the node is something else. */
 function lowerDepthwise(
   builder: GraphBuilder,
@@ -18,15 +23,12 @@ function lowerDepthwise(
 ): boolean {
   const [x = '', w = '', bias = ''] = node.input;
   const [y = ''] = node.output;
-  const [, channels = 0, ...spatial] = at.facts.get(x)?.dims ?? [];
-  const [filters = 0, , ...kernel] = at.facts.get(w)?.dims ?? [];
-  const depthwise =
-    node.opType === 'Conv' &&
-    channels > 1 &&
-    filters === channels &&
-    new Attributes(node).int('group', 1) === channels;
-  if (!depthwise || !fitsBlocks(at.blockSize, { channels, kernel })) return false;
-  const out = at.facts.get(y)?.dims.slice(2) ?? [];
+  const dimsOf = (value: string): readonly number[] => at.facts.get(value)?.dims ?? [];
+  const [, channels = 0, ...spatial] = dimsOf(x);
+  const [filters = 0, , ...kernel] = dimsOf(w);
+  if (!isDepthwiseNode(node, channels, filters)) return false;
+  if (!fitsBlocks(at.blockSize, { channels, kernel })) return false;
+  const out = dimsOf(y).slice(2);
   const window = windowOf(node, { kernel, spatial, out });
   const sum = writeDepthwise(
     builder,

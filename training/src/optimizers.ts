@@ -64,6 +64,11 @@ export interface OptimizerNodes {
   readonly slots: readonly string[];
   readonly scalars: readonly StepScalar[];
   /**
+   * When the update is θ − rate·g and nothing else: name of the rate. A step may then scale the
+   * gradient of the loss once instead of that of every parameter.
+   */
+  readonly linearIn?: string;
+  /**
    * Writes the update. Each old state is read by one node only, which comes before its new value:
    * that is what lets the trainer keep both in one buffer.
    */
@@ -93,6 +98,7 @@ function sgd(options: Extract<OptimizerOptions, { name: 'sgd' }>): OptimizerNode
   return {
     slots: momentum > 0 ? ['velocity'] : [],
     scalars: [LEARNING_RATE],
+    ...(momentum === 0 && weightDecay === 0 ? { linearIn: LEARNING_RATE.name } : {}),
     write: (builder, value) => {
       const g = decayed(builder, value, weightDecay);
       const [v = ''] = value.state;

@@ -217,14 +217,52 @@ function blockGradients(
   return new Map(shaped.parameters.map((b) => [b.name, joinBlock(builder, b, gradients)]));
 }
 
+/** The rate of an update that is a plain multiple of the gradient; undefined for all others. */
+function linearRate(plan: Plan): string | undefined {
+  const plain = !plan.penalty && plan.clipNorm === undefined && !plan.gradientOffset;
+  return plain ? plan.optimizer.linearIn : undefined;
+}
+
+/** The draft with the gradient of the loss multiplied by the learning rate. */
+function scaled(draft: Draft, rate: string): Draft {
+  const { builder, seeds } = draft;
+  return {
+    ...draft,
+    seeds: new Map([...seeds].map(([value, seed]) => [value, builder.node('Mul', [seed, rate])])),
+  };
+}
+
+/** θ − g for every block, where g already carries the learning rate. */
+function writeSubtractions(
+  builder: GraphBuilder,
+  shaped: ShapedPlan,
+  gradients: ReadonlyMap<string, string>,
+): ReturnType<typeof writeUpdates> {
+  for (const scalar of shaped.plan.optimizer.scalars) builder.input(scalar.name, []);
+  const results = new Map<string, string>();
+  for (const { name, size } of shaped.parameters) {
+    const next = builder.node('Sub', [name, gradients.get(name) ?? '']);
+    builder.output(next, [size]);
+    results.set(name, next);
+  }
+  return { results, state: new Map(), metrics: {} };
+}
+
 /** batch, targets, parameters, optimizer state, per-step numbers → loss, metrics, new parameters, new state. */
 export function stepGraph(shaped: ShapedPlan): TrainingGraph {
   const { graph: forward, buffers } = form(shaped);
   const draft = draftOf(shaped, forward);
   const { builder } = draft;
-  const { nodes, gradients } = gradientsOf(shaped, draft);
+  const rate = linearRate(shaped.plan);
+  const { nodes, gradients } = gradientsOf(
+    shaped,
+    rate === undefined ? draft : scaled(draft, rate),
+  );
   const flat = blockGradients(builder, shaped, gradients);
-  const { results, state, metrics } = writeUpdates(builder, shaped, flat);
+  const { results, state, metrics } =
+    rate === undefined
+      ? writeUpdates(builder, shaped, flat)
+      : writeSubtractions(builder, shaped, flat);
   const next = new Map(state);
   const values = new Map(buffers.map((b) => [b.name, b.next]));
   for (const block of shaped.buffers) {

@@ -94,20 +94,36 @@ function cellwiseWeightGradient(context: GradientContext, at: Sides): string {
   return builder.node('Reshape', [stacked, builder.ints([c.smallChannels, 1, ...c.window.kernel])]);
 }
 
+/** Where one kernel cell looks along one axis from each output position; outside is left out. */
+function looks(
+  c: Correlation,
+  axis: number,
+  cell: number,
+): { readonly out: number; readonly at: number }[] {
+  const { strides, dilations, begins } = c.window;
+  const step = strides[axis] ?? 1;
+  const shift = cell * (dilations[axis] ?? 1) - (begins[axis] ?? 0);
+  const size = c.large[axis] ?? 1;
+  return Array.from({ length: c.small[axis] ?? 1 }, (_, out) => ({
+    out,
+    at: out * step + shift,
+  })).filter(({ at }) => at >= 0 && at < size);
+}
+
 /** Which pairs of a position of the large side and one of the small side each kernel cell joins: `[pairs, cells]`. */
 function joins(c: Correlation): Float32Array {
   const cells = cellsOf(c.window.kernel);
-  const [height = 1, width = 1] = c.large;
-  const [oh = 1, ow = 1] = c.small;
-  const { strides, dilations, begins } = c.window;
-  const matrix = new Float32Array(height * width * oh * ow * cells.length);
+  const [, width = 1] = c.large;
+  const [, ow = 1] = c.small;
+  const outs = sizeOf(c.small);
+  const matrix = new Float32Array(sizeOf(c.large) * outs * cells.length);
   for (const [k, [r = 0, s = 0]] of cells.entries()) {
-    for (let out = 0; out < oh * ow; out++) {
-      const y =
-        Math.floor(out / ow) * (strides[0] ?? 1) + r * (dilations[0] ?? 1) - (begins[0] ?? 0);
-      const x = (out % ow) * (strides[1] ?? 1) + s * (dilations[1] ?? 1) - (begins[1] ?? 0);
-      const inside = y >= 0 && y < height && x >= 0 && x < width;
-      if (inside) matrix[((y * width + x) * oh * ow + out) * cells.length + k] = 1;
+    const columns = looks(c, 1, s);
+    for (const row of looks(c, 0, r)) {
+      for (const column of columns) {
+        const pair = (row.at * width + column.at) * outs + row.out * ow + column.out;
+        matrix[pair * cells.length + k] = 1;
+      }
     }
   }
   return matrix;
