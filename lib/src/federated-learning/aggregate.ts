@@ -1,0 +1,70 @@
+import { addWeighted, scale, squaredNorm } from './kernels.ts';
+import { requireUpdates } from './strategies/robust.ts';
+import type { ModelUpdate, Strategy, StrategyState, UpdateInfo } from './strategy.ts';
+
+/**
+ * Adds updates up while they arrive, holding one vector however many come. Feed it in a fixed order:
+ * then the same updates give the same bits.
+ */
+export class MeanAccumulator {
+  readonly #strategy: Strategy;
+  readonly #sum: Float32Array;
+  readonly #infos: (UpdateInfo & { readonly weight: number; readonly squaredNorm: number })[] = [];
+
+  /** @param strategy One whose rule is a mean. */
+  constructor(strategy: Strategy, size: number) {
+    this.#strategy = strategy;
+    this.#sum = new Float32Array(size);
+  }
+
+  get count(): number {
+    return this.#infos.length;
+  }
+
+  add(update: ModelUpdate): void {
+    const { rule } = this.#strategy;
+    const weight = rule.kind === 'mean' ? rule.weight(update) : 1;
+    addWeighted(this.#sum, [update.delta], [weight]);
+    const { participant, samples, metrics } = update;
+    this.#infos.push({
+      participant,
+      samples,
+      metrics,
+      weight,
+      squaredNorm: squaredNorm(update.delta),
+    });
+  }
+
+  /** The combined change; the accumulator is used up. */
+  finish(): Float32Array {
+    const { rule } = this.#strategy;
+    scale(this.#sum, rule.kind === 'mean' ? rule.scale(this.#infos) : 1 / this.count);
+    return this.#sum;
+  }
+}
+
+/**
+ * One round's aggregation on updates that are all there: combines them and moves the model in place.
+ *
+ * @throws ShoalError `failed_precondition` when there are fewer updates than the strategy needs.
+ */
+export function aggregateRound(
+  strategy: Strategy,
+  model: Float32Array,
+  at: {
+    readonly updates: readonly ModelUpdate[];
+    readonly state: StrategyState;
+    readonly round: number;
+  },
+): void {
+  const { updates, state, round } = at;
+  requireUpdates(strategy, updates.length);
+  let change: Float32Array;
+  if (strategy.rule.kind === 'joint') change = strategy.rule.combine(updates, state);
+  else {
+    const sum = new MeanAccumulator(strategy, model.length);
+    for (const update of updates) sum.add(update);
+    change = sum.finish();
+  }
+  strategy.step(model, change, { state, round });
+}
