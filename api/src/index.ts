@@ -10,6 +10,7 @@ export { API_VERSION, GROUP, KINDS, VERSION } from './kinds/catalogue.ts';
 export type {
   Condition,
   Dataset,
+  FederatedLearningJob,
   HardExampleMining,
   IncrementalLearningJob,
   JointInferenceService,
@@ -43,6 +44,13 @@ export {
   StatBlobResultSchema,
 } from './wire/edge-link_pb.ts';
 export { EDGE_LINK_METHODS, type EdgeLinkMethod, MANAGER_NAME } from './wire/edge-link-service.ts';
+export {
+  type AggregatorFrame,
+  AggregatorFrameSchema,
+  type ParticipantFrame,
+  ParticipantFrameSchema,
+} from './wire/federated_pb.ts';
+export { FEDERATION_METHODS } from './wire/federated-service.ts';
 export {
   type DatasetAssignment,
   type DatasetReport,

@@ -45,7 +45,10 @@ function addClusterCommands(program: Command): void {
   program
     .command('run')
     .description('run an example and print what it reached; the last line is JSON')
-    .argument('<example>', 'joint-inference/digits, incremental-learning/digits, or all')
+    .argument(
+      '<example>',
+      'joint-inference/digits, incremental-learning/digits, federated-learning/digits, or all',
+    )
     .option('--data <kind>', 'generated, or mnist (see: shoal dataset pull)', 'generated')
     .option('--json', 'no table, only the last line')
     .action(

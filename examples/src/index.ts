@@ -1,3 +1,4 @@
+import { federatedLearningDigits } from '../federated-learning/digits/example.ts';
 import { incrementalLearningDigits } from '../incremental-learning/digits/example.ts';
 import { jointInferenceDigits } from '../joint-inference/digits/example.ts';
 import type { Example } from './example.ts';
@@ -11,4 +12,8 @@ export type {
 } from './example.ts';
 
 /** Every example, in the order of the paradigms. */
-export const EXAMPLES: readonly Example[] = [jointInferenceDigits, incrementalLearningDigits];
+export const EXAMPLES: readonly Example[] = [
+  jointInferenceDigits,
+  incrementalLearningDigits,
+  federatedLearningDigits,
+];

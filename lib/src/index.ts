@@ -6,6 +6,12 @@ export {
   toImageLine,
 } from './data/image-lines.ts';
 export { type NpyArray, parseNpy } from './data/npy.ts';
+export {
+  dirichletPartition,
+  iidPartition,
+  quantityPartition,
+  shardPartition,
+} from './data/partition.ts';
 export { batches, concatenate, type Samples, select, slice } from './data/samples.ts';
 export {
   type ReadOptions,
@@ -22,6 +28,43 @@ export type {
   TrainProgress,
 } from './estimator/estimator.ts';
 export { OnnxEstimator, type OnnxEstimatorOptions } from './estimator/onnx.ts';
+export { aggregateRound } from './federated-learning/aggregate.ts';
+export {
+  AggregationServer,
+  type AggregationServerOptions,
+} from './federated-learning/aggregation-server.ts';
+export type { CompressionOptions } from './federated-learning/compression.ts';
+export {
+  FEDERATED_SETTINGS,
+  type FederatedEnvironment,
+  FederatedLearning,
+  type FederatedLearningOptions,
+} from './federated-learning/federated-learning.ts';
+export type {
+  FederatedModel,
+  LayoutEntry,
+  LocalResult,
+  LocalTask,
+} from './federated-learning/federated-model.ts';
+export type { FederationOptions, PrivacyOptions } from './federated-learning/federation-options.ts';
+export { addWeighted } from './federated-learning/kernels.ts';
+export {
+  Participant,
+  type ParticipantOptions,
+  type ParticipantResult,
+} from './federated-learning/participant.ts';
+export type { FederationResult } from './federated-learning/round-runner.ts';
+export type { RoundSummary } from './federated-learning/round-store.ts';
+export { createStrategy, STRATEGY_NAMES } from './federated-learning/strategies/strategies.ts';
+export type {
+  JointRule,
+  LocalRule,
+  MeanRule,
+  ModelUpdate,
+  Strategy,
+  StrategyState,
+} from './federated-learning/strategy.ts';
+export { TrainerModel, type TrainerModelOptions } from './federated-learning/trainer-model.ts';
 export type {
   EdgeResult,
   HardExampleMiner,

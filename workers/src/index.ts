@@ -7,10 +7,12 @@ export {
 } from './inference-server.ts';
 export { runWorker, untilStopped, type WorkerContext } from './process.ts';
 export {
+  aggregateWorker,
   bigModelWorker,
   evaluateWorker,
   inferWorker,
   jointInferenceWorker,
+  participateWorker,
   trainWorker,
   type WorkerParts,
 } from './worker-kinds.ts';

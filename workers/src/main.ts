@@ -10,10 +10,12 @@ import {
 import { OnnxEstimator, readImageLines } from '@shoal/lib';
 import { runWorker, type WorkerContext } from './process.ts';
 import {
+  aggregateWorker,
   bigModelWorker,
   evaluateWorker,
   inferWorker,
   jointInferenceWorker,
+  participateWorker,
   trainWorker,
 } from './worker-kinds.ts';
 
@@ -39,7 +41,15 @@ const SETTINGS: SettingTable<ClassifierSettings> = {
   THREADS: integer('threads of the runtime', { min: 1, max: 256 }, 1),
 };
 
-const KINDS = ['train', 'evaluate', 'infer', 'joint-inference', 'big-model'] as const;
+const KINDS = [
+  'train',
+  'evaluate',
+  'infer',
+  'joint-inference',
+  'big-model',
+  'aggregate',
+  'participate',
+] as const;
 
 async function run(kind: string, context: WorkerContext): Promise<unknown> {
   const env = readConfig(SETTINGS, process.env);
@@ -64,6 +74,10 @@ async function run(kind: string, context: WorkerContext): Promise<unknown> {
       );
     case 'joint-inference':
       return await jointInferenceWorker(create(), context);
+    case 'aggregate':
+      return await aggregateWorker(context);
+    case 'participate':
+      return await participateWorker({ read: parts.read, threads: env.THREADS }, context);
     case 'big-model':
       return await bigModelWorker(create(), context);
     default:

@@ -1,11 +1,65 @@
-import { type KindDefinition, list, object, string } from '../schema/fields.ts';
+import {
+  boolean,
+  integer,
+  type KindDefinition,
+  list,
+  number,
+  object,
+  string,
+} from '../schema/fields.ts';
 import {
   conditions,
   jobStatus,
   observedGeneration,
+  parameter,
   reference,
   template,
 } from '../schema/shared.ts';
+
+const positive = { exclusiveMinimum: true, minimum: 0 };
+
+const strategy = object(
+  'How updates become the next model. Shoal’s own.',
+  {
+    'name!': string(
+      'FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi, FedProx, SCAFFOLD, q-FedAvg, Ditto, Median, TrimmedMean, Krum, MultiKrum, Bulyan, GeometricMedian, CenteredClipping or NormBounding.',
+      { minLength: 1 },
+    ),
+    parameters: list('Parameters of the strategy.', parameter),
+  },
+  'FederatedStrategy',
+);
+
+const privacy = object(
+  'Differential privacy of the aggregate. Shoal’s own.',
+  {
+    'clipping!': number('Largest L2 norm of one participant’s change.', positive),
+    adaptive: boolean('Whether the bound follows the median norm. Default false.'),
+    noise: number(
+      'Standard deviation of the noise relative to one participant’s influence; 0 for none.',
+      { minimum: 0 },
+    ),
+    epsilon: number('Budget: training stops once ε would exceed it.', positive),
+    delta: number('δ of the guarantee. Default 1e-5.', positive),
+  },
+  'FederatedPrivacy',
+);
+
+const round = object(
+  'A finished round.',
+  {
+    round: integer('Its number, from 1.'),
+    participants: integer('Updates that were counted.'),
+    samples: integer('Samples behind them.'),
+    loss: string('Mean loss at the model the round started from.'),
+    accuracy: string('Mean accuracy at that model.'),
+    bytesUp: integer('Bytes of updates received.'),
+    bytesDown: integer('Bytes of models sent.'),
+    durationMs: integer('From the first task to the new model.'),
+    epsilon: string('ε spent after this round.'),
+  },
+  'FederatedRound',
+);
 
 export const federatedLearningJob: KindDefinition = {
   kind: 'FederatedLearningJob',
@@ -30,6 +84,45 @@ export const federatedLearningJob: KindDefinition = {
         ),
         { minItems: 1 },
       ),
+      rounds: integer('Rounds to train; default 3. Shoal’s own.', { minimum: 1 }),
+      strategy,
+      selection: object(
+        'Who is asked in a round. Shoal’s own.',
+        {
+          count: integer('Participants asked per round; default all.', { minimum: 1 }),
+          over: integer('Asked beyond that; a round ends when `count` have answered.', {
+            minimum: 0,
+          }),
+        },
+        'FederatedSelection',
+      ),
+      quorum: integer('Fewest updates a round can end with; default all asked. Shoal’s own.', {
+        minimum: 1,
+      }),
+      deadlineSeconds: integer('Time of a round; default 600. Shoal’s own.', { minimum: 1 }),
+      privacy,
+      compression: object(
+        'Encoding of updates. Shoal’s own.',
+        {
+          'name!': string('none, fp16, int8 or top-k.', {
+            enum: ['none', 'fp16', 'int8', 'top-k'],
+          }),
+          share: number('Share of values that travels with top-k, in (0, 1].', {
+            ...positive,
+            maximum: 1,
+          }),
+        },
+        'FederatedCompression',
+      ),
+      localTraining: object(
+        'What a participant does in a round. Shoal’s own.',
+        {
+          epochs: integer('Passes over its data; default 1.', { minimum: 1 }),
+          batchSize: integer('Samples a step; default 32.', { minimum: 1 }),
+          learningRate: number('Step size; default 0.01.', positive),
+        },
+        'LocalTraining',
+      ),
       pretrainedModel: reference('Model'),
       transmitter: object(
         'How weights travel; websocket unless s3 is given.',
@@ -51,11 +144,35 @@ export const federatedLearningJob: KindDefinition = {
   ),
   status: object(
     'State of the job.',
-    { conditions, ...jobStatus, observedGeneration },
+    {
+      conditions,
+      ...jobStatus,
+      observedGeneration,
+      currentRound: integer('Finished rounds.'),
+      bestRound: integer('The round whose starting model scored best.'),
+      accuracy: string('Mean accuracy of the newest scored model, in percent.'),
+      epsilon: string('ε spent so far.'),
+      rounds: list('The last finished rounds, at most 20.', round),
+      participants: list(
+        'What each participant reports.',
+        object(
+          'A participant.',
+          {
+            name: string('Name of its worker.'),
+            round: integer('The round it worked on last.'),
+            samples: integer('Its samples.'),
+            updateTime: string('When it reported.'),
+          },
+          'FederatedParticipant',
+        ),
+      ),
+    },
     'FederatedLearningJobStatus',
   ),
   columns: [
     { name: 'Phase', type: 'string', jsonPath: '.status.phase' },
+    { name: 'Round', type: 'integer', jsonPath: '.status.currentRound' },
+    { name: 'Accuracy', type: 'string', jsonPath: '.status.accuracy' },
     { name: 'Active', type: 'integer', jsonPath: '.status.active' },
     { name: 'Age', type: 'date', jsonPath: '.metadata.creationTimestamp' },
   ],

@@ -318,6 +318,54 @@ export interface TrainingWorker {
   readonly template: PodTemplate;
 }
 
+/** How updates become the next model. Shoal’s own. */
+export interface FederatedStrategy {
+  /** FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi, FedProx, SCAFFOLD, q-FedAvg, Ditto, Median, TrimmedMean, Krum, MultiKrum, Bulyan, GeometricMedian, CenteredClipping or NormBounding. */
+  readonly name: string;
+  /** Parameters of the strategy. */
+  readonly parameters?: readonly Parameter[];
+}
+
+/** Who is asked in a round. Shoal’s own. */
+export interface FederatedSelection {
+  /** Participants asked per round; default all. */
+  readonly count?: number;
+  /** Asked beyond that; a round ends when `count` have answered. */
+  readonly over?: number;
+}
+
+/** Differential privacy of the aggregate. Shoal’s own. */
+export interface FederatedPrivacy {
+  /** Largest L2 norm of one participant’s change. */
+  readonly clipping: number;
+  /** Whether the bound follows the median norm. Default false. */
+  readonly adaptive?: boolean;
+  /** Standard deviation of the noise relative to one participant’s influence; 0 for none. */
+  readonly noise?: number;
+  /** Budget: training stops once ε would exceed it. */
+  readonly epsilon?: number;
+  /** δ of the guarantee. Default 1e-5. */
+  readonly delta?: number;
+}
+
+/** Encoding of updates. Shoal’s own. */
+export interface FederatedCompression {
+  /** none, fp16, int8 or top-k. */
+  readonly name: 'none' | 'fp16' | 'int8' | 'top-k';
+  /** Share of values that travels with top-k, in (0, 1]. */
+  readonly share?: number;
+}
+
+/** What a participant does in a round. Shoal’s own. */
+export interface LocalTraining {
+  /** Passes over its data; default 1. */
+  readonly epochs?: number;
+  /** Samples a step; default 32. */
+  readonly batchSize?: number;
+  /** Step size; default 0.01. */
+  readonly learningRate?: number;
+}
+
 /** Through object storage. */
 export interface S3Transmitter {
   /** s3:// folder. */
@@ -344,10 +392,60 @@ export interface FederatedLearningJobSpec {
   readonly aggregationWorker: AggregationWorker;
   /** The participants. */
   readonly trainingWorkers: readonly TrainingWorker[];
+  /** Rounds to train; default 3. Shoal’s own. */
+  readonly rounds?: number;
+  /** How updates become the next model. Shoal’s own. */
+  readonly strategy?: FederatedStrategy;
+  /** Who is asked in a round. Shoal’s own. */
+  readonly selection?: FederatedSelection;
+  /** Fewest updates a round can end with; default all asked. Shoal’s own. */
+  readonly quorum?: number;
+  /** Time of a round; default 600. Shoal’s own. */
+  readonly deadlineSeconds?: number;
+  /** Differential privacy of the aggregate. Shoal’s own. */
+  readonly privacy?: FederatedPrivacy;
+  /** Encoding of updates. Shoal’s own. */
+  readonly compression?: FederatedCompression;
+  /** What a participant does in a round. Shoal’s own. */
+  readonly localTraining?: LocalTraining;
   /** A Model of the same namespace, by name. */
   readonly pretrainedModel?: ModelReference;
   /** How weights travel; websocket unless s3 is given. */
   readonly transmitter?: Transmitter;
+}
+
+/** A finished round. */
+export interface FederatedRound {
+  /** Its number, from 1. */
+  readonly round?: number;
+  /** Updates that were counted. */
+  readonly participants?: number;
+  /** Samples behind them. */
+  readonly samples?: number;
+  /** Mean loss at the model the round started from. */
+  readonly loss?: string;
+  /** Mean accuracy at that model. */
+  readonly accuracy?: string;
+  /** Bytes of updates received. */
+  readonly bytesUp?: number;
+  /** Bytes of models sent. */
+  readonly bytesDown?: number;
+  /** From the first task to the new model. */
+  readonly durationMs?: number;
+  /** ε spent after this round. */
+  readonly epsilon?: string;
+}
+
+/** A participant. */
+export interface FederatedParticipant {
+  /** Name of its worker. */
+  readonly name?: string;
+  /** The round it worked on last. */
+  readonly round?: number;
+  /** Its samples. */
+  readonly samples?: number;
+  /** When it reported. */
+  readonly updateTime?: string;
 }
 
 /** State of the job. */
@@ -368,6 +466,18 @@ export interface FederatedLearningJobStatus {
   readonly phase?: string;
   /** The generation of spec that this status is about. */
   readonly observedGeneration?: number;
+  /** Finished rounds. */
+  readonly currentRound?: number;
+  /** The round whose starting model scored best. */
+  readonly bestRound?: number;
+  /** Mean accuracy of the newest scored model, in percent. */
+  readonly accuracy?: string;
+  /** ε spent so far. */
+  readonly epsilon?: string;
+  /** The last finished rounds, at most 20. */
+  readonly rounds?: readonly FederatedRound[];
+  /** What each participant reports. */
+  readonly participants?: readonly FederatedParticipant[];
 }
 
 /** The growing dataset. */

@@ -11,7 +11,7 @@ export function reference(kind: 'Model' | 'Dataset'): Field {
   );
 }
 
-const parameter: Field = object(
+export const parameter: Field = object(
   'One parameter; values are strings.',
   {
     'key!': string('Name of the parameter.'),

@@ -81,7 +81,7 @@ export interface StageReport {
   readonly message?: string;
 }
 
-/** State record `JointInferenceService/<namespace>/<name>/<worker>`. */
+/** State record `JointInferenceService/<namespace>/<name>/<worker>`, and the same of a `FederatedLearningJob`. */
 export interface ServiceReport {
   readonly worker: string;
   readonly ownerInfo: Readonly<Record<string, unknown>>;

@@ -70,6 +70,11 @@ export const JOINT_INFERENCE: KindRef = kind(
   'JointInferenceService',
   'jointinferenceservices',
 );
+export const FEDERATED_LEARNING: KindRef = kind(
+  'sedna.io/v1alpha1',
+  'FederatedLearningJob',
+  'federatedlearningjobs',
+);
 export const INCREMENTAL_LEARNING: KindRef = kind(
   'sedna.io/v1alpha1',
   'IncrementalLearningJob',

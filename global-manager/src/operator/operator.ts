@@ -2,6 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock, Logger, LoopPorts, Random } from '@shoal/core';
 import { DatasetReconciler } from '../controllers/dataset/controller.ts';
+import { FederatedLearningReconciler } from '../controllers/federated-learning-job/controller.ts';
 import { IncrementalLearningReconciler } from '../controllers/incremental-learning-job/controller.ts';
 import { JointInferenceReconciler } from '../controllers/joint-inference-service/controller.ts';
 import { ModelReconciler } from '../controllers/model/controller.ts';
@@ -12,6 +13,7 @@ import { EdgeLinkServer } from '../edge-link/server.ts';
 import {
   DATASET,
   DEPLOYMENT,
+  FEDERATED_LEARNING,
   HPA,
   INCREMENTAL_LEARNING,
   JOINT_INFERENCE,
@@ -48,6 +50,7 @@ interface Caches {
   readonly services: ObjectCache;
   readonly jointJobs: ObjectCache;
   readonly incrementalJobs: ObjectCache;
+  readonly federatedJobs: ObjectCache;
   readonly pods: ObjectCache;
   readonly nodes: ObjectCache;
   readonly deployments: ObjectCache;
@@ -62,6 +65,7 @@ function openCaches(api: KubeApi): Caches {
     services: cache(SERVICE),
     jointJobs: cache(JOINT_INFERENCE),
     incrementalJobs: cache(INCREMENTAL_LEARNING),
+    federatedJobs: cache(FEDERATED_LEARNING),
     pods: cache(POD),
     nodes: cache(NODE),
     deployments: cache(DEPLOYMENT),
@@ -84,6 +88,7 @@ function reconcilers(
     new ModelReconciler({ ...ports, ...caches }),
     new JointInferenceReconciler({ ...shared, ...caches, jobs: caches.jointJobs }),
     new IncrementalLearningReconciler({ ...shared, ...caches, jobs: caches.incrementalJobs }),
+    new FederatedLearningReconciler({ ...shared, ...caches, jobs: caches.federatedJobs }),
   ];
 }
 

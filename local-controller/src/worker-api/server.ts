@@ -68,11 +68,18 @@ function parseInfo(body: JsonObject): Info {
   };
 }
 
+/** Owners whose reports go up as they are, by the lowercase kind workers send. */
+const SERVICES: Readonly<Record<string, string>> = {
+  jointinferenceservice: 'JointInferenceService',
+  federatedlearningjob: 'FederatedLearningJob',
+};
+
 /** Hands a report on to what it is about; reports about jobs that are not here are logged. */
 function dispatch(info: Info, options: WorkerApiOptions): void {
   const owner = { namespace: info.namespace, name: info.ownerName };
-  if (info.ownerKind === 'jointinferenceservice') {
-    options.link.report(recordKey('JointInferenceService', owner, info.name), {
+  const service = SERVICES[info.ownerKind];
+  if (service !== undefined) {
+    options.link.report(recordKey(service, owner, info.name), {
       worker: info.name,
       ownerInfo: info.ownerInfo,
     });

@@ -1,0 +1,123 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { seededRandom } from '@shoal/core';
+import { dirichletPartition, OnnxEstimator, type Samples, select, toImageLine } from '@shoal/lib';
+import { conv2d, dense, flatten, maxPool2d, relu, sequential } from '@shoal/training';
+import { parseAllDocuments } from 'yaml';
+import { digitData } from '../../src/digits-data.ts';
+import type { ClusterObject, Example, ExampleContext, ExampleResult } from '../../src/example.ts';
+import { waitFor } from '../../src/wait.ts';
+
+const PARTICIPANTS = 10;
+const ROUNDS = 8;
+const MODEL = '/models/digits/federated.onnx';
+const LAYERS = [conv2d(8, 3), relu(), maxPool2d(2), flatten(), dense(32), relu(), dense(10)];
+const LOCAL = { optimizer: { name: 'sgd', learningRate: 0.1 }, batchSize: 32 } as const;
+
+function writeLines(samples: Samples, path: string): void {
+  const pixels = samples.inputs.length / samples.size;
+  const lines = Array.from({ length: samples.size }, (_, i) =>
+    toImageLine(samples.inputs.subarray(i * pixels, (i + 1) * pixels), Number(samples.labels[i])),
+  );
+  writeFileSync(path, `${lines.join('\n')}\n`);
+}
+
+/** Accuracy on the held-out digits after training on some samples alone, as often as the federation does. */
+async function trainedAlone(model: Uint8Array, train: Samples, test: Samples): Promise<number> {
+  const estimator = new OnnxEstimator({ model, ...LOCAL, epochs: ROUNDS });
+  await estimator.train(train);
+  const { accuracy = 0 } = await estimator.evaluate(test);
+  await estimator.close();
+  return accuracy;
+}
+
+interface JobStatus {
+  readonly phase?: string;
+  readonly currentRound?: number;
+  readonly conditions?: readonly { readonly type: string; readonly message?: string }[];
+  readonly rounds?: readonly { readonly bytesUp?: number; readonly durationMs?: number }[];
+}
+
+function finished(object: ClusterObject, context: ExampleContext): boolean {
+  const status = (object.status ?? {}) as JobStatus;
+  context.progress((status.currentRound ?? 0) / (ROUNDS + 1), `round ${status.currentRound ?? 0}`);
+  if (status.phase === 'Failed')
+    throw new Error(`the job failed: ${status.conditions?.at(-1)?.message}`);
+  return status.phase === 'Succeeded';
+}
+
+/** Ten participants with skewed labels; the federation beside each alone and all data in one place. */
+async function run(context: ExampleContext): Promise<ExampleResult> {
+  const { train, test } = await digitData(context.data, { train: 4_000, test: 1_000 });
+  const random = seededRandom(1);
+  const parts = dirichletPartition(train.labels, PARTICIPANTS, { alpha: 0.3, random, least: 20 });
+  const model = sequential({ input: [1, 28, 28], layers: LAYERS, random });
+  context.stage(
+    `sharing ${train.size} digits out among ${PARTICIPANTS} participants, Dirichlet(0.3)`,
+  );
+  for (const node of ['cloud-1', 'edge-1', 'edge-2'])
+    writeFileSync(context.nodePath(node, MODEL), model);
+  for (const [i, part] of parts.entries())
+    writeLines(
+      select(train, part),
+      context.nodePath(`edge-${(i % 2) + 1}`, `/data/digits/p${i}.jsonl`),
+    );
+  context.stage(`training ${ROUNDS} rounds on the cluster`);
+  const manifest = readFileSync(join(import.meta.dirname, 'manifest.yaml'), 'utf8');
+  await context.apply(parseAllDocuments(manifest).map((d) => d.toJS() as object));
+  const job = await waitFor(context, {
+    kind: 'FederatedLearningJob',
+    name: 'digits',
+    what: 'Succeeded',
+    timeoutMs: 150_000,
+    until: (o) => finished(o, context),
+  });
+  const { rounds = [] } = (job.status ?? {}) as JobStatus;
+  const federated = new OnnxEstimator({ model: readFileSync(context.nodePath('cloud-1', MODEL)) });
+  const { accuracy = 0 } = await federated.evaluate(test);
+  await federated.close();
+  context.stage('for comparison: each participant alone, and all data in one place');
+  const alone: number[] = [];
+  for (const part of parts) alone.push(await trainedAlone(model, select(train, part), test));
+  const pooled = await trainedAlone(model, train, test);
+  const trained = rounds.slice(0, ROUNDS);
+  const roundMs =
+    trained.reduce((n, r) => n + (r.durationMs ?? 0), 0) / Math.max(1, trained.length);
+  return {
+    example: 'federated-learning/digits',
+    data: context.data,
+    rows: [
+      {
+        measure: 'accuracy, one participant alone',
+        value: alone.reduce((a, b) => a + b, 0) / alone.length,
+        unit: 'percent',
+        note: `mean of ${PARTICIPANTS}; best ${(Math.max(...alone) * 100).toFixed(1)} %`,
+      },
+      {
+        measure: 'accuracy, federated',
+        value: accuracy,
+        unit: 'percent',
+        note: `${ROUNDS} rounds of FedAvg`,
+      },
+      { measure: 'accuracy, all data in one place', value: pooled, unit: 'percent' },
+      {
+        measure: 'time of a round',
+        value: roundMs,
+        unit: 'ms',
+        note: `${PARTICIPANTS} processes on this machine`,
+      },
+      {
+        measure: 'bytes up per participant',
+        value: (trained[0]?.bytesUp ?? 0) / PARTICIPANTS,
+        unit: 'count',
+        note: 'per round, uncompressed',
+      },
+    ],
+  };
+}
+
+export const federatedLearningDigits: Example = {
+  name: 'federated-learning/digits',
+  title: 'Federated learning: data stays, weights travel',
+  run,
+};

@@ -1,0 +1,189 @@
+import { appendCondition, type Condition, type FederatedLearningJob, recordKey } from '@shoal/api';
+import { type Clock, isShoalError, type Logger, messageOf } from '@shoal/core';
+import type { Feed } from '../../edge-link/feed.ts';
+import { type KubeObject, POD } from '../../kube/kube-api.ts';
+import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
+import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
+import { recordEvent } from '../event-writer.ts';
+import { requireDataset, requireModel } from '../references.ts';
+import { writeStatus } from '../status-writer.ts';
+import { jobStatus } from './status.ts';
+import {
+  createWorkerPod,
+  ensureService,
+  ensureToken,
+  type Resolved,
+  SLOT_LABEL,
+  type Slot,
+  SPEC_DIGEST,
+  slotDigest,
+  slotsOf,
+  type WorkerPorts,
+} from './workers.ts';
+
+export interface FederatedLearningPorts extends WorkerPorts {
+  readonly jobs: ObjectCache;
+  readonly models: ObjectCache;
+  readonly datasets: ObjectCache;
+  readonly pods: ObjectCache;
+  readonly feed: Feed;
+  readonly clock: Clock;
+  readonly logger: Logger;
+}
+
+const KIND = 'FederatedLearningJob';
+const LABEL = 'federatedlearningjob.sedna.io';
+const REFUSED_RETRY_MS = 15_000;
+
+function isOver(job: FederatedLearningJob): boolean {
+  return job.status?.phase === 'Succeeded' || job.status?.phase === 'Failed';
+}
+
+/** Keeps the aggregator and the participants of a FederatedLearningJob, and its status. */
+export class FederatedLearningReconciler implements Reconciler {
+  readonly name = 'federated-learning-job';
+  readonly #ports: FederatedLearningPorts;
+
+  constructor(ports: FederatedLearningPorts) {
+    this.#ports = ports;
+  }
+
+  watch(enqueue: (key: string) => void): void {
+    const { jobs, models, datasets, pods, feed } = this.#ports;
+    jobs.onChange((o) => enqueue(keyOf(o)));
+    for (const cache of [models, datasets]) {
+      cache.onChange((o) => {
+        for (const j of jobs.list(o.metadata.namespace)) enqueue(keyOf(j));
+      });
+    }
+    pods.onChange((p) => {
+      const name = p.metadata.labels?.[`${LABEL}/name`];
+      if (name) enqueue(`${p.metadata.namespace}/${name}`);
+    });
+    feed.onRecord((_node, key) => {
+      const [kind, namespace, name] = key.split('/');
+      if (kind === KIND) enqueue(`${namespace}/${name}`);
+    });
+  }
+
+  async reconcile(namespace: string, name: string): Promise<ReconcileResult> {
+    const { jobs, feed } = this.#ports;
+    const found = jobs.get(namespace, name);
+    if (!found) {
+      feed.forgetRecords(`${recordKey(KIND, { namespace, name })}/`);
+      return DONE;
+    }
+    const job = found as unknown as FederatedLearningJob;
+    if (job.metadata.deletionTimestamp) return DONE;
+    try {
+      await this.#ensure(job);
+    } catch (error) {
+      if (!isShoalError(error) || (error.code !== 'not_found' && error.code !== 'invalid_argument'))
+        throw error;
+      await this.#refuse(
+        job,
+        error.code === 'not_found' ? 'ReferenceNotFound' : 'InvalidTemplate',
+        messageOf(error),
+      );
+      return { kind: 'requeueAfter', ms: REFUSED_RETRY_MS };
+    }
+    return DONE;
+  }
+
+  #resolve(job: FederatedLearningJob): Resolved {
+    const { models, datasets } = this.#ports;
+    const { namespace = '' } = job.metadata;
+    const { aggregationWorker, pretrainedModel, trainingWorkers } = job.spec;
+    return {
+      model: requireModel(models, namespace, {
+        name: aggregationWorker.model.name,
+        field: 'spec.aggregationWorker.model.name',
+      }),
+      pretrained: pretrainedModel
+        ? requireModel(models, namespace, {
+            name: pretrainedModel.name,
+            field: 'spec.pretrainedModel.name',
+          })
+        : undefined,
+      datasets: trainingWorkers.map(({ dataset }, i) =>
+        requireDataset(datasets, namespace, {
+          name: dataset.name,
+          field: `spec.trainingWorkers[${i}].dataset.name`,
+        }),
+      ),
+    };
+  }
+
+  /** Pods of this job that are not on their way out, by slot. */
+  #podsOf(job: FederatedLearningJob): Map<string, KubeObject> {
+    const own = this.#ports.pods
+      .list(job.metadata.namespace)
+      .filter(
+        (p) =>
+          p.metadata.labels?.[`${LABEL}/uid`] === job.metadata.uid && !p.metadata.deletionTimestamp,
+      );
+    return new Map(own.map((p) => [p.metadata.labels?.[SLOT_LABEL] ?? '', p]));
+  }
+
+  async #ensure(job: FederatedLearningJob): Promise<void> {
+    const { jobs, feed, clock, api } = this.#ports;
+    const changed = job.status?.observedGeneration !== job.metadata.generation;
+    const pods = this.#podsOf(job);
+    let workers = pods.size;
+    if (!isOver(job) || changed) {
+      const resolved = this.#resolve(job);
+      await ensureToken(job, this.#ports);
+      await ensureService(job, this.#ports);
+      const slots = slotsOf(job, resolved);
+      workers = slots.length;
+      for (const slot of slots) await this.#ensurePod(job, slot, { resolved, pods });
+    }
+    if (isOver(job) && !changed) return;
+    const status = jobStatus({ job, pods: [...pods.values()], workers, feed, nowMs: clock.now() });
+    await writeStatus(api, jobs, job, status);
+    await this.#tell(job, status.conditions);
+  }
+
+  /** Creates a missing worker; one made from an older spec is replaced. */
+  async #ensurePod(
+    job: FederatedLearningJob,
+    slot: Slot,
+    at: { readonly resolved: Resolved; readonly pods: Map<string, KubeObject> },
+  ): Promise<void> {
+    const { api, pods: cache } = this.#ports;
+    const current = at.pods.get(slot.name);
+    const digest = slotDigest(job, slot, at.resolved);
+    if (current?.metadata.labels?.[SPEC_DIGEST] === digest) return;
+    if (current) {
+      at.pods.delete(slot.name);
+      await api.delete(POD, current.metadata.namespace ?? '', current.metadata.name);
+    }
+    const pod = await createWorkerPod(job, { slot, resolved: at.resolved }, this.#ports);
+    cache.observe(pod);
+    at.pods.set(slot.name, pod);
+  }
+
+  async #tell(job: FederatedLearningJob, conditions: readonly Condition[]): Promise<void> {
+    const last = conditions.at(-1);
+    const before = job.status?.conditions?.at(-1);
+    if (!last || (before?.reason === last.reason && before?.message === last.message)) return;
+    await recordEvent(this.#ports, job, {
+      type: last.type === 'Failed' ? 'Warning' : 'Normal',
+      reason: last.reason ?? last.type,
+      message: last.message ?? last.type,
+    });
+  }
+
+  async #refuse(job: FederatedLearningJob, reason: string, message: string): Promise<void> {
+    const { api, jobs, clock } = this.#ports;
+    const condition = { type: 'Pending', status: 'True' as const, reason, message };
+    const conditions = appendCondition(job.status?.conditions, condition, clock.now());
+    await writeStatus(api, jobs, job, {
+      ...job.status,
+      conditions,
+      phase: 'Pending',
+      observedGeneration: job.metadata.generation,
+    });
+    await this.#tell(job, conditions);
+  }
+}

@@ -1,0 +1,155 @@
+import {
+  appendCondition,
+  type Condition,
+  type FederatedLearningJob,
+  recordKey,
+  type ServiceReport,
+} from '@shoal/api';
+import { isJsonObject, type JsonObject, rfc3339 } from '@shoal/core';
+import type { Feed } from '../../edge-link/feed.ts';
+import type { KubeObject } from '../../kube/kube-api.ts';
+import { phaseOf, troubleOf } from '../pod-trouble.ts';
+
+const MAX_ROUNDS = 20;
+
+function roundsOf(reports: readonly ServiceReport[]): JsonObject[] {
+  const rounds = reports
+    .map(({ ownerInfo }) => ownerInfo['rounds'])
+    .filter(Array.isArray) as unknown[][];
+  const longest = rounds.toSorted((a, b) => b.length - a.length)[0] ?? [];
+  return longest.filter(isJsonObject);
+}
+
+function figure(value: unknown, digits: number): string | undefined {
+  return typeof value === 'number' && Number.isFinite(value) ? value.toFixed(digits) : undefined;
+}
+
+function percent(value: unknown): string | undefined {
+  return typeof value === 'number' && Number.isFinite(value)
+    ? `${(value * 100).toFixed(1)} %`
+    : undefined;
+}
+
+function roundRow(round: JsonObject): JsonObject {
+  const metrics = isJsonObject(round['metrics']) ? round['metrics'] : {};
+  const row = {
+    round: Number(round['round']),
+    participants: Number(round['participants']),
+    samples: Number(round['samples']),
+    loss: figure(metrics['loss'], 4),
+    accuracy: percent(metrics['accuracy']),
+    bytesUp: Number(round['bytesUp']),
+    bytesDown: Number(round['bytesDown']),
+    durationMs: Math.round(Number(round['durationMs'])),
+    epsilon: figure(round['epsilon'], 3),
+  };
+  return JSON.parse(JSON.stringify(row)) as JsonObject;
+}
+
+function bestRound(rounds: readonly JsonObject[]): number | undefined {
+  const accuracy = (r: JsonObject): number =>
+    Number(isJsonObject(r['metrics']) ? (r['metrics']['accuracy'] ?? -1) : -1);
+  const best = rounds.toSorted((a, b) => accuracy(b) - accuracy(a))[0];
+  return best === undefined ? undefined : Number(best['round']);
+}
+
+/** Figures of the federation, as its participants report them. */
+function federationFigures(job: FederatedLearningJob, feed: Feed): JsonObject {
+  const reports = feed
+    .records<ServiceReport>(`${recordKey('FederatedLearningJob', job.metadata)}/`)
+    .map((r) => r.body);
+  const rounds = roundsOf(reports);
+  const last = rounds.at(-1);
+  const metrics = isJsonObject(last?.['metrics']) ? last['metrics'] : {};
+  const participants = reports.map(({ worker, ownerInfo }) => ({
+    name: worker,
+    round: Number(ownerInfo['currentRound'] ?? 0),
+    samples: Number(ownerInfo['sampleCount'] ?? 0),
+    updateTime: typeof ownerInfo['updateTime'] === 'string' ? ownerInfo['updateTime'] : '',
+  }));
+  const best = bestRound(rounds);
+  const [accuracy, epsilon] = [percent(metrics['accuracy']), figure(last?.['epsilon'], 3)];
+  return {
+    ...(last
+      ? { currentRound: Number(last['round']), rounds: rounds.slice(-MAX_ROUNDS).map(roundRow) }
+      : {}),
+    ...(best === undefined ? {} : { bestRound: best }),
+    ...(accuracy === undefined ? {} : { accuracy }),
+    ...(epsilon === undefined ? {} : { epsilon }),
+    ...(participants.length > 0 ? { participants } : {}),
+  } as JsonObject;
+}
+
+type Phase = 'Pending' | 'Running' | 'Succeeded' | 'Failed';
+
+function conditionFor(phase: Phase, pods: readonly KubeObject[], workers: number): Condition {
+  const trouble = pods.map(troubleOf).find((t) => t !== undefined);
+  const running = pods.filter((p) => phaseOf(p) === 'Running').length;
+  switch (phase) {
+    case 'Succeeded':
+      return {
+        type: 'Complete',
+        status: 'True',
+        reason: 'AllRoundsDone',
+        message: 'every worker ended well',
+      };
+    case 'Failed':
+      return {
+        type: 'Failed',
+        status: 'True',
+        reason: 'WorkerFailed',
+        message: trouble ?? 'a worker failed',
+      };
+    case 'Running':
+      return {
+        type: 'Training',
+        status: 'True',
+        reason: 'DoTraining',
+        message: trouble
+          ? `waits for a worker: ${trouble}`
+          : `${running} of ${workers} workers are running`,
+      };
+    default:
+      return {
+        type: 'Pending',
+        status: 'True',
+        reason: 'WorkersStarting',
+        message: trouble ?? `${running} of ${workers} workers are running`,
+      };
+  }
+}
+
+function phaseFrom(pods: readonly KubeObject[], workers: number): Phase {
+  const phases = pods.map(phaseOf);
+  if (phases.includes('Failed')) return 'Failed';
+  if (phases.length === workers && phases.every((p) => p === 'Succeeded')) return 'Succeeded';
+  return phases.includes('Running') ? 'Running' : 'Pending';
+}
+
+/** The job's status from its pods and what its participants report. */
+export function jobStatus(at: {
+  readonly job: FederatedLearningJob;
+  readonly pods: readonly KubeObject[];
+  readonly workers: number;
+  readonly feed: Feed;
+  readonly nowMs: number;
+}): FederatedLearningJob['status'] & { conditions: Condition[] } {
+  const { job, pods, workers, feed, nowMs } = at;
+  const phase = phaseFrom(pods, workers);
+  const count = (p: string): number => pods.filter((pod) => phaseOf(pod) === p).length;
+  const ended = phase === 'Succeeded' || phase === 'Failed';
+  return {
+    ...job.status,
+    ...federationFigures(job, feed),
+    conditions: appendCondition(job.status?.conditions, conditionFor(phase, pods, workers), nowMs),
+    phase,
+    startTime: job.status?.startTime ?? rfc3339(nowMs),
+    ...(ended ? { completionTime: job.status?.completionTime ?? rfc3339(nowMs) } : {}),
+    active: count('Running') + count('Pending'),
+    succeeded: count('Succeeded'),
+    failed: count('Failed'),
+    ...(job.metadata.generation === undefined
+      ? {}
+      : { observedGeneration: job.metadata.generation }),
+  };
+}

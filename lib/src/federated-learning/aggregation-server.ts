@@ -1,0 +1,422 @@
+import { timingSafeEqual } from 'node:crypto';
+import { create } from '@bufbuild/protobuf';
+import * as grpc from '@grpc/grpc-js';
+import {
+  type AggregatorFrame,
+  AggregatorFrameSchema,
+  FEDERATION_METHODS,
+  type ParticipantFrame,
+} from '@shoal/api';
+import {
+  type Clock,
+  digestOf,
+  isShoalError,
+  type KeyPair,
+  type Logger,
+  messageOf,
+  ShoalError,
+  silentLogger,
+  systemClock,
+} from '@shoal/core';
+import { decompress } from './compression.ts';
+import { type LayoutEntry, layoutDigest } from './federated-model.ts';
+import {
+  type FederationOptions,
+  type ResolvedFederation,
+  resolveFederation,
+} from './federation-options.ts';
+import { allFinite } from './kernels.ts';
+import { type FederationResult, RoundRunner } from './round-runner.ts';
+import type { RoundSummary } from './round-store.ts';
+import { Assembly, MAX_VECTOR_BYTES, sendChunks } from './wire-transfer.ts';
+
+export interface AggregationServerOptions extends FederationOptions {
+  /** Folder for models and rounds; what makes a restart go on where it was. */
+  readonly dir: string;
+  /** The first model, one vector. Ignored when the folder holds a later one. */
+  readonly initial: Float32Array;
+  /** Names and shapes in the vector, in order. */
+  readonly layout: readonly LayoutEntry[];
+  /** What participants must bring; without it anyone who reaches the port may take part. */
+  readonly token?: string;
+  /** Server certificate; without it the stream is not encrypted. */
+  readonly tls?: KeyPair;
+  readonly host?: string;
+  /** Default 0: any free port. */
+  readonly port?: number;
+  readonly clock?: Clock;
+  readonly logger?: Logger;
+  readonly onRound?: (summary: RoundSummary) => void;
+  /** Told when a round cannot go on yet, and why. */
+  readonly onStalled?: (reason: string) => void;
+}
+
+type Call = grpc.ServerDuplexStream<ParticipantFrame, AggregatorFrame>;
+
+const TICK_MS = 200;
+const JOIN_TIMEOUT_MS = 10_000;
+
+/** An update on its way in. */
+interface Incoming {
+  readonly round: number;
+  readonly samples: number;
+  readonly metrics: Readonly<Record<string, number>>;
+  readonly encoding: string;
+  readonly assembly: Assembly;
+}
+
+interface Session {
+  readonly participant: string;
+  readonly call: Call;
+  incoming: Incoming | undefined;
+}
+
+function sameSecret(a: string, b: string): boolean {
+  const [x, y] = [Buffer.from(digestOf(a)), Buffer.from(digestOf(b))];
+  return timingSafeEqual(x, y);
+}
+
+/**
+ * The aggregator of a federation: pushes rounds to participants over gRPC, keeps every update
+ * durably before it says so, adds them up in a fixed order, and goes on after a kill.
+ */
+export class AggregationServer {
+  readonly #options: AggregationServerOptions;
+  readonly #federation: ResolvedFederation;
+  readonly #runner: RoundRunner;
+  readonly #server: grpc.Server;
+  readonly #logger: Logger;
+  readonly #clock: Clock;
+  readonly #sessions = new Map<string, Session>();
+  readonly #layout: string;
+  #timer: NodeJS.Timeout | undefined;
+  #closed = false;
+  readonly #done: Promise<FederationResult>;
+  #resolve: (result: FederationResult) => void = () => undefined;
+  #reject: (error: Error) => void = () => undefined;
+
+  /** @throws ShoalError `invalid_argument` listing every fault of the options. */
+  constructor(options: AggregationServerOptions) {
+    this.#options = options;
+    this.#federation = resolveFederation(options);
+    this.#logger = options.logger ?? silentLogger;
+    this.#clock = options.clock ?? systemClock;
+    this.#layout = layoutDigest(options.layout);
+    this.#done = new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
+    this.#done.catch(() => undefined);
+    this.#runner = new RoundRunner({
+      federation: this.#federation,
+      dir: options.dir,
+      initial: options.initial,
+      nowMs: this.#clock.now(),
+      ask: (participant) => this.#ask(participant),
+      ended: (reason, failed) => this.#end(reason, failed),
+      onRound: (summary) => {
+        this.#logger.info('round done', { ...summary });
+        options.onRound?.(summary);
+      },
+      onStalled: (reason) => {
+        this.#logger.warn('round waits', { reason });
+        options.onStalled?.(reason);
+      },
+    });
+    this.#server = new grpc.Server({
+      'grpc.max_receive_message_length': 8 * 1024 * 1024,
+      'grpc.max_send_message_length': 8 * 1024 * 1024,
+      'grpc.keepalive_time_ms': 15_000,
+      'grpc.keepalive_timeout_ms': 10_000,
+    });
+    this.#server.addService(FEDERATION_METHODS as unknown as grpc.ServiceDefinition, {
+      participate: (call: Call) => this.#participate(call),
+    });
+  }
+
+  /** Starts listening; resolves with `host:port`. @throws ShoalError when the address is taken. */
+  start(): Promise<string> {
+    const { host = '127.0.0.1', port = 0, tls } = this.#options;
+    const credentials = tls
+      ? grpc.ServerCredentials.createSsl(null, [
+          { private_key: Buffer.from(tls.privateKey), cert_chain: Buffer.from(tls.certificate) },
+        ])
+      : grpc.ServerCredentials.createInsecure();
+    return new Promise((resolve, reject) => {
+      this.#server.bindAsync(`${host}:${port}`, credentials, (error, bound) => {
+        if (error) {
+          reject(
+            new ShoalError(
+              'failed_precondition',
+              `the aggregator cannot listen on ${host}:${port}: ${error.message}`,
+            ),
+          );
+          return;
+        }
+        this.#timer = setInterval(
+          () => this.#guard(() => this.#runner.tick(this.#clock.now())),
+          TICK_MS,
+        );
+        this.#runner.tick(this.#clock.now());
+        resolve(`${host}:${bound}`);
+      });
+    });
+  }
+
+  /** The end of the federation: all rounds done, patience or privacy spent. Rejects when a round cannot be saved. */
+  get done(): Promise<FederationResult> {
+    return this.#done;
+  }
+
+  get history(): readonly RoundSummary[] {
+    return this.#runner.history;
+  }
+
+  /** Runs something that must not fail; a failure (a full disk) ends the federation with its cause. */
+  #guard(body: () => void): void {
+    try {
+      body();
+    } catch (error) {
+      this.#logger.error('the federation cannot go on', { reason: messageOf(error) });
+      this.#reject(error instanceof Error ? error : new Error(messageOf(error)));
+    }
+  }
+
+  #end(reason: string, failed: boolean): void {
+    if (this.#timer) clearInterval(this.#timer);
+    for (const session of this.#sessions.values()) this.#finish(session, reason);
+    if (failed) this.#reject(new ShoalError('deadline_exceeded', reason));
+    else this.#resolve(this.#runner.result(reason));
+  }
+
+  #finish({ call }: Session, reason: string): void {
+    const history = JSON.stringify(this.#runner.history);
+    const value = { reason, history, model: this.#runner.digest };
+    call.write(create(AggregatorFrameSchema, { frame: { case: 'finished', value } }));
+    call.end();
+  }
+
+  #participate(call: Call): void {
+    let session: Session | undefined;
+    const timer = setTimeout(
+      () => this.#refuse(call, 0, 'no Join frame came', true),
+      JOIN_TIMEOUT_MS,
+    );
+    call.on('data', (frame: ParticipantFrame) => {
+      if (this.#closed) return;
+      try {
+        if (session) this.#take(session, frame);
+        else {
+          clearTimeout(timer);
+          session = this.#admit(call, frame);
+        }
+      } catch (error) {
+        this.#fault(call, session, error);
+      }
+    });
+    const gone = (): void => {
+      clearTimeout(timer);
+      if (this.#closed || !session) return;
+      if (this.#sessions.get(session.participant) !== session) return;
+      this.#sessions.delete(session.participant);
+      this.#runner.leave(session.participant);
+      this.#logger.info('participant left', { participant: session.participant });
+    };
+    call.on('end', () => {
+      gone();
+      call.end();
+    });
+    call.on('cancelled', gone);
+    call.on('error', gone);
+  }
+
+  /** What a participant did wrong is its own affair: the round survives it. */
+  #fault(call: Call, session: Session | undefined, error: unknown): void {
+    const reason = messageOf(error);
+    if (!isShoalError(error)) {
+      this.#logger.error('the federation cannot go on', { reason });
+      this.#reject(error instanceof Error ? error : new Error(reason));
+      return;
+    }
+    this.#logger.warn('refused', { participant: session?.participant ?? 'unknown', reason });
+    if (!session) {
+      this.#refuse(call, 0, reason, true);
+      return;
+    }
+    const round = session.incoming?.round ?? this.#runner.round;
+    session.incoming = undefined;
+    this.#refuse(call, round, reason, false);
+    this.#guard(() => this.#runner.failed(session.participant, reason, this.#clock.now()));
+  }
+
+  #refuse(call: Call, round: number, reason: string, final: boolean): void {
+    const frame = create(AggregatorFrameSchema, {
+      frame: { case: 'refused', value: { round, reason, final } },
+    });
+    call.write(frame);
+    if (final) call.end();
+  }
+
+  #admit(call: Call, frame: ParticipantFrame): Session {
+    if (frame.frame.case !== 'join')
+      throw new ShoalError('unauthenticated', 'the first frame must be Join');
+    const { job, participant, token, size, layout } = frame.frame.value;
+    const wanted = this.#options.token;
+    if (wanted !== undefined && !sameSecret(token, wanted))
+      throw new ShoalError('unauthenticated', 'the token is not this federation’s');
+    if (job !== this.#federation.job)
+      throw new ShoalError(
+        'permission_denied',
+        `participant ${participant} belongs to job "${job}", this is "${this.#federation.job}"`,
+      );
+    if (!/^[\w.:-]{1,128}$/.test(participant))
+      throw new ShoalError('invalid_argument', `"${participant}" is no name for a participant`);
+    if (layout !== this.#layout)
+      throw new ShoalError(
+        'invalid_argument',
+        `participant ${participant} has another model: ${size} values of layout ${layout}, wanted are ${this.#options.initial.length} of ${this.#layout}`,
+      );
+    const session: Session = { participant, call, incoming: undefined };
+    this.#sessions.get(participant)?.call.end();
+    this.#sessions.set(participant, session);
+    call.write(
+      create(AggregatorFrameSchema, {
+        frame: { case: 'admitted', value: { round: this.#runner.round } },
+      }),
+    );
+    this.#logger.info('participant joined', { participant });
+    const { outcome } = this.#runner;
+    if (outcome === undefined) this.#runner.join(participant, this.#clock.now());
+    else this.#finish(session, outcome);
+    return session;
+  }
+
+  #ask(participant: string): void {
+    const session = this.#sessions.get(participant);
+    if (!session) return;
+    const { deadlineMs } = this.#federation;
+    const value = {
+      round: this.#runner.round,
+      attempt: this.#runner.attempt,
+      model: this.#runner.digest,
+      modelBytes: BigInt(this.#runner.bytes.length),
+      instructions: JSON.stringify(this.#runner.instructions()),
+      deadlineMs,
+      history: JSON.stringify(this.#runner.history.slice(-50)),
+    };
+    session.call.write(create(AggregatorFrameSchema, { frame: { case: 'task', value } }));
+  }
+
+  #take(session: Session, { frame }: ParticipantFrame): void {
+    switch (frame.case) {
+      case 'want':
+        this.#sendModel(session, frame.value.digest, Number(frame.value.offset)).catch(
+          () => undefined,
+        );
+        return;
+      case 'update':
+        this.#announce(session, frame.value);
+        return;
+      case 'chunk': {
+        const { incoming } = session;
+        if (!incoming) return; // of an update that was refused
+        const bytes = incoming.assembly.add(frame.value);
+        if (bytes) this.#complete(session, incoming, bytes);
+        return;
+      }
+      case 'failed':
+        this.#logger.warn('participant failed', {
+          participant: session.participant,
+          ...frame.value,
+        });
+        if (frame.value.round === this.#runner.round)
+          this.#runner.failed(session.participant, frame.value.reason, this.#clock.now());
+        return;
+      default:
+        throw new ShoalError(
+          'invalid_argument',
+          `unexpected frame ${frame.case ?? 'without content'}`,
+        );
+    }
+  }
+
+  async #sendModel(session: Session, digest: string, offset: number): Promise<void> {
+    const runner = this.#runner;
+    if (digest !== runner.digest) return; // of a round that is over; a new task is on its way
+    const sent = await sendChunks(session.call, { digest, bytes: runner.bytes, offset }, (chunk) =>
+      create(AggregatorFrameSchema, { frame: { case: 'chunk', value: chunk } }),
+    );
+    runner.countDown(sent);
+  }
+
+  #announce(
+    session: Session,
+    update: Extract<ParticipantFrame['frame'], { case: 'update' }>['value'],
+  ): void {
+    const { round, samples, metrics, encoding, bytes, digest } = update;
+    if (!this.#runner.expects(session.participant, round)) {
+      // Late or doubled: it is counted already, or never will be.
+      const counted = this.#runner.hasUpdate(session.participant, round);
+      if (counted) this.#accept(session, round);
+      else
+        this.#refuse(
+          session.call,
+          round,
+          `round ${round} does not wait for ${session.participant}`,
+          false,
+        );
+      session.incoming = undefined;
+      return;
+    }
+    if (samples < 1n)
+      throw new ShoalError('invalid_argument', 'an update needs at least one sample');
+    const limit = Math.min(MAX_VECTOR_BYTES, this.#runner.size * 8 + 1024);
+    session.incoming = {
+      round,
+      samples: Number(samples),
+      metrics,
+      encoding,
+      assembly: new Assembly(digest, Number(bytes), limit),
+    };
+    if (bytes === 0n) this.#complete(session, session.incoming, new Uint8Array());
+  }
+
+  #accept(session: Session, round: number): void {
+    session.call.write(
+      create(AggregatorFrameSchema, { frame: { case: 'accepted', value: { round } } }),
+    );
+  }
+
+  /** Checks an update that arrived in full, keeps it, and only then says so. */
+  #complete(session: Session, incoming: Incoming, bytes: Uint8Array): void {
+    session.incoming = undefined;
+    const { round, samples, metrics, encoding } = incoming;
+    for (const [name, value] of Object.entries(metrics))
+      if (!Number.isFinite(value))
+        throw new ShoalError('invalid_argument', `metric ${name} is ${value}`);
+    if (bytes.length > 0 && !allFinite(decompress(encoding, bytes, this.#runner.size)))
+      throw new ShoalError('data_corrupt', 'the update holds NaN or infinite values');
+    const info = {
+      participant: session.participant,
+      samples,
+      metrics,
+      encoding,
+      bytes: bytes.length,
+    };
+    this.#runner.keep(round, info, bytes);
+    this.#accept(session, round);
+    this.#guard(() => this.#runner.received(session.participant, this.#clock.now()));
+  }
+
+  /** Ends all streams; the state on disk stays. */
+  close(): Promise<void> {
+    if (this.#closed) return Promise.resolve();
+    this.#closed = true;
+    if (this.#timer) clearInterval(this.#timer);
+    for (const { call } of this.#sessions.values()) call.end();
+    this.#sessions.clear();
+    this.#server.forceShutdown();
+    this.#runner.close();
+    return Promise.resolve();
+  }
+}

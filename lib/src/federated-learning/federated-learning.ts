@@ -1,0 +1,133 @@
+import { readFileSync } from 'node:fs';
+import { integer, readConfig, type SettingTable, text } from '@shoal/core';
+import type { Samples } from '../data/samples.ts';
+import { Reporter } from '../report/local-controller.ts';
+import { WORKER_SETTINGS, type WorkerEnvironment } from '../report/worker-environment.ts';
+import type { LocalTask } from './federated-model.ts';
+import { Participant, type ParticipantOptions, type ParticipantResult } from './participant.ts';
+import type { RoundSummary } from './round-store.ts';
+import { createStrategy } from './strategies/strategies.ts';
+import type { StrategyParameters } from './strategy.ts';
+import { TrainerModel, type TrainerModelOptions } from './trainer-model.ts';
+
+export interface FederatedEnvironment extends WorkerEnvironment {
+  /** Where the aggregator listens. */
+  readonly AGG_IP: string;
+  readonly AGG_PORT: number;
+  readonly TRAIN_DATASET_URL: string;
+  /** The model everyone starts from; default `MODEL_URL`. */
+  readonly PRETRAINED_MODEL_URL: string;
+  /** Secret of the job, which the aggregator asks for. */
+  readonly FEDERATED_TOKEN: string;
+  /** PEM file of the authority of the aggregator's certificate. */
+  readonly FEDERATED_AUTHORITY: string;
+  readonly FEDERATED_STRATEGY: string;
+}
+
+export const FEDERATED_SETTINGS: SettingTable<FederatedEnvironment> = {
+  ...WORKER_SETTINGS,
+  AGG_IP: text('host of the aggregator', '127.0.0.1'),
+  AGG_PORT: integer('port of the aggregator', { min: 1, max: 65_535 }, 7363),
+  TRAIN_DATASET_URL: text('samples to train on', ''),
+  PRETRAINED_MODEL_URL: text('model everyone starts from', ''),
+  FEDERATED_TOKEN: text('secret of the job', ''),
+  FEDERATED_AUTHORITY: text('PEM file of the aggregator’s authority', ''),
+  FEDERATED_STRATEGY: text('strategy as JSON {name, parameters}', '{"name":"FedAvg"}'),
+};
+
+/** What a strategy, named as in the environment, asks of local training. */
+export function localRuleOf(json: string): Pick<LocalTask, 'proximal' | 'controlVariates'> {
+  const { name, parameters } = JSON.parse(json) as {
+    name: string;
+    parameters?: StrategyParameters;
+  };
+  const { proximal = 0, controlVariates = false } = createStrategy(name, parameters).local;
+  return { proximal, controlVariates };
+}
+
+export type FederatedLearningOptions = Omit<TrainerModelOptions, 'samples' | 'validation'>;
+
+/**
+ * Federated learning from inside a worker: takes part in the federation the environment names,
+ * trains on data that stays here, and reports every round to the local controller.
+ *
+ * @example
+ * const result = await new FederatedLearning({ model }).train(samples, { signal });
+ */
+export class FederatedLearning {
+  readonly environment: FederatedEnvironment;
+  readonly #options: FederatedLearningOptions;
+  readonly #reporter: Reporter;
+
+  constructor(
+    options: FederatedLearningOptions,
+    source: Readonly<Record<string, string | undefined>> = process.env,
+  ) {
+    this.environment = readConfig(FEDERATED_SETTINGS, source);
+    this.#options = options;
+    const { LC_SERVER, WORKER_NAME, NAMESPACE, JOB_NAME } = this.environment;
+    this.#reporter = new Reporter({
+      server: LC_SERVER,
+      workerName: WORKER_NAME,
+      namespace: NAMESPACE,
+      ownerName: JOB_NAME,
+      ownerKind: 'federatedlearningjob',
+    });
+  }
+
+  /** Takes part until the federation ends. @throws ShoalError when the aggregator refuses for good. */
+  async train(
+    samples: Samples,
+    at: {
+      readonly signal: AbortSignal;
+      readonly validation?: Samples;
+      readonly logger?: ParticipantOptions['logger'];
+    },
+  ): Promise<ParticipantResult> {
+    const { environment: env } = this;
+    const model = await TrainerModel.create(
+      { ...this.#options, samples, ...(at.validation ? { validation: at.validation } : {}) },
+      localRuleOf(env.FEDERATED_STRATEGY),
+    );
+    const startTime = new Date().toISOString();
+    const report = (
+      status: 'running' | 'completed',
+      round: number,
+      history: readonly RoundSummary[],
+    ): Promise<void> =>
+      this.#reporter.send({
+        kind: 'train',
+        status,
+        ownerInfo: {
+          currentRound: round,
+          sampleCount: samples.size,
+          startTime,
+          updateTime: new Date().toISOString(),
+          rounds: history.slice(-50),
+        },
+      });
+    const participant = new Participant(
+      {
+        address: `${env.AGG_IP}:${env.AGG_PORT}`,
+        job: env.JOB_NAME,
+        participant: env.WORKER_NAME,
+        token: env.FEDERATED_TOKEN,
+        ...(env.FEDERATED_AUTHORITY
+          ? { authority: readFileSync(env.FEDERATED_AUTHORITY, 'utf8') }
+          : {}),
+        ...(at.logger ? { logger: at.logger } : {}),
+        onRound: (round, _metrics, history) => {
+          report('running', round, history).catch(() => undefined);
+        },
+      },
+      model,
+    );
+    try {
+      const result = await participant.run(at.signal);
+      await report('completed', result.rounds, result.history);
+      return result;
+    } finally {
+      await model.close();
+    }
+  }
+}

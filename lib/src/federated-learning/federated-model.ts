@@ -1,0 +1,51 @@
+import { canonicalJson, digestOf } from '@shoal/core';
+
+/** A parameter's place in the vector that travels. */
+export interface LayoutEntry {
+  readonly name: string;
+  readonly shape: readonly number[];
+}
+
+/** What a participant is to do with the model it is given. */
+export interface LocalTask {
+  readonly round: number;
+  /** Only scores are wanted; the model stays as it is. */
+  readonly evaluateOnly: boolean;
+  readonly epochs: number;
+  readonly batchSize: number;
+  readonly learningRate: number;
+  readonly proximal: number;
+  readonly controlVariates: boolean;
+  readonly personal: number;
+  readonly seed: number;
+  /** Encoding of the update. */
+  readonly encoding:
+    | { readonly name: 'none' | 'fp16' | 'int8' }
+    | { readonly name: 'top-k'; readonly share: number };
+}
+
+export interface LocalResult {
+  /** Change of the vector, `[size]`. */
+  readonly delta: Float32Array;
+  readonly samples: number;
+  /** `loss` and scores at the model that was given. */
+  readonly metrics: Readonly<Record<string, number>>;
+}
+
+/** A model that can be trained federated: one vector in, its change out. */
+export interface FederatedModel {
+  readonly layout: readonly LayoutEntry[];
+  /** Values of the vector without control variates. */
+  readonly size: number;
+  /** Samples it trains on. */
+  readonly samples: number;
+  /** The vector of a fresh model: what the first round starts from. */
+  initial(): Float32Array;
+  train(vector: Float32Array, task: LocalTask, signal: AbortSignal): Promise<LocalResult>;
+  close(): Promise<void>;
+}
+
+/** Digest of names and shapes, in order: models of one federation have the same. */
+export function layoutDigest(layout: readonly LayoutEntry[]): string {
+  return digestOf(canonicalJson(layout.map(({ name, shape }) => [name, [...shape]])));
+}

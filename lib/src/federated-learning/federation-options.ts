@@ -1,0 +1,96 @@
+import { ShoalError } from '@shoal/core';
+import type { CompressionOptions } from './compression.ts';
+import type { StrategyParameters } from './strategy.ts';
+
+export interface PrivacyOptions {
+  /** Largest L2 norm of a participant's change; larger ones are scaled down. > 0. */
+  readonly clipping: number;
+  /** Whether the bound follows the median norm (Andrew et al. 2021). Default false. */
+  readonly adaptive?: boolean;
+  /** Standard deviation of the noise relative to what one participant can do; 0 for none. */
+  readonly noiseMultiplier: number;
+  /** δ of the guarantee. Default 1e-5. */
+  readonly delta?: number;
+  /** Training stops before ε would exceed this. Default unlimited. */
+  readonly epsilonBudget?: number;
+}
+
+export interface FederationOptions {
+  readonly job: string;
+  /** Rounds to train, ≥ 1. */
+  readonly rounds: number;
+  /** Participants the federation waits for, ≥ 1. */
+  readonly participants: number;
+  readonly strategy?: { readonly name: string; readonly parameters?: StrategyParameters };
+  /** Participants asked per round, ≤ participants. Default all. */
+  readonly selected?: number;
+  /** Asked beyond `selected`; a round ends when `selected` have answered. Default 0. */
+  readonly overSelection?: number;
+  /** Fewest updates a round can end with when its time is over. Default all selected. */
+  readonly quorum?: number;
+  /** Time of a round, in milliseconds. Default 10 minutes. */
+  readonly deadlineMs?: number;
+  /** How often a round without quorum is given another deadline before the job fails. Default 3. */
+  readonly retries?: number;
+  readonly compression?: CompressionOptions;
+  readonly privacy?: PrivacyOptions;
+  /** Passes over a participant's data per round. Default 1. */
+  readonly localEpochs?: number;
+  readonly batchSize?: number;
+  readonly learningRate?: number;
+  /** Seed of selection and of the participants' order of samples. Default 1. */
+  readonly seed?: number;
+  /** Rounds without a better score after which training ends. Default never. */
+  readonly patience?: number;
+}
+
+/** The options with every default filled in. */
+export type ResolvedFederation = Required<Omit<FederationOptions, 'privacy' | 'strategy'>> & {
+  readonly privacy: PrivacyOptions | undefined;
+  readonly strategy: { readonly name: string; readonly parameters: StrategyParameters };
+};
+
+const MAX_ROUNDS = 1_000_000;
+
+/** Fills in defaults and checks every number; all faults are listed at once. */
+export function resolveFederation(options: FederationOptions): ResolvedFederation {
+  const selected = options.selected ?? options.participants;
+  const resolved: ResolvedFederation = {
+    ...options,
+    strategy: { name: 'FedAvg', parameters: {}, ...options.strategy },
+    selected,
+    overSelection: options.overSelection ?? 0,
+    quorum: options.quorum ?? selected,
+    deadlineMs: options.deadlineMs ?? 600_000,
+    retries: options.retries ?? 3,
+    compression: options.compression ?? { name: 'none' },
+    privacy: options.privacy,
+    localEpochs: options.localEpochs ?? 1,
+    batchSize: options.batchSize ?? 32,
+    learningRate: options.learningRate ?? 0.01,
+    seed: options.seed ?? 1,
+    patience: options.patience ?? Number.MAX_SAFE_INTEGER,
+  };
+  const faults: string[] = [];
+  const whole = (name: string, value: number, min: number, max: number): void => {
+    if (!Number.isInteger(value) || value < min || value > max)
+      faults.push(`${name} must be a whole number in [${min}, ${max}], got ${value}`);
+  };
+  whole('rounds', resolved.rounds, 1, MAX_ROUNDS);
+  whole('participants', resolved.participants, 1, MAX_ROUNDS);
+  whole('selected', selected, 1, resolved.participants);
+  whole('overSelection', resolved.overSelection, 0, resolved.participants - selected);
+  whole('quorum', resolved.quorum, 1, selected);
+  whole('localEpochs', resolved.localEpochs, 1, MAX_ROUNDS);
+  whole('batchSize', resolved.batchSize, 1, MAX_ROUNDS);
+  if (!(resolved.deadlineMs > 0)) faults.push(`deadlineMs must be > 0, got ${resolved.deadlineMs}`);
+  if (!(resolved.learningRate > 0))
+    faults.push(`learningRate must be > 0, got ${resolved.learningRate}`);
+  const { privacy } = resolved;
+  if (privacy && !(privacy.clipping > 0))
+    faults.push(`privacy.clipping must be > 0, got ${privacy.clipping}`);
+  if (privacy && !(privacy.noiseMultiplier >= 0))
+    faults.push(`privacy.noiseMultiplier must be ≥ 0, got ${privacy.noiseMultiplier}`);
+  if (faults.length > 0) throw new ShoalError('invalid_argument', faults.join('; '));
+  return resolved;
+}

@@ -1,0 +1,212 @@
+import { seededRandom } from '@shoal/core';
+import type { ResolvedFederation } from './federation-options.ts';
+
+export type ParticipantState = 'asked' | 'received' | 'failed';
+
+/** What the coordinator wants done. */
+export type RoundAction =
+  | {
+      readonly kind: 'ask';
+      readonly participant: string;
+      readonly round: number;
+      readonly attempt: number;
+    }
+  | {
+      readonly kind: 'started';
+      readonly round: number;
+      readonly attempt: number;
+      readonly participants: readonly string[];
+    }
+  /** Aggregate these, in this order. */
+  | { readonly kind: 'finish'; readonly round: number; readonly participants: readonly string[] }
+  /** Nothing is lost, but the round cannot go on yet; says why. */
+  | { readonly kind: 'stalled'; readonly round: number; readonly reason: string }
+  | { readonly kind: 'abandon'; readonly round: number; readonly reason: string };
+
+/** A round in progress, as the store brings it back after a restart. */
+export interface RestoredRound {
+  readonly round: number;
+  readonly attempt: number;
+  /** Asked participants, in the order their updates are added. */
+  readonly selected: readonly string[];
+  readonly received: readonly string[];
+}
+
+type Options = Pick<
+  ResolvedFederation,
+  'participants' | 'selected' | 'overSelection' | 'quorum' | 'deadlineMs' | 'retries' | 'seed'
+>;
+
+/**
+ * Decides who trains in a round and when it ends. No clock, no network: events and the time come in,
+ * actions go out. Every phase has a deadline, and a round that cannot end says why.
+ */
+export class RoundCoordinator {
+  readonly #options: Options;
+  readonly #connected = new Set<string>();
+  #round: number;
+  #attempt = 1;
+  #states = new Map<string, ParticipantState>();
+  #running = false;
+  #deadline: number;
+
+  /** @param round The round to run next, from 1. */
+  constructor(
+    options: Options,
+    at: { readonly round: number; readonly nowMs: number; readonly restored?: RestoredRound },
+  ) {
+    this.#options = options;
+    this.#round = at.round;
+    this.#deadline = at.nowMs + options.deadlineMs;
+    if (!at.restored) return;
+    this.#running = true;
+    this.#round = at.restored.round;
+    this.#attempt = at.restored.attempt;
+    const received = new Set(at.restored.received);
+    this.#states = new Map(
+      at.restored.selected.map((p) => [p, received.has(p) ? 'received' : 'asked']),
+    );
+  }
+
+  get round(): number {
+    return this.#round;
+  }
+
+  get attempt(): number {
+    return this.#attempt;
+  }
+
+  get connected(): readonly string[] {
+    return [...this.#connected];
+  }
+
+  /** Participants of the round in the order their updates are added; empty between rounds. */
+  get states(): ReadonlyMap<string, ParticipantState> {
+    return this.#states;
+  }
+
+  get running(): boolean {
+    return this.#running;
+  }
+
+  join(participant: string, nowMs: number): RoundAction[] {
+    this.#connected.add(participant);
+    if (!this.#running) return this.tick(nowMs);
+    // It left in the middle, or the aggregator was restarted: the same work again.
+    return this.#states.get(participant) === 'asked' ? [this.#ask(participant)] : [];
+  }
+
+  leave(participant: string): void {
+    this.#connected.delete(participant);
+  }
+
+  /** An update is durable. */
+  received(participant: string): RoundAction[] {
+    if (this.#states.has(participant)) this.#states.set(participant, 'received');
+    return this.#settled();
+  }
+
+  failed(participant: string): RoundAction[] {
+    if (this.#states.get(participant) === 'asked') this.#states.set(participant, 'failed');
+    return this.#settled();
+  }
+
+  /** Looks at the time. */
+  tick(nowMs: number): RoundAction[] {
+    const due = nowMs >= this.#deadline;
+    if (!this.#running) return this.#tryStart(due, nowMs);
+    const settled = this.#settled();
+    return settled.length > 0 || !due ? settled : this.#overdue(nowMs);
+  }
+
+  /** The round was aggregated: the next one may start. */
+  next(nowMs: number): RoundAction[] {
+    this.#round++;
+    this.#attempt = 1;
+    this.#running = false;
+    this.#states = new Map();
+    this.#deadline = nowMs + this.#options.deadlineMs;
+    return this.tick(nowMs);
+  }
+
+  #ask(participant: string): RoundAction {
+    return { kind: 'ask', participant, round: this.#round, attempt: this.#attempt };
+  }
+
+  #tryStart(due: boolean, nowMs: number): RoundAction[] {
+    const { participants, quorum, selected, overSelection, deadlineMs, seed } = this.#options;
+    const here = [...this.#connected].toSorted();
+    // Until its time is over the first round waits for everyone, the later ones for enough.
+    const wanted =
+      this.#round === 1 ? participants : Math.min(participants, selected + overSelection);
+    if (here.length < wanted && !(due && here.length >= quorum)) {
+      if (!due) return [];
+      this.#deadline = nowMs + deadlineMs;
+      return [
+        {
+          kind: 'stalled',
+          round: this.#round,
+          reason: `round ${this.#round} waits for participants: ${here.length} of ${wanted} are connected (${here.join(', ') || 'none'}), ${quorum} are needed`,
+        },
+      ];
+    }
+    const order = seededRandom(seed).fork(`round ${this.#round}`).permutation(here.length);
+    const chosen = [...order]
+      .slice(0, selected + overSelection)
+      .map((i) => here[i] ?? '')
+      .toSorted();
+    this.#states = new Map(chosen.map((p) => [p, 'asked']));
+    this.#running = true;
+    this.#deadline = nowMs + deadlineMs;
+    return [
+      { kind: 'started', round: this.#round, attempt: this.#attempt, participants: chosen },
+      ...chosen.map((p) => this.#ask(p)),
+    ];
+  }
+
+  #with(state: ParticipantState): string[] {
+    return [...this.#states].filter(([, s]) => s === state).map(([p]) => p);
+  }
+
+  /** Ends the round when enough have answered, or everyone who could. */
+  #settled(): RoundAction[] {
+    if (!this.#running) return [];
+    const received = this.#with('received');
+    const open = this.#with('asked').length;
+    const enough = received.length >= Math.min(this.#options.selected, this.#states.size);
+    if (!enough && !(open === 0 && received.length >= this.#options.quorum)) return [];
+    return [{ kind: 'finish', round: this.#round, participants: received }];
+  }
+
+  /** Time is over: ends with a quorum, else tries again with whoever is there. */
+  #overdue(nowMs: number): RoundAction[] {
+    const { quorum, retries, deadlineMs } = this.#options;
+    const received = this.#with('received');
+    if (received.length >= quorum)
+      return [{ kind: 'finish', round: this.#round, participants: received }];
+    const silent = this.#with('asked').map((p) =>
+      this.#connected.has(p) ? `${p} (still working)` : `${p} (not connected)`,
+    );
+    const failed = this.#with('failed').map((p) => `${p} (failed)`);
+    const reason = `round ${this.#round}: ${received.length} updates after ${deadlineMs} ms, ${quorum} are needed; missing: ${[...silent, ...failed].join(', ')}`;
+    if (this.#attempt > retries) return [{ kind: 'abandon', round: this.#round, reason }];
+    this.#attempt++;
+    this.#deadline = nowMs + deadlineMs;
+    for (const p of this.#with('failed')) this.#states.set(p, 'asked');
+    const again = this.#with('asked').filter((p) => this.#connected.has(p));
+    const fresh = [...this.#connected].filter((p) => !this.#states.has(p)).toSorted();
+    const missing = this.#states.size - received.length - again.length;
+    const substitutes = fresh.slice(0, missing);
+    for (const p of substitutes) this.#states.set(p, 'asked');
+    return [
+      { kind: 'stalled', round: this.#round, reason },
+      {
+        kind: 'started',
+        round: this.#round,
+        attempt: this.#attempt,
+        participants: [...this.#states.keys()],
+      },
+      ...[...again, ...substitutes].map((p) => this.#ask(p)),
+    ];
+  }
+}

@@ -1,0 +1,240 @@
+import { seededRandom } from '@shoal/core';
+import { type LossName, type OptimizerOptions, Trainer } from '@shoal/training';
+import { batches, type Samples, slice } from '../data/samples.ts';
+import type { FederatedModel, LayoutEntry, LocalResult, LocalTask } from './federated-model.ts';
+
+export interface TrainerModelOptions {
+  /** The ONNX file every participant starts from. */
+  readonly model: Uint8Array;
+  readonly samples: Samples;
+  /** Samples the given model is scored on before training; default the training samples. */
+  readonly validation?: Samples;
+  /** Default softmax cross-entropy. */
+  readonly loss?: LossName;
+  /** Local optimizer; its learning rate is the federation's. Default plain SGD. */
+  readonly optimizer?: OptimizerOptions;
+  readonly threads?: number;
+}
+
+const EVALUATION_BATCH = 256;
+
+/**
+ * An ONNX model as a participant's: parameters and running statistics are one vector, which stays
+ * with the runtime between rounds.
+ */
+export class TrainerModel implements FederatedModel {
+  readonly layout: readonly LayoutEntry[];
+  readonly size: number;
+  readonly samples: number;
+  readonly #options: TrainerModelOptions;
+  readonly #trainer: Trainer;
+  /** c_k of SCAFFOLD. */
+  #control: Float32Array | undefined;
+  /** The personal model of Ditto. */
+  #personal: { trainer: Trainer; vector: Float32Array } | undefined;
+
+  private constructor(options: TrainerModelOptions, trainer: Trainer) {
+    this.#options = options;
+    this.#trainer = trainer;
+    this.samples = options.samples.size;
+    this.layout = [...trainer.parameters, ...trainer.buffers];
+    this.size = this.layout.reduce((n, { shape }) => n + shape.reduce((a, b) => a * b, 1), 0);
+  }
+
+  /** @param local What the federation's strategy asks of local training. */
+  static async create(
+    options: TrainerModelOptions,
+    local: Pick<LocalTask, 'proximal' | 'controlVariates'> = {
+      proximal: 0,
+      controlVariates: false,
+    },
+  ): Promise<TrainerModel> {
+    const trainer = await Trainer.create({
+      model: options.model,
+      loss: options.loss ?? 'softmax-cross-entropy',
+      optimizer: options.optimizer ?? { name: 'sgd', learningRate: 0.01 },
+      threads: options.threads ?? 1,
+      ...(local.proximal > 0 ? { penalty: { name: 'proximal', strength: local.proximal } } : {}),
+      ...(local.controlVariates ? { gradientOffset: true } : {}),
+    });
+    return new TrainerModel(options, trainer);
+  }
+
+  #read(trainer: Trainer): Float32Array {
+    const vector = new Float32Array(this.size);
+    const values = new Map([...trainer.getParameters(), ...trainer.getBuffers()]);
+    let at = 0;
+    for (const { name } of this.layout) {
+      const part = values.get(name) ?? new Float32Array();
+      vector.set(part, at);
+      at += part.length;
+    }
+    return vector;
+  }
+
+  #cut(vector: Float32Array): Map<string, Float32Array> {
+    let at = 0;
+    return new Map(
+      this.layout.map(({ name, shape }) => {
+        const size = shape.reduce((a, b) => a * b, 1);
+        const part = vector.subarray(at, at + size);
+        at += size;
+        return [name, part];
+      }),
+    );
+  }
+
+  #parametersOf(vector: Float32Array): Map<string, Float32Array> {
+    const parts = this.#cut(vector);
+    return new Map(
+      this.#trainer.parameters.map(({ name }) => [name, parts.get(name) ?? new Float32Array()]),
+    );
+  }
+
+  #write(trainer: Trainer, vector: Float32Array): void {
+    const parts = this.#cut(vector);
+    trainer.setParameters(this.#parametersOf(vector));
+    trainer.setBuffers(
+      new Map(trainer.buffers.map(({ name }) => [name, parts.get(name) ?? new Float32Array()])),
+    );
+  }
+
+  initial(): Float32Array {
+    return this.#read(this.#trainer);
+  }
+
+  /** The model file with a vector's values put in. */
+  deploy(vector: Float32Array): Uint8Array {
+    this.#write(this.#trainer, vector.subarray(0, this.size));
+    return this.#trainer.deploy();
+  }
+
+  /** Loss and accuracy of a vector on samples. */
+  async score(vector: Float32Array, samples: Samples): Promise<Record<string, number>> {
+    this.#write(this.#trainer, vector.subarray(0, this.size));
+    return await scores(this.#trainer, samples);
+  }
+
+  async train(vector: Float32Array, task: LocalTask, signal: AbortSignal): Promise<LocalResult> {
+    const weights = vector.subarray(0, this.size);
+    const { samples, validation = samples } = this.#options;
+    const trainer = this.#trainer;
+    this.#write(trainer, weights);
+    const metrics: Record<string, number> = await scores(trainer, validation);
+    if (task.evaluateOnly) return { delta: new Float32Array(), samples: samples.size, metrics };
+    const shared = vector.subarray(this.size);
+    const control = this.#begin(weights, shared, task);
+    const steps = await this.#epochs(trainer, task, signal);
+    const after = this.#read(trainer);
+    const change = after.map((v, i) => v - (weights[i] ?? 0));
+    if (task.personal > 0) Object.assign(metrics, await this.#trainPersonal(weights, task, signal));
+    if (!control) return { delta: change, samples: samples.size, metrics };
+    return {
+      delta: this.#withControl(change, { control, shared, scale: 1 / (steps * task.learningRate) }),
+      samples: samples.size,
+      metrics,
+    };
+  }
+
+  /** Puts anchor and control variates in place; the latter only for SCAFFOLD. */
+  #begin(weights: Float32Array, shared: Float32Array, task: LocalTask): Float32Array | undefined {
+    const trainer = this.#trainer;
+    trainer.resetOptimizer();
+    if (task.proximal > 0) trainer.setCompanion('anchor', this.#parametersOf(weights));
+    if (!task.controlVariates) return undefined;
+    this.#control ??= new Float32Array(this.size);
+    const control = this.#control;
+    const offset = control.map((c, i) => (shared[i] ?? 0) - c);
+    trainer.setCompanion('offset', this.#parametersOf(offset));
+    return control;
+  }
+
+  /** Δc = (c_k⁺ − c_k) with c_k⁺ = c_k − c + (w − y)/(K·η), behind the change of the model. */
+  #withControl(
+    change: Float32Array,
+    at: { control: Float32Array; shared: Float32Array; scale: number },
+  ): Float32Array {
+    const delta = new Float32Array(this.size * 2);
+    delta.set(change);
+    const trained = this.#trainer.parameters.reduce(
+      (n, { shape }) => n + shape.reduce((a, b) => a * b, 1),
+      0,
+    );
+    for (let i = 0; i < trained; i++) {
+      const moved = -(at.shared[i] ?? 0) - (change[i] ?? 0) * at.scale;
+      delta[this.size + i] = moved;
+      at.control[i] = (at.control[i] ?? 0) + moved;
+    }
+    return delta;
+  }
+
+  async #epochs(trainer: Trainer, task: LocalTask, signal: AbortSignal): Promise<number> {
+    const random = seededRandom(task.seed).fork(`round ${task.round}`);
+    let steps = 0;
+    for (let epoch = 0; epoch < task.epochs; epoch++) {
+      for (const batch of batches(this.#options.samples, task.batchSize, random)) {
+        signal.throwIfAborted();
+        await trainer.step(
+          { inputs: batch.inputs, targets: batch.labels, size: batch.size },
+          task.learningRate,
+        );
+        steps++;
+      }
+    }
+    return steps;
+  }
+
+  /** Ditto: the personal model takes as many steps, pulled towards the shared one. */
+  async #trainPersonal(
+    weights: Float32Array,
+    task: LocalTask,
+    signal: AbortSignal,
+  ): Promise<Record<string, number>> {
+    this.#personal ??= {
+      trainer: await Trainer.create({
+        model: this.#options.model,
+        loss: this.#options.loss ?? 'softmax-cross-entropy',
+        optimizer: this.#options.optimizer ?? { name: 'sgd', learningRate: 0.01 },
+        threads: this.#options.threads ?? 1,
+        penalty: { name: 'proximal', strength: task.personal },
+      }),
+      vector: weights.slice(),
+    };
+    const { trainer, vector } = this.#personal;
+    this.#write(trainer, vector);
+    trainer.resetOptimizer();
+    trainer.setCompanion('anchor', this.#parametersOf(weights));
+    await this.#epochs(trainer, task, signal);
+    this.#personal.vector = this.#read(trainer);
+    const { samples, validation = samples } = this.#options;
+    const { accuracy = 0 } = await scores(trainer, validation);
+    return { personalAccuracy: accuracy };
+  }
+
+  /** The personal model of Ditto as an ONNX file; undefined before the first round. */
+  deployPersonal(): Uint8Array | undefined {
+    return this.#personal?.trainer.deploy();
+  }
+
+  async close(): Promise<void> {
+    await this.#trainer.release();
+    await this.#personal?.trainer.release();
+  }
+}
+
+async function scores(trainer: Trainer, samples: Samples): Promise<Record<string, number>> {
+  const sums: Record<string, number> = { loss: 0 };
+  for (let at = 0; at < samples.size; at += EVALUATION_BATCH) {
+    const part = slice(samples, at, at + EVALUATION_BATCH);
+    const { loss, metrics } = await trainer.evaluate({
+      inputs: part.inputs,
+      targets: part.labels,
+      size: part.size,
+    });
+    for (const [name, value] of Object.entries({ loss, ...metrics }))
+      sums[name] = (sums[name] ?? 0) + value * part.size;
+  }
+  return Object.fromEntries(
+    Object.entries(sums).map(([k, v]) => [k, v / Math.max(1, samples.size)]),
+  );
+}

@@ -1,0 +1,95 @@
+import { createHash, type Hash } from 'node:crypto';
+import { ShoalError } from '@shoal/core';
+
+/** Bytes per chunk: few messages, and the sender's buffers stay small. */
+export const CHUNK_BYTES: number = 1024 * 1024;
+/** Largest model or update either side takes. */
+export const MAX_VECTOR_BYTES: number = 2 ** 31;
+
+/** Puts content together from chunks that come in order, and checks it against its digest. */
+export class Assembly {
+  readonly digest: string;
+  readonly size: number;
+  readonly #bytes: Uint8Array;
+  readonly #hash: Hash = createHash('sha256');
+  #at = 0;
+
+  /**
+   * @param size Announced bytes; at most `limit`.
+   * @throws ShoalError `resource_exhausted` before anything is allocated.
+   */
+  constructor(digest: string, size: number, limit: number = MAX_VECTOR_BYTES) {
+    if (!Number.isSafeInteger(size) || size < 0 || size > limit)
+      throw new ShoalError(
+        'resource_exhausted',
+        `${size} bytes were announced, at most ${limit} are taken`,
+      );
+    this.digest = digest;
+    this.size = size;
+    this.#bytes = new Uint8Array(size);
+  }
+
+  get offset(): number {
+    return this.#at;
+  }
+
+  /**
+   * Adds a chunk.
+   *
+   * @returns The whole content once it is complete.
+   * @throws ShoalError `data_corrupt` for a chunk out of place or a digest that does not fit.
+   */
+  add(chunk: {
+    readonly digest: string;
+    readonly offset: bigint;
+    readonly data: Uint8Array;
+  }): Uint8Array | undefined {
+    const { digest, offset, data } = chunk;
+    if (digest !== this.digest || Number(offset) !== this.#at || this.#at + data.length > this.size)
+      throw new ShoalError(
+        'data_corrupt',
+        `a chunk of ${data.length} bytes at ${offset} does not continue ${this.digest} at ${this.#at} of ${this.size}`,
+      );
+    this.#bytes.set(data, this.#at);
+    this.#hash.update(data);
+    this.#at += data.length;
+    if (this.#at < this.size) return undefined;
+    const found = `sha256:${this.#hash.digest('hex')}`;
+    if (found !== this.digest)
+      throw new ShoalError('data_corrupt', `the content is ${found}, announced was ${this.digest}`);
+    return this.#bytes;
+  }
+}
+
+/** A writable side of a stream, as gRPC has it. */
+interface Writable<Frame> {
+  write(frame: Frame): boolean;
+  once(event: 'drain' | 'close' | 'error', listener: () => void): unknown;
+  off(event: 'drain' | 'close' | 'error', listener: () => void): unknown;
+}
+
+function drained(stream: Writable<never>): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      for (const event of ['drain', 'close', 'error'] as const) stream.off(event, done);
+      resolve();
+    };
+    for (const event of ['drain', 'close', 'error'] as const) stream.once(event, done);
+  });
+}
+
+/** Sends content in chunks from an offset on, as fast as the other side takes them. */
+export async function sendChunks<Frame>(
+  stream: Writable<Frame>,
+  content: { readonly digest: string; readonly bytes: Uint8Array; readonly offset?: number },
+  frameOf: (chunk: { digest: string; offset: bigint; data: Uint8Array }) => Frame,
+): Promise<number> {
+  const { digest, bytes, offset = 0 } = content;
+  for (let at = offset; at < bytes.length || (at === 0 && bytes.length === 0); at += CHUNK_BYTES) {
+    const data = bytes.subarray(at, at + CHUNK_BYTES);
+    const more = stream.write(frameOf({ digest, offset: BigInt(at), data }));
+    if (!more) await drained(stream as Writable<never>);
+    if (bytes.length === 0) break;
+  }
+  return bytes.length - offset;
+}

@@ -1,0 +1,311 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createAuthority, digestOf, issueCertificate } from '@shoal/core';
+import { afterEach, expect, test } from 'vitest';
+import {
+  AggregationServer,
+  type AggregationServerOptions,
+  type FederatedModel,
+  type FederationResult,
+  Participant,
+} from '../src/index.ts';
+
+const SIZE = 3_000;
+const LAYOUT = [{ name: 'w', shape: [SIZE] }];
+
+/** A model whose local training is arithmetic: the change depends on name, round and model only. */
+class ToyModel implements FederatedModel {
+  readonly layout = LAYOUT;
+  readonly size = SIZE;
+  readonly samples: number;
+  readonly #id: number;
+  readonly #before: (round: number) => Promise<void>;
+  trained: number[] = [];
+
+  constructor(id: number, before: (round: number) => Promise<void> = () => Promise.resolve()) {
+    this.#id = id;
+    this.samples = 10 * id;
+    this.#before = before;
+  }
+
+  initial(): Float32Array {
+    return Float32Array.from({ length: SIZE }, (_, i) => Math.sin(i));
+  }
+
+  async train(
+    vector: Float32Array,
+    task: { round: number; evaluateOnly: boolean },
+  ): Promise<{
+    delta: Float32Array;
+    samples: number;
+    metrics: Record<string, number>;
+  }> {
+    await this.#before(task.round);
+    this.trained.push(task.round);
+    const metrics = { loss: 1 / task.round, accuracy: task.round / 10 };
+    if (task.evaluateOnly) return { delta: new Float32Array(), samples: this.samples, metrics };
+    const delta = vector.map((v, i) => Math.cos(i * this.#id + task.round) * 0.1 - v * 0.01);
+    return { delta, samples: this.samples, metrics };
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+const cleanups: (() => Promise<void> | void)[] = [];
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).toReversed()) await cleanup();
+});
+
+function folder(): string {
+  const dir = mkdtempSync(join(tmpdir(), 'shoal-federated-'));
+  cleanups.push(() => rmSync(dir, { recursive: true, force: true }));
+  return dir;
+}
+
+function options(over: Partial<AggregationServerOptions> = {}): AggregationServerOptions {
+  return {
+    job: 'toy',
+    rounds: 4,
+    participants: 3,
+    deadlineMs: 10_000,
+    dir: folder(),
+    initial: new ToyModel(1).initial(),
+    layout: LAYOUT,
+    ...over,
+  };
+}
+
+async function serve(
+  over: Partial<AggregationServerOptions> = {},
+): Promise<{ server: AggregationServer; address: string }> {
+  const server = new AggregationServer(options(over));
+  const address = await server.start();
+  cleanups.push(() => server.close());
+  return { server, address };
+}
+
+function join_(
+  address: string,
+  model: FederatedModel,
+  id: number | string,
+  over: object = {},
+): {
+  done: Promise<{ reason: string; rounds: number }>;
+  stop: () => void;
+} {
+  const stopping = new AbortController();
+  const participant = new Participant(
+    { address, job: 'toy', participant: `p${id}`, ...over },
+    model,
+  );
+  const done = participant.run(stopping.signal);
+  done.catch(() => undefined);
+  cleanups.push(() => stopping.abort(new Error('test over')));
+  return { done, stop: () => stopping.abort(new Error('stopped')) };
+}
+
+async function undisturbed(
+  over: Partial<AggregationServerOptions> = {},
+): Promise<FederationResult> {
+  const { server, address } = await serve(over);
+  for (const id of [1, 2, 3]) join_(address, new ToyModel(id), id);
+  return await server.done;
+}
+
+const digestOfModel = (r: { model: Float32Array }): string =>
+  digestOf(new Uint8Array(r.model.buffer, r.model.byteOffset, r.model.byteLength));
+
+test('a federation follows its formula, round by round, and tells what happened', async () => {
+  const { server, address } = await serve({ token: 'secret' });
+  const workers = [1, 2, 3].map((id) => join_(address, new ToyModel(id), id, { token: 'secret' }));
+  const result = await server.done;
+  const model = Float64Array.from(new ToyModel(1).initial());
+  for (let round = 1; round <= 4; round++) {
+    const before = model.slice();
+    for (let i = 0; i < SIZE; i++) {
+      let sum = 0;
+      for (const id of [1, 2, 3])
+        sum += 10 * id * (Math.cos(i * id + round) * 0.1 - (before[i] ?? 0) * 0.01);
+      model[i] = (before[i] ?? 0) + sum / 60;
+    }
+  }
+  for (const i of [0, 1, 77, SIZE - 1]) expect(result.model[i]).toBeCloseTo(model[i] ?? 0, 4);
+  expect(result.reason).toBe('all 4 rounds are done');
+  expect(result.history.map((h) => [h.round, h.participants, h.samples])).toEqual(
+    [1, 2, 3, 4, 5].map((r) => [r, 3, 60]),
+  );
+  // Round 5 only scores the last model; without compression the payload is all that goes up.
+  expect(result.history.map((h) => h.bytesUp)).toEqual([36_000, 36_000, 36_000, 36_000, 0]);
+  expect(result.best?.round).toBe(5);
+  for (const { done } of workers) expect((await done).rounds).toBe(5);
+});
+
+test('the order of arrival changes no bit', async () => {
+  const first = await undisturbed();
+  const { server, address } = await serve();
+  for (const id of [3, 1, 2])
+    join_(
+      address,
+      new ToyModel(id, () => new Promise((r) => setTimeout(r, id === 1 ? 60 : 5))),
+      id,
+    );
+  expect(digestOfModel(await server.done)).toBe(digestOfModel(first));
+});
+
+test.each(['FedAvg', 'FedAdam', 'Median'])(
+  'an aggregator that is ended in the middle goes on with the same round, %s, same bits',
+  async (name) => {
+    const strategy = { name };
+    const wanted = await undisturbed({ strategy });
+    const dir = folder();
+    const first = await serve({ dir, strategy });
+    const models = [1, 2, 3].map(
+      (id) =>
+        new ToyModel(
+          id,
+          (round) => new Promise((r) => setTimeout(r, round === 2 && id === 3 ? 300 : 1)),
+        ),
+    );
+    const port = Number(first.address.split(':')[1]);
+    const workers = models.map((m, i) => join_(first.address, m, i + 1));
+    // Round 2: two updates are in, the third is not.
+    while (first.server.history.length < 1) await new Promise((r) => setTimeout(r, 5));
+    await new Promise((r) => setTimeout(r, 60));
+    await first.server.close();
+    const second = await serve({ dir, port, strategy });
+    const result = await second.server.done;
+    expect(digestOfModel(result)).toBe(digestOfModel(wanted));
+    expect(result.history).toHaveLength(5);
+    await Promise.all(workers.map((w) => w.done));
+    // Nobody trained a round twice, though the aggregator lost its memory.
+    for (const m of models) expect(m.trained).toEqual([1, 2, 3, 4, 5]);
+  },
+);
+
+test('a participant that leaves and returns is asked again; the model is the same', async () => {
+  const wanted = await undisturbed();
+  const { server, address } = await serve();
+  join_(address, new ToyModel(1), 1);
+  join_(address, new ToyModel(2), 2);
+  const leaving = join_(
+    address,
+    new ToyModel(3, (round) => (round === 2 ? new Promise(() => undefined) : Promise.resolve())),
+    3,
+  );
+  while (server.history.length < 1) await new Promise((r) => setTimeout(r, 5));
+  await new Promise((r) => setTimeout(r, 30));
+  leaving.stop();
+  await expect(leaving.done).rejects.toThrow(/stopped/);
+  join_(address, new ToyModel(3), 3);
+  expect(digestOfModel(await server.done)).toBe(digestOfModel(wanted));
+});
+
+test('a quorum ends a round at its deadline; without one the cause is told and the job fails', async () => {
+  const slow = (): Promise<void> => new Promise(() => undefined);
+  const stalls: string[] = [];
+  const lucky = await serve({ rounds: 1, quorum: 2, deadlineMs: 400 });
+  join_(lucky.address, new ToyModel(1), 1);
+  join_(lucky.address, new ToyModel(2), 2);
+  join_(lucky.address, new ToyModel(3, slow), 3);
+  expect((await lucky.server.done).history[0]?.participants).toBe(2);
+  const doomed = await serve({
+    rounds: 1,
+    deadlineMs: 250,
+    retries: 1,
+    onStalled: (r) => stalls.push(r),
+  });
+  join_(doomed.address, new ToyModel(1), 1);
+  join_(doomed.address, new ToyModel(2), 2);
+  join_(doomed.address, new ToyModel(3, slow), 3);
+  await expect(doomed.server.done).rejects.toThrow(
+    /round 1: 2 updates after 250 ms, 3 are needed; missing: p3 \(still working\)/,
+  );
+  expect(stalls[0]).toMatch(/missing: p3/);
+  const waits: string[] = [];
+  const lonely = await serve({ deadlineMs: 100, onStalled: (r) => waits.push(r) });
+  join_(lonely.address, new ToyModel(1), 1);
+  while (waits.length === 0) await new Promise((r) => setTimeout(r, 20));
+  expect(waits[0]).toBe('round 1 waits for participants: 1 of 3 are connected (p1), 3 are needed');
+});
+
+test('strangers, other models, other jobs and poisoned updates are refused with a reason; the round survives', async () => {
+  const { server, address } = await serve({
+    token: 'secret',
+    quorum: 2,
+    deadlineMs: 700,
+    rounds: 1,
+  });
+  const refused = async (over: object, model: FederatedModel = new ToyModel(9)): Promise<void> => {
+    await join_(address, model, 'x', { token: 'secret', ...over }).done;
+  };
+  await expect(refused({ token: 'guess' })).rejects.toThrow(/the token is not this federation/);
+  await expect(refused({ job: 'other' })).rejects.toThrow(/belongs to job "other", this is "toy"/);
+  await expect(refused({ participant: 'a b' })).rejects.toThrow(/no name for a participant/);
+  const other = Object.assign(new ToyModel(9), { layout: [{ name: 'w', shape: [SIZE, 1] }] });
+  await expect(refused({}, other)).rejects.toThrow(/has another model/);
+  const poisoned = new ToyModel(3);
+  poisoned.train = () =>
+    Promise.resolve({ delta: new Float32Array(SIZE).fill(Number.NaN), samples: 5, metrics: {} });
+  join_(address, new ToyModel(1), 1, { token: 'secret' });
+  join_(address, new ToyModel(2), 2, { token: 'secret' });
+  join_(address, poisoned, 3, { token: 'secret' });
+  const result = await server.done;
+  expect(result.history[0]?.participants).toBe(2);
+  expect(result.model.every(Number.isFinite)).toBe(true);
+});
+
+test('compressed updates cost what they promise and still train', async () => {
+  const full = await undisturbed();
+  for (const [encoding, share] of [
+    ['int8', 0.27],
+    ['fp16', 0.51],
+  ] as const) {
+    const small = await undisturbed({ compression: { name: encoding } });
+    expect((small.history[0]?.bytesUp ?? 0) / (full.history[0]?.bytesUp ?? 1)).toBeLessThan(share);
+    let worst = 0;
+    for (const [i, v] of small.model.entries())
+      worst = Math.max(worst, Math.abs(v - (full.model[i] ?? 0)));
+    expect(worst).toBeLessThan(0.02);
+  }
+});
+
+test('clipping and noise are applied, ε is told each round, and the budget stops the job', async () => {
+  const clipped = await undisturbed({ rounds: 1, privacy: { clipping: 0.5, noiseMultiplier: 0 } });
+  expect(clipped.history[0]?.changeNorm).toBeLessThanOrEqual(0.5 + 1e-6);
+  const noisy = await undisturbed({
+    rounds: 50,
+    privacy: { clipping: 0.5, noiseMultiplier: 2, epsilonBudget: 4, adaptive: true },
+  });
+  expect(noisy.reason).toMatch(/the privacy budget is spent: ε = \d/);
+  const spent = noisy.history.map((h) => h.epsilon ?? 0);
+  expect(spent.length).toBeLessThan(50);
+  expect(spent).toEqual(spent.toSorted((a, b) => a - b));
+  expect(spent.at(-1)).toBeGreaterThanOrEqual(4);
+});
+
+test('over TLS, with the aggregator’s certificate checked', async () => {
+  const authority = await createAuthority('test', {
+    nowMs: Date.now(),
+    validForMs: 3_600_000,
+  });
+  const tls = await issueCertificate(authority, {
+    commonName: 'aggregator',
+    ipAddresses: ['127.0.0.1'],
+    usages: ['server'],
+    nowMs: Date.now(),
+    validForMs: 3_600_000,
+  });
+  const { server, address } = await serve({ tls, rounds: 1 });
+  for (const id of [1, 2, 3])
+    join_(address, new ToyModel(id), id, { authority: authority.certificate });
+  expect((await server.done).history).toHaveLength(2);
+});
+
+test('faults of the options are listed at once', () => {
+  expect(() => new AggregationServer(options({ rounds: 0, quorum: 7, learningRate: -1 }))).toThrow(
+    /rounds must be a whole number in \[1, 1000000\], got 0; quorum must be .* got 7; learningRate must be > 0/,
+  );
+});
