@@ -1,6 +1,6 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { fromNode, integer, readConfig, type SettingTable, text } from '@shoal/core';
+import { digestOf, fromNode, integer, readConfig, type SettingTable, text } from '@shoal/core';
 import {
   AggregationServer,
   argMax,
@@ -155,9 +155,18 @@ const AGGREGATOR_SETTINGS: SettingTable<AggregatorEnvironment> = {
   FEDERATED_OPTIONS: text('rounds, strategy, quorum and so on, as JSON', '{}'),
 };
 
-/** Where an aggregator keeps its rounds: beside the model, so that a restarted pod finds them. */
-function roundsFolder(modelUrl: string, job: string): string {
-  return join(dirname(modelUrl), `.federated-${job}`);
+/**
+ * Where an aggregator keeps its rounds: beside the model, so that a restarted pod finds them. A job
+ * made anew, or one with other options, has other rounds: the secret of the job is part of the name.
+ */
+function roundsFolder({
+  MODEL_URL,
+  JOB_NAME,
+  FEDERATED_TOKEN,
+  FEDERATED_OPTIONS,
+}: AggregatorEnvironment): string {
+  const instance = digestOf(`${FEDERATED_TOKEN} ${FEDERATED_OPTIONS}`).slice(7, 19);
+  return join(dirname(MODEL_URL), `.federated-${JOB_NAME}-${instance}`);
 }
 
 /** Aggregates a federation as `FEDERATED_OPTIONS` says; writes the trained model to `MODEL_URL`. */
@@ -172,7 +181,7 @@ export async function aggregateWorker({ logger, signal }: WorkerContext): Promis
     ...options,
     job: env.JOB_NAME,
     participants: env.PARTICIPANTS_COUNT,
-    dir: roundsFolder(env.MODEL_URL, env.JOB_NAME),
+    dir: roundsFolder(env),
     initial: model.initial(),
     layout: model.layout,
     token: env.FEDERATED_TOKEN,

@@ -332,7 +332,8 @@ export class AggregationServer {
         if (frame.value.round === this.#runner.round)
           this.#runner.failed(session.participant, frame.value.reason, this.#clock.now());
         return;
-      default:
+      case 'join':
+      case undefined:
         throw new ShoalError(
           'invalid_argument',
           `unexpected frame ${frame.case ?? 'without content'}`,

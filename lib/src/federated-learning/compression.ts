@@ -111,7 +111,7 @@ function encode(values: Float32Array, options: CompressionOptions, random: Rando
       return new Uint8Array(Float16Array.from(values).buffer);
     case 'int8':
       return encodeInt8(values, random);
-    default:
+    case 'top-k':
       return encodeTopK(values, options.share);
   }
 }

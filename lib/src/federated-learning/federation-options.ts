@@ -55,42 +55,50 @@ const MAX_ROUNDS = 1_000_000;
 /** Fills in defaults and checks every number; all faults are listed at once. */
 export function resolveFederation(options: FederationOptions): ResolvedFederation {
   const selected = options.selected ?? options.participants;
-  const resolved: ResolvedFederation = {
-    ...options,
-    strategy: { name: 'FedAvg', parameters: {}, ...options.strategy },
+  const defaults = {
     selected,
-    overSelection: options.overSelection ?? 0,
-    quorum: options.quorum ?? selected,
-    deadlineMs: options.deadlineMs ?? 600_000,
-    retries: options.retries ?? 3,
-    compression: options.compression ?? { name: 'none' },
+    overSelection: 0,
+    quorum: selected,
+    deadlineMs: 600_000,
+    retries: 3,
+    compression: { name: 'none' },
+    localEpochs: 1,
+    batchSize: 32,
+    learningRate: 0.01,
+    seed: 1,
+    patience: Number.MAX_SAFE_INTEGER,
+  } as const;
+  const given = Object.fromEntries(Object.entries(options).filter(([, v]) => v !== undefined));
+  const resolved: ResolvedFederation = {
+    ...defaults,
+    ...(given as unknown as FederationOptions),
+    strategy: { name: 'FedAvg', parameters: {}, ...options.strategy },
     privacy: options.privacy,
-    localEpochs: options.localEpochs ?? 1,
-    batchSize: options.batchSize ?? 32,
-    learningRate: options.learningRate ?? 0.01,
-    seed: options.seed ?? 1,
-    patience: options.patience ?? Number.MAX_SAFE_INTEGER,
   };
+  const faults = faultsOf(resolved);
+  if (faults.length > 0) throw new ShoalError('invalid_argument', faults.join('; '));
+  return resolved;
+}
+
+function faultsOf(resolved: ResolvedFederation): string[] {
+  const { selected, participants, privacy, deadlineMs, learningRate } = resolved;
   const faults: string[] = [];
   const whole = (name: string, value: number, min: number, max: number): void => {
     if (!Number.isInteger(value) || value < min || value > max)
       faults.push(`${name} must be a whole number in [${min}, ${max}], got ${value}`);
   };
   whole('rounds', resolved.rounds, 1, MAX_ROUNDS);
-  whole('participants', resolved.participants, 1, MAX_ROUNDS);
-  whole('selected', selected, 1, resolved.participants);
-  whole('overSelection', resolved.overSelection, 0, resolved.participants - selected);
+  whole('participants', participants, 1, MAX_ROUNDS);
+  whole('selected', selected, 1, participants);
+  whole('overSelection', resolved.overSelection, 0, participants - selected);
   whole('quorum', resolved.quorum, 1, selected);
   whole('localEpochs', resolved.localEpochs, 1, MAX_ROUNDS);
   whole('batchSize', resolved.batchSize, 1, MAX_ROUNDS);
-  if (!(resolved.deadlineMs > 0)) faults.push(`deadlineMs must be > 0, got ${resolved.deadlineMs}`);
-  if (!(resolved.learningRate > 0))
-    faults.push(`learningRate must be > 0, got ${resolved.learningRate}`);
-  const { privacy } = resolved;
+  if (!(deadlineMs > 0)) faults.push(`deadlineMs must be > 0, got ${deadlineMs}`);
+  if (!(learningRate > 0)) faults.push(`learningRate must be > 0, got ${learningRate}`);
   if (privacy && !(privacy.clipping > 0))
     faults.push(`privacy.clipping must be > 0, got ${privacy.clipping}`);
   if (privacy && !(privacy.noiseMultiplier >= 0))
     faults.push(`privacy.noiseMultiplier must be ≥ 0, got ${privacy.noiseMultiplier}`);
-  if (faults.length > 0) throw new ShoalError('invalid_argument', faults.join('; '));
-  return resolved;
+  return faults;
 }

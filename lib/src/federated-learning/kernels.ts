@@ -75,7 +75,7 @@ function exchangeCode(): number[] {
 
 /** A module with both loops, written by hand: no compiler is needed for two loops. */
 function kernelModule(): Uint8Array<ArrayBuffer> {
-  const text = (name: string): number[] => [name.length, ...[...name].map((c) => c.charCodeAt(0))];
+  const text = (name: string): number[] => [name.length, ...Buffer.from(name, 'latin1')];
   const body = (code: readonly number[]): number[] => [...unsigned(code.length), ...code];
   return Uint8Array.from([
     ...[0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00],
@@ -199,15 +199,18 @@ export function allFinite(values: Float32Array): boolean {
  */
 export function sortingNetwork(n: number): [low: number, high: number][] {
   const pairs: [number, number][] = [];
-  for (let p = 1; p < n; p *= 2) {
-    for (let k = p; k >= 1; k = Math.floor(k / 2)) {
-      for (let j = k % p; j + k < n; j += 2 * k) {
-        for (let i = 0; i < Math.min(k, n - j - k); i++) {
-          const [a, b] = [i + j, i + j + k];
-          if (Math.floor(a / (2 * p)) === Math.floor(b / (2 * p))) pairs.push([a, b]);
-        }
-      }
-    }
+  for (let p = 1; p < n; p *= 2)
+    for (let k = p; k >= 1; k = Math.floor(k / 2)) pairs.push(...mergeStep(n, p, k));
+  return pairs;
+}
+
+/** One step of merging sorted runs of length p: exchanges at distance k within each pair of runs. */
+function mergeStep(n: number, p: number, k: number): [number, number][] {
+  const pairs: [number, number][] = [];
+  for (let a = k % p; a + k < n; a++) {
+    const insideBlock = Math.floor((a - (k % p)) / k) % 2 === 0;
+    const sameRun = Math.floor(a / (2 * p)) === Math.floor((a + k) / (2 * p));
+    if (insideBlock && sameRun) pairs.push([a, a + k]);
   }
   return pairs;
 }

@@ -110,18 +110,23 @@ export class Participant {
     }
   }
 
-  #connect(signal: AbortSignal, connected: () => void): Promise<ParticipantResult> {
+  #client(): grpc.Client {
     const { address, authority } = this.#options;
     const credentials =
       authority === undefined
         ? grpc.credentials.createInsecure()
         : grpc.credentials.createSsl(Buffer.from(authority));
-    const client = new grpc.Client(address, credentials, {
+    return new grpc.Client(address, credentials, {
       'grpc.max_receive_message_length': 8 * 1024 * 1024,
       'grpc.max_send_message_length': 8 * 1024 * 1024,
       'grpc.keepalive_time_ms': 15_000,
       'grpc.initial_reconnect_backoff_ms': 100,
     });
+  }
+
+  #connect(signal: AbortSignal, connected: () => void): Promise<ParticipantResult> {
+    const { address } = this.#options;
+    const client = this.#client();
     const { path, requestSerialize, responseDeserialize } = FEDERATION_METHODS.participate;
     const stream: Stream = client.makeBidiStreamRequest(
       path,
@@ -207,7 +212,8 @@ export class Participant {
           history: JSON.parse(history || '[]') as RoundSummary[],
         };
       }
-      default:
+      case 'admitted':
+      case undefined:
         return undefined;
     }
   }

@@ -5,9 +5,10 @@ import { type KubeObject, POD } from '../../kube/kube-api.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
 import { recordEvent } from '../event-writer.ts';
+import { endedAt, phaseOf } from '../pod-trouble.ts';
 import { requireDataset, requireModel } from '../references.ts';
 import { writeStatus } from '../status-writer.ts';
-import { jobStatus } from './status.ts';
+import { isAggregated, jobStatus } from './status.ts';
 import {
   createWorkerPod,
   ensureService,
@@ -34,6 +35,8 @@ export interface FederatedLearningPorts extends WorkerPorts {
 const KIND = 'FederatedLearningJob';
 const LABEL = 'federatedlearningjob.sedna.io';
 const REFUSED_RETRY_MS = 15_000;
+/** Time participants have to end by themselves once the model is written. */
+const FAREWELL_MS = 10_000;
 
 function isOver(job: FederatedLearningJob): boolean {
   return job.status?.phase === 'Succeeded' || job.status?.phase === 'Failed';
@@ -76,7 +79,7 @@ export class FederatedLearningReconciler implements Reconciler {
     const job = found as unknown as FederatedLearningJob;
     if (job.metadata.deletionTimestamp) return DONE;
     try {
-      await this.#ensure(job);
+      if (await this.#ensure(job)) return { kind: 'requeueAfter', ms: FAREWELL_MS };
     } catch (error) {
       if (!isShoalError(error) || (error.code !== 'not_found' && error.code !== 'invalid_argument'))
         throw error;
@@ -125,23 +128,46 @@ export class FederatedLearningReconciler implements Reconciler {
     return new Map(own.map((p) => [p.metadata.labels?.[SLOT_LABEL] ?? '', p]));
   }
 
-  async #ensure(job: FederatedLearningJob): Promise<void> {
+  /** @returns Whether to look again soon. */
+  async #ensure(job: FederatedLearningJob): Promise<boolean> {
     const { jobs, feed, clock, api } = this.#ports;
     const changed = job.status?.observedGeneration !== job.metadata.generation;
     const pods = this.#podsOf(job);
     let workers = pods.size;
+    let waits = false;
     if (!isOver(job) || changed) {
       const resolved = this.#resolve(job);
       await ensureToken(job, this.#ports);
       await ensureService(job, this.#ports);
       const slots = slotsOf(job, resolved);
       workers = slots.length;
-      for (const slot of slots) await this.#ensurePod(job, slot, { resolved, pods });
+      if (isAggregated(pods.values())) waits = await this.#dismiss(pods);
+      else for (const slot of slots) await this.#ensurePod(job, slot, { resolved, pods });
     }
-    if (isOver(job) && !changed) return;
+    if (isOver(job) && !changed) return false;
     const status = jobStatus({ job, pods: [...pods.values()], workers, feed, nowMs: clock.now() });
     await writeStatus(api, jobs, job, status);
     await this.#tell(job, status.conditions);
+    return waits;
+  }
+
+  /**
+   * Once the model is written, participants end by themselves. One that was restarted too late to
+   * hear of it would dial for ever: it is removed.
+   *
+   * @returns Whether some are still given time.
+   */
+  async #dismiss(pods: Map<string, KubeObject>): Promise<boolean> {
+    const { api, clock } = this.#ports;
+    const aggregator = pods.get('aggregation');
+    const since = clock.now() - (aggregator ? (endedAt(aggregator) ?? clock.now()) : 0);
+    const left = [...pods].filter(([, p]) => ['Running', 'Pending'].includes(phaseOf(p)));
+    if (since < FAREWELL_MS) return left.length > 0;
+    for (const [slot, pod] of left) {
+      pods.delete(slot);
+      await api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
+    }
+    return false;
   }
 
   /** Creates a missing worker; one made from an older spec is replaced. */

@@ -9,6 +9,7 @@ import { isJsonObject, type JsonObject, rfc3339 } from '@shoal/core';
 import type { Feed } from '../../edge-link/feed.ts';
 import type { KubeObject } from '../../kube/kube-api.ts';
 import { phaseOf, troubleOf } from '../pod-trouble.ts';
+import { SLOT_LABEL } from './workers.ts';
 
 const MAX_ROUNDS = 20;
 
@@ -109,7 +110,7 @@ function conditionFor(phase: Phase, pods: readonly KubeObject[], workers: number
           ? `waits for a worker: ${trouble}`
           : `${running} of ${workers} workers are running`,
       };
-    default:
+    case 'Pending':
       return {
         type: 'Pending',
         status: 'True',
@@ -119,8 +120,17 @@ function conditionFor(phase: Phase, pods: readonly KubeObject[], workers: number
   }
 }
 
+/** Whether the aggregator has ended well: the model is written, whatever participants still do. */
+export function isAggregated(pods: Iterable<KubeObject>): boolean {
+  return [...pods].some(
+    (p) => p.metadata.labels?.[SLOT_LABEL] === 'aggregation' && phaseOf(p) === 'Succeeded',
+  );
+}
+
 function phaseFrom(pods: readonly KubeObject[], workers: number): Phase {
   const phases = pods.map(phaseOf);
+  if (isAggregated(pods) && !phases.includes('Running') && !phases.includes('Pending'))
+    return 'Succeeded';
   if (phases.includes('Failed')) return 'Failed';
   if (phases.length === workers && phases.every((p) => p === 'Succeeded')) return 'Succeeded';
   return phases.includes('Running') ? 'Running' : 'Pending';

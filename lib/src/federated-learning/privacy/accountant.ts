@@ -1,10 +1,9 @@
 import { ShoalError } from '@shoal/core';
 
 /** Rényi orders looked at: dense where the best one usually lies. */
-const ORDERS: readonly number[] = [
-  ...Array.from({ length: 62 }, (_, i) => i + 2),
-  ...[72, 80, 96, 112, 128, 160, 192, 256, 320, 384, 512],
-];
+const ORDERS: readonly number[] = Array.from({ length: 62 }, (_, i) => i + 2).concat([
+  72, 80, 96, 112, 128, 160, 192, 256, 320, 384, 512,
+]);
 
 /** log(eᵃ + eᵇ) without overflow. */
 function logAdd(a: number, b: number): number {

@@ -1,5 +1,5 @@
 import { ShoalError } from '@shoal/core';
-import { addWeighted, perCoordinate, squaredDistance, squaredNorm } from '../kernels.ts';
+import { addWeighted, perCoordinate, squaredDistance } from '../kernels.ts';
 import {
   type JointRule,
   type ModelUpdate,
@@ -76,16 +76,12 @@ export function trimmedMean(parameters: StrategyParameters): Strategy {
 function distances(deltas: readonly Float32Array[]): Float64Array[] {
   const n = deltas.length;
   const matrix = Array.from({ length: n }, () => new Float64Array(n));
-  for (let i = 0; i < n; i++) {
-    for (let j = i + 1; j < n; j++) {
+  for (const [i, row] of matrix.entries()) {
+    for (const [j, mirror] of matrix.entries()) {
+      if (j <= i) continue;
       const d = squaredDistance(deltas[i] ?? new Float32Array(), deltas[j] ?? new Float32Array());
-      for (const [a, b] of [
-        [i, j],
-        [j, i],
-      ] as const) {
-        const row = matrix[a];
-        if (row) row[b] = d;
-      }
+      row[j] = d;
+      mirror[i] = d;
     }
   }
   return matrix;
@@ -255,9 +251,4 @@ export function requireUpdates(strategy: Strategy, count: number): void {
     'failed_precondition',
     `strategy ${strategy.name} needs at least ${least} updates for its promise, there are ${count}`,
   );
-}
-
-/** Norms of changes, for reports and for choosing bounds. */
-export function normsOf(updates: readonly ModelUpdate[]): number[] {
-  return updates.map((u) => Math.sqrt(squaredNorm(u.delta)));
 }

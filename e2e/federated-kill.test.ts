@@ -1,0 +1,146 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { digestOf, seededRandom } from '@shoal/core';
+import { generateDigits } from '@shoal/datasets';
+import { slice, toImageLine } from '@shoal/lib';
+import { dense, flatten, sequential } from '@shoal/training';
+import { afterAll, expect, test } from 'vitest';
+
+/**
+ * Real processes, killed with -9 at any moment, started again as their supervisor would: the
+ * federation ends with the model of an undisturbed run, bit for bit.
+ */
+const PARTICIPANTS = 3;
+const ROUNDS = 4;
+const root = mkdtempSync(join(tmpdir(), 'shoal-federated-kill-'));
+const started = new Set<ChildProcess>();
+afterAll(() => {
+  for (const child of started) child.kill('SIGKILL');
+  rmSync(root, { recursive: true, force: true });
+});
+
+function freePort(): Promise<number> {
+  return new Promise((resolve) => {
+    const server = createServer().listen(0, '127.0.0.1', () => {
+      const address = server.address();
+      server.close(() => resolve(typeof address === 'object' && address ? address.port : 0));
+    });
+  });
+}
+
+const digits = generateDigits({ count: 240, seed: 3 });
+for (let k = 0; k < PARTICIPANTS; k++) {
+  const part = slice(digits, k * 80, (k + 1) * 80);
+  const lines = Array.from({ length: part.size }, (_, i) =>
+    toImageLine(part.inputs.subarray(i * 784, (i + 1) * 784), Number(part.labels[i])),
+  );
+  writeFileSync(join(root, `p${k}.jsonl`), `${lines.join('\n')}\n`);
+}
+
+interface Federation {
+  readonly dir: string;
+  readonly port: number;
+}
+
+async function federation(name: string): Promise<Federation> {
+  const dir = join(root, name);
+  mkdirSync(dir);
+  const layers = [flatten(), dense(10)];
+  const model = sequential({ input: [1, 28, 28], layers, random: seededRandom(1) });
+  writeFileSync(join(dir, 'model.onnx'), model);
+  writeFileSync(join(dir, 'first.onnx'), model);
+  return { dir, port: await freePort() };
+}
+
+/** Starts a worker as a pod would; resolves with its exit code, or the signal that ended it. */
+function worker(
+  kind: string,
+  f: Federation,
+  env: Record<string, string>,
+): { child: ChildProcess; ended: Promise<number | string> } {
+  const child = spawn(process.execPath, ['workers/src/main.ts', kind], {
+    cwd: join(import.meta.dirname, '..'),
+    stdio: ['ignore', 'ignore', 'inherit'],
+    env: {
+      PATH: process.env['PATH'],
+      LOG_LEVEL: 'error',
+      JOB_NAME: 'kill',
+      MODEL_URL: join(f.dir, 'model.onnx'),
+      PRETRAINED_MODEL_URL: join(f.dir, 'first.onnx'),
+      FEDERATED_TOKEN: 'secret',
+      PARTICIPANTS_COUNT: String(PARTICIPANTS),
+      AGG_BIND_HOST: '127.0.0.1',
+      AGG_BIND_PORT: String(f.port),
+      AGG_PORT: String(f.port),
+      FEDERATED_OPTIONS: JSON.stringify({ rounds: ROUNDS, learningRate: 0.05, localEpochs: 80 }),
+      ...env,
+    },
+  });
+  started.add(child);
+  const ended = new Promise<number | string>((resolve) =>
+    child.once('exit', (code, signal) => {
+      started.delete(child);
+      resolve(code ?? signal ?? 'unknown');
+    }),
+  );
+  return { child, ended };
+}
+
+interface Slot {
+  readonly kind: string;
+  readonly env: Record<string, string>;
+  current: ChildProcess | undefined;
+}
+
+/** Keeps a worker running until it ends well, however often it is killed. */
+async function keep(slot: Slot, f: Federation): Promise<void> {
+  for (;;) {
+    const { child, ended } = worker(slot.kind, f, slot.env);
+    slot.current = child;
+    if ((await ended) === 0) return;
+  }
+}
+
+async function run(
+  name: string,
+  disturb: (slots: readonly Slot[], over: () => boolean) => Promise<void>,
+): Promise<string> {
+  const f = await federation(name);
+  const slots: Slot[] = [
+    { kind: 'aggregate', env: {}, current: undefined },
+    ...Array.from({ length: PARTICIPANTS }, (_, k) => ({
+      kind: 'participate',
+      env: { WORKER_NAME: `p${k}`, TRAIN_DATASET_URL: join(root, `p${k}.jsonl`) },
+      current: undefined,
+    })),
+  ];
+  let over = false;
+  const all = Promise.all(slots.map((slot) => keep(slot, f))).then(() => {
+    over = true;
+  });
+  await Promise.all([all, disturb(slots, () => over)]);
+  return digestOf(readFileSync(join(f.dir, 'model.onnx')));
+}
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+test('killed with -9 again and again, aggregator and participants end with the same model', {
+  timeout: 180_000,
+}, async () => {
+  const wanted = await run('calm', () => Promise.resolve());
+  const random = seededRandom(11);
+  let kills = 0;
+  const disturbed = await run('storm', async (slots, over) => {
+    await pause(900);
+    for (let i = 0; i < 8 && !over(); i++) {
+      const slot = slots[i % slots.length];
+      if (slot?.current?.kill('SIGKILL')) kills++;
+      await pause(250 + random.int(500));
+    }
+  });
+  expect(kills).toBeGreaterThan(3);
+  expect(disturbed).toBe(wanted);
+});
