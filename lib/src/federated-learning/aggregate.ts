@@ -26,13 +26,9 @@ export class MeanAccumulator {
     const weight = rule.kind === 'mean' ? rule.weight(update) : 1;
     addWeighted(this.#sum, [update.delta], [weight]);
     const { participant, samples, metrics } = update;
-    this.#infos.push({
-      participant,
-      samples,
-      metrics,
-      weight,
-      squaredNorm: squaredNorm(update.delta),
-    });
+    const usesNorms = rule.kind === 'mean' && rule.usesNorms === true;
+    const norm = usesNorms ? squaredNorm(update.delta) : 0;
+    this.#infos.push({ participant, samples, metrics, weight, squaredNorm: norm });
   }
 
   /** The combined change; the accumulator is used up. */

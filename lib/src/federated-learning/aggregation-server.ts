@@ -395,7 +395,9 @@ export class AggregationServer {
     for (const [name, value] of Object.entries(metrics))
       if (!Number.isFinite(value))
         throw new ShoalError('invalid_argument', `metric ${name} is ${value}`);
-    if (bytes.length > 0 && !allFinite(decompress(encoding, bytes, this.#runner.size)))
+    const delta =
+      bytes.length > 0 ? decompress(encoding, bytes, this.#runner.size) : new Float32Array();
+    if (!allFinite(delta))
       throw new ShoalError('data_corrupt', 'the update holds NaN or infinite values');
     const info = {
       participant: session.participant,
@@ -404,7 +406,7 @@ export class AggregationServer {
       encoding,
       bytes: bytes.length,
     };
-    this.#runner.keep(round, info, bytes);
+    this.#runner.keep(round, info, bytes, delta);
     this.#accept(session, round);
     this.#guard(() => this.#runner.received(session.participant, this.#clock.now()));
   }

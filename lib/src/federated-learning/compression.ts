@@ -117,7 +117,7 @@ function encode(values: Float32Array, options: CompressionOptions, random: Rando
 }
 
 /**
- * Reads what {@link Compressor} wrote.
+ * Reads what {@link Compressor} wrote; uncompressed values may share memory with the bytes.
  *
  * @throws ShoalError `data_corrupt` when the length does not fit `size` values; `invalid_argument`
  *   for an unknown encoding.
@@ -135,7 +135,9 @@ export function decompress(name: string, bytes: Uint8Array, size: number): Float
     );
   switch (name) {
     case 'none':
-      return new Float32Array(new Uint8Array(bytes).buffer);
+      return bytes.byteOffset % 4 === 0
+        ? new Float32Array(bytes.buffer, bytes.byteOffset, size)
+        : new Float32Array(new Uint8Array(bytes).buffer);
     case 'fp16':
       return Float32Array.from(new Float16Array(new Uint8Array(bytes).buffer));
     case 'int8':

@@ -3,7 +3,7 @@ import { aggregateRound, MeanAccumulator } from './aggregate.ts';
 import { decompress } from './compression.ts';
 import type { LocalTask } from './federated-model.ts';
 import type { ResolvedFederation } from './federation-options.ts';
-import { squaredNorm } from './kernels.ts';
+import { squaredDistance } from './kernels.ts';
 import { RdpAccountant } from './privacy/accountant.ts';
 import { clipTo, nextBound } from './privacy/clipping.ts';
 import { addGaussianNoise, noiseForMean } from './privacy/noise.ts';
@@ -67,6 +67,8 @@ export class RoundRunner {
   #folded = 0;
   #startedAt: number;
   #bytesDown = 0;
+  /** The update that came last, decoded. */
+  #fresh: { participant: string; delta: Float32Array } | undefined;
   #bound: number;
   #nowMs: number;
 
@@ -188,8 +190,10 @@ export class RoundRunner {
     return this.#coordinator.states.get(participant) === 'received';
   }
 
-  keep(round: number, info: StoredUpdate, bytes: Uint8Array): void {
-    this.#store.keep(round, info, bytes);
+  /** @param delta What the bytes hold, decoded already: saves reading them back when it is their turn. */
+  keep(round: number, info: StoredUpdate, bytes: Uint8Array, delta: Float32Array): void {
+    if (this.#store.keep(round, info, bytes))
+      this.#fresh = { participant: info.participant, delta };
   }
 
   received(participant: string, nowMs: number): void {
@@ -200,8 +204,10 @@ export class RoundRunner {
   }
 
   #read(info: StoredUpdate): ModelUpdate {
-    const bytes = this.#store.read(this.round, info.participant);
-    const delta = decompress(info.encoding, bytes, this.size);
+    const fresh = this.#fresh?.participant === info.participant ? this.#fresh.delta : undefined;
+    this.#fresh = undefined;
+    const delta =
+      fresh ?? decompress(info.encoding, this.#store.read(this.round, info.participant), this.size);
     const within = this.#options.federation.privacy ? clipTo(delta, this.#bound) : true;
     if (within) this.#within++;
     return { ...info, delta };
@@ -291,7 +297,6 @@ export class RoundRunner {
     if (!this.#evaluating) this.#combine(infos, state);
     if (this.#options.federation.privacy?.adaptive)
       state['clipping'] = new Float32Array(this.size).fill(this.#bound);
-    const change = this.#model.map((v, i) => v - (before[i] ?? 0));
     const summary: RoundSummary = {
       round: this.round,
       participants: infos.length,
@@ -300,7 +305,7 @@ export class RoundRunner {
       bytesUp: infos.reduce((n, u) => n + u.bytes, 0),
       bytesDown: this.#bytesDown,
       durationMs: this.#nowMs - this.#startedAt,
-      changeNorm: Math.sqrt(squaredNorm(change)),
+      changeNorm: Math.sqrt(squaredDistance(this.#model, before)),
       ...(this.#accountant ? { epsilon: this.#accountant.epsilon } : {}),
     };
     const best = this.#isBest(summary);

@@ -31,6 +31,8 @@ export interface LocalRule {
 /** Makes one change of the model out of many, while they arrive. Order matters only for the last bits. */
 export interface MeanRule {
   readonly kind: 'mean';
+  /** Whether `scale` looks at the norms of the updates. Default false: then they are 0. */
+  readonly usesNorms?: boolean;
   /** Factor of this update in the sum. */
   readonly weight: (update: ModelUpdate) => number;
   /** Factor of the sum, once all are in: 1/Σ weights for a mean. */

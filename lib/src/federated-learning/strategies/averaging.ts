@@ -140,6 +140,7 @@ export function qFedAvg(parameters: StrategyParameters): Strategy {
     local: {},
     rule: {
       kind: 'mean',
+      usesNorms: true,
       weight: (u) => lossOf(u.metrics) ** q * lipschitz,
       scale: (updates) => {
         const total = updates.reduce((sum, u) => {
