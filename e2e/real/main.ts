@@ -1,6 +1,7 @@
 import { kubectlSession } from './kubectl-session.ts';
 import { onnxConsumers } from './onnx-consumers.ts';
 import type { Outcome } from './outcome.ts';
+import { s3Download } from './s3-download.ts';
 import { torchOracle } from './torch-oracle.ts';
 
 /**
@@ -10,6 +11,7 @@ import { torchOracle } from './torch-oracle.ts';
 const outcomes: Outcome[] = [
   ...(await kubectlSession()),
   ...(await onnxConsumers()),
+  ...(await s3Download()),
   ...(await torchOracle()),
 ];
 let failed = 0;

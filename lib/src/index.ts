@@ -28,6 +28,7 @@ export type {
   TrainProgress,
 } from './estimator/estimator.ts';
 export { OnnxEstimator, type OnnxEstimatorOptions } from './estimator/onnx.ts';
+export { TfjsEstimator, type TfjsEstimatorOptions } from './estimator/tfjs.ts';
 export { aggregateRound } from './federated-learning/aggregate.ts';
 export {
   AggregationServer,

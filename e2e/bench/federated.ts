@@ -1,0 +1,187 @@
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import {
+  AggregationServer,
+  addWeighted,
+  createStrategy,
+  type FederatedModel,
+  Participant,
+} from '@shoal/lib';
+
+/**
+ * `npm run bench:federated`: aggregation kernels, and the floor of a round without training work.
+ * numpy and Flower's own functions run between our runs when SHOAL_PYTHON has them. Writes
+ * .cache/bench/federated.json.
+ */
+interface Times {
+  readonly minMs: number;
+  readonly medianMs: number;
+}
+
+function timesOf(samples: readonly number[]): Times {
+  const sorted = samples.toSorted((a, b) => a - b);
+  return { minMs: sorted[0] ?? Number.NaN, medianMs: sorted[sorted.length >> 1] ?? Number.NaN };
+}
+
+function measure(runs: number, body: () => void): Times {
+  const samples: number[] = [];
+  for (let i = 0; i < runs; i++) {
+    const startedAt = performance.now();
+    body();
+    samples.push(performance.now() - startedAt);
+  }
+  return timesOf(samples);
+}
+
+const PYTHON = `
+import json, sys, time
+import numpy as np
+n, d = int(sys.argv[1]), int(sys.argv[2])
+X = np.random.rand(n, d).astype(np.float32); w = np.arange(10, 10 + n, dtype=np.float32); w /= w.sum()
+def times(f, k):
+    s = []
+    for _ in range(k):
+        t = time.perf_counter(); f(); s.append((time.perf_counter() - t) * 1e3)
+    return {"minMs": min(s), "medianMs": sorted(s)[len(s) // 2]}
+def axpy():
+    acc = np.zeros(d, np.float32)
+    for k in range(n): acc += w[k] * X[k]
+    return acc
+out = {"numpy gemv": times(lambda: w @ X, 7), "numpy axpy": times(axpy, 5)}
+try:
+    from flwr.server.strategy.aggregate import aggregate, aggregate_median, aggregate_trimmed_avg
+    results = [([X[k]], 10 + k) for k in range(n)]
+    out["Flower aggregate"] = times(lambda: aggregate(results), 3)
+    if n * d <= 100_000_000:
+        out["Flower median"] = times(lambda: aggregate_median(results), 1)
+        out["Flower trimmed mean"] = times(lambda: aggregate_trimmed_avg(results, 0.2), 1)
+except ImportError as e:
+    out["note"] = str(e)
+print(json.dumps(out))`;
+
+function peers(n: number, d: number): Record<string, Times> {
+  const python = process.env['SHOAL_PYTHON'] ?? 'python3';
+  const { stdout } = spawnSync(python, ['-c', PYTHON, String(n), String(d)], {
+    encoding: 'utf8',
+    env: { ...process.env, OMP_NUM_THREADS: '1', OPENBLAS_NUM_THREADS: '1' },
+  });
+  try {
+    return JSON.parse(stdout) as Record<string, Times>;
+  } catch {
+    return {};
+  }
+}
+
+const rows: { what: string; times: Times }[] = [];
+function show(what: string, times: Times): void {
+  rows.push({ what, times });
+  console.log(
+    `${what.padEnd(46)} ${times.minMs.toFixed(1).padStart(9)} / ${times.medianMs.toFixed(1)} ms (min / median)`,
+  );
+}
+
+function aggregation(n: number, d: number): void {
+  const inputs = Array.from({ length: n }, (_, k) =>
+    Float32Array.from({ length: d }, (__, i) => Math.sin(i * 0.37 + k)),
+  );
+  const weights = inputs.map((_, k) => 10 + k);
+  const at = `n=${n}, d=${d / 1e6} M`;
+  const target = new Float32Array(d);
+  show(
+    `weighted mean, ${at}`,
+    measure(7, () => addWeighted(target, inputs, weights)),
+  );
+  const updates = inputs.map((delta, k) => ({
+    participant: `p${k}`,
+    samples: 10 + k,
+    metrics: {},
+    delta,
+  }));
+  if (n * d <= 1e8) {
+    for (const name of ['Median', 'TrimmedMean', 'Krum']) {
+      if (name === 'Krum' && n > 10) continue;
+      const { rule } = createStrategy(name);
+      if (rule.kind === 'joint')
+        show(
+          `${name}, ${at}`,
+          measure(2, () => void rule.combine(updates, {})),
+        );
+    }
+  }
+  for (const [name, times] of Object.entries(peers(n, d)))
+    if (typeof times === 'object') show(`  ${name}, ${at}`, times);
+}
+
+/** Local training that does nothing: what is left is the federation itself. */
+function idleModel(size: number): FederatedModel {
+  return {
+    layout: [{ name: 'w', shape: [size] }],
+    size,
+    samples: 1,
+    initial: () => new Float32Array(size),
+    train: (vector, task) =>
+      Promise.resolve({
+        delta: task.evaluateOnly ? new Float32Array() : vector.slice(),
+        samples: 1,
+        metrics: {},
+      }),
+    close: () => Promise.resolve(),
+  };
+}
+
+async function roundFloor(participants: number, size: number, rounds: number): Promise<void> {
+  const dir = mkdtempSync(join(tmpdir(), 'shoal-bench-fl-'));
+  const model = idleModel(size);
+  const samples: number[] = [];
+  let before = performance.now();
+  const server = new AggregationServer({
+    job: 'bench',
+    rounds,
+    participants,
+    dir,
+    initial: new Float32Array(size).fill(0.5),
+    layout: model.layout,
+    onRound: () => {
+      const now = performance.now();
+      samples.push(now - before);
+      before = now;
+    },
+  });
+  const address = await server.start();
+  const signal = new AbortController().signal;
+  const workers = Array.from({ length: participants }, (_, k) =>
+    new Participant({ address, job: 'bench', participant: `p${k}` }, idleModel(size)).run(signal),
+  );
+  const { history } = await server.done;
+  await Promise.all(workers);
+  await server.close();
+  rmSync(dir, { recursive: true, force: true });
+  // The first round waits for everyone to join, the last only scores.
+  const steady = samples.slice(1, rounds);
+  const payload = (size * 4) / 1e6;
+  show(`round, ${participants} participants, ${payload} MB`, timesOf(steady));
+  const perParticipant = (history[1]?.bytesUp ?? 0) / participants;
+  console.log(
+    `  ${perParticipant} bytes up each = ${(perParticipant / (size * 4)).toFixed(3)} × the payload`,
+  );
+}
+
+for (const [n, d] of [
+  [10, 1e6],
+  [100, 1e6],
+  [10, 1e7],
+] as const)
+  aggregation(n, d);
+await roundFloor(2, 1, 20);
+await roundFloor(2, 2_500_000, 8);
+await roundFloor(2, 25_000_000, 4);
+await roundFloor(100, 250_000, 6);
+const out = join(import.meta.dirname, '../../.cache/bench');
+mkdirSync(out, { recursive: true });
+writeFileSync(
+  join(out, 'federated.json'),
+  JSON.stringify({ cores: availableParallelism(), rows }, null, 2),
+);
+console.log(JSON.stringify({ cores: availableParallelism(), rows }));
