@@ -56,6 +56,11 @@ export {
 } from './federated-learning/participant.ts';
 export type { FederationResult } from './federated-learning/round-runner.ts';
 export type { RoundSummary } from './federated-learning/round-store.ts';
+export {
+  type SimulatedRound,
+  type SimulationResult,
+  simulateFederation,
+} from './federated-learning/simulation.ts';
 export { createStrategy, STRATEGY_NAMES } from './federated-learning/strategies/strategies.ts';
 export type {
   JointRule,
