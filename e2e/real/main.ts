@@ -2,6 +2,7 @@ import { kubectlSession } from './kubectl-session.ts';
 import { onnxConsumers } from './onnx-consumers.ts';
 import type { Outcome } from './outcome.ts';
 import { s3Download } from './s3-download.ts';
+import { sednaClient } from './sedna-client.ts';
 import { torchOracle } from './torch-oracle.ts';
 
 /**
@@ -12,6 +13,7 @@ const outcomes: Outcome[] = [
   ...(await kubectlSession()),
   ...(await onnxConsumers()),
   ...(await s3Download()),
+  ...(await sednaClient()),
   ...(await torchOracle()),
 ];
 let failed = 0;

@@ -57,6 +57,10 @@ export {
 export type { FederationResult } from './federated-learning/round-runner.ts';
 export type { RoundSummary } from './federated-learning/round-store.ts';
 export {
+  type SednaAggregationOptions,
+  SednaAggregationServer,
+} from './federated-learning/sedna-aggregation-server.ts';
+export {
   type SimulatedRound,
   type SimulationResult,
   simulateFederation,

@@ -1,6 +1,14 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { digestOf, fromNode, integer, readConfig, type SettingTable, text } from '@shoal/core';
+import {
+  choice,
+  digestOf,
+  fromNode,
+  integer,
+  readConfig,
+  type SettingTable,
+  text,
+} from '@shoal/core';
 import {
   AggregationServer,
   argMax,
@@ -17,6 +25,7 @@ import {
   type ModelResult,
   parseMinerParameters,
   type Samples,
+  SednaAggregationServer,
   TrainerModel,
   WORKER_SETTINGS,
 } from '@shoal/lib';
@@ -145,6 +154,7 @@ interface AggregatorEnvironment extends FederatedEnvironment {
   readonly AGG_BIND_PORT: number;
   readonly PARTICIPANTS_COUNT: number;
   readonly FEDERATED_OPTIONS: string;
+  readonly FEDERATED_PROTOCOL: 'shoal' | 'sedna';
 }
 
 const AGGREGATOR_SETTINGS: SettingTable<AggregatorEnvironment> = {
@@ -153,6 +163,11 @@ const AGGREGATOR_SETTINGS: SettingTable<AggregatorEnvironment> = {
   AGG_BIND_PORT: integer('port to listen on', { min: 0, max: 65_535 }, 7363),
   PARTICIPANTS_COUNT: integer('participants of the job', { min: 1, max: 1_000_000 }, 1),
   FEDERATED_OPTIONS: text('rounds, strategy, quorum and so on, as JSON', '{}'),
+  FEDERATED_PROTOCOL: choice(
+    'what participants speak: shoal, or sedna for its Python workers',
+    ['shoal', 'sedna'],
+    'shoal',
+  ),
 };
 
 /**
@@ -174,6 +189,8 @@ export async function aggregateWorker({ logger, signal }: WorkerContext): Promis
   const env = readConfig(AGGREGATOR_SETTINGS, process.env);
   const from = env.PRETRAINED_MODEL_URL || env.MODEL_URL;
   const options = JSON.parse(env.FEDERATED_OPTIONS) as Partial<FederationOptions>;
+  if (env.FEDERATED_PROTOCOL === 'sedna')
+    return await aggregateForSedna(env, options.rounds ?? 3, { logger, signal });
   const nothing = { inputs: new Float32Array(), labels: new BigInt64Array(), shape: [], size: 0 };
   const model = await TrainerModel.create({ model: readModelBytes(from), samples: nothing });
   const server = new AggregationServer({
@@ -207,6 +224,28 @@ export async function aggregateWorker({ logger, signal }: WorkerContext): Promis
   } finally {
     await server.close();
     await model.close();
+  }
+}
+
+/** Aggregates for workers built on Sedna's Python library; they keep the model. */
+async function aggregateForSedna(
+  env: AggregatorEnvironment,
+  rounds: number,
+  { logger, signal }: WorkerContext,
+): Promise<{ rounds: number }> {
+  const server = new SednaAggregationServer({
+    rounds,
+    participants: env.PARTICIPANTS_COUNT,
+    host: env.AGG_BIND_HOST,
+    port: env.AGG_BIND_PORT,
+    logger,
+  });
+  logger.info('aggregating for Sedna workers', { url: await server.start() });
+  try {
+    const done = await Promise.race([server.done, untilStopped(signal).then(() => 0)]);
+    return { rounds: done };
+  } finally {
+    await server.close();
   }
 }
 
