@@ -1,5 +1,7 @@
 import { appendFileSync, writeFileSync } from 'node:fs';
-import type { JsonObject } from '@shoal/core';
+import { type JsonObject, seededRandom } from '@shoal/core';
+import { toImageLine } from '@shoal/lib';
+import { dense, flatten, sequential } from '@shoal/training';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { ClusterFixture, type Live, template } from './cluster-fixture.ts';
 
@@ -245,4 +247,63 @@ test('a corrupt model file: the worker says which file and why, and the service 
   );
   expect(log).toMatch(/broken\.onnx is not a model that ONNX Runtime can run/);
   await c.resources.remove('ji', 'default', 'broken');
+});
+
+function federated(name: string, over: JsonObject = {}): JsonObject {
+  const worker = (kind: string, node: string): JsonObject =>
+    template(node, ['node', 'workers/src/main.ts', kind]);
+  return sedna('FederatedLearningJob', name, {
+    aggregationWorker: {
+      model: { name: `${name}-model` },
+      template: worker('aggregate', 'cloud-1'),
+    },
+    trainingWorkers: [
+      { dataset: { name: `${name}-data` }, template: worker('participate', 'edge-1') },
+    ],
+    ...over,
+  });
+}
+
+test('a federated job waits for what it names, refuses fields that do not fit, and says why its aggregator fails', async () => {
+  await expect(c.apply(federated('fl', { rounds: 0 }))).rejects.toThrow(
+    /spec\.rounds.*greater than or equal to 1/,
+  );
+  await expect(c.apply(federated('fl', { compression: { name: 'zip' } }))).rejects.toThrow(
+    /spec\.compression\.name.*Unsupported value: "zip"/,
+  );
+  await c.apply(federated('fl', { strategy: { name: 'FedMagic' } }));
+  const waits = await c.until('the missing Model', async () => await c.condition('fl', 'fl'));
+  expect(waits).toMatchObject({ type: 'Pending', reason: 'ReferenceNotFound' });
+  expect(waits.message).toMatch(/spec\.aggregationWorker\.model\.name: Model "fl-model" does not exist/);
+  const layers = [flatten(), dense(2)];
+  const model = sequential({ input: [1, 28, 28], layers, random: seededRandom(1) });
+  for (const node of ['cloud-1', 'edge-1']) writeFileSync(c.path(node, '/models/fl.onnx'), model);
+  writeFileSync(c.path('edge-1', '/data/fl.jsonl'), `${toImageLine(new Float32Array(784), 1)}\n`);
+  await c.apply(
+    sedna('Model', 'fl-model', { url: '/models/fl.onnx', format: 'onnx' }),
+    sedna('Dataset', 'fl-data', { url: '/data/fl.jsonl', format: 'jsonl', nodeName: 'edge-1' }),
+  );
+  const [pod] = await c.until('the aggregator', async () => {
+    const found = await c.pods('fl-aggregation');
+    return found[0]?.status?.containerStatuses?.[0]?.restartCount ? found : undefined;
+  });
+  let log = '';
+  const path = `/api/v1/namespaces/default/pods/${pod?.metadata.name}/log?previous=true`;
+  await c.client.stream(path, (chunk) => {
+    log += chunk.toString();
+  });
+  expect(log).toMatch(/there is no strategy \\"FedMagic\\"; choose one of FedAvg/);
+  // Mended, the job goes on: its workers are replaced, and it completes.
+  await c.apply(federated('fl', { strategy: { name: 'FedAvg' }, rounds: 2 }));
+  const done = await c.until(
+    'the end',
+    async () => {
+      const job = await c.get('fl', 'fl');
+      return job?.status?.phase === 'Succeeded' ? job : undefined;
+    },
+    60_000,
+  );
+  expect(done.status).toMatchObject({ currentRound: 3, phase: 'Succeeded' });
+  await c.resources.remove('fl', 'default', 'fl');
+  await c.until('nothing left', async () => (await c.pods('fl-')).length === 0);
 });

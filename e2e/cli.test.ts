@@ -1,5 +1,8 @@
 import { spawn } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { seededRandom } from '@shoal/core';
+import { dense, relu, sequential } from '@shoal/training';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { stringify } from 'yaml';
 import { ClusterFixture, template } from './cluster-fixture.ts';
@@ -104,4 +107,40 @@ test('the manager and the controllers answer /healthz, /readyz and /metrics', as
     body: JSON.stringify(stray),
   });
   expect(await taken.json()).toEqual({ Status: 200, Message: 'OK' });
+});
+
+test('a model file is looked into, fine-tuned, and what is wrong is said', async () => {
+  const layers = [dense(8), relu(), dense(2)];
+  const file = join(c.folder, 'model.onnx');
+  writeFileSync(file, sequential({ input: [2], layers, random: seededRandom(1) }));
+  const rows = Array.from(
+    { length: 200 },
+    (_, i) => `${Math.sin(i)},${Math.cos(i)},${Math.sin(i) > 0 ? 1 : 0}`,
+  );
+  const data = join(c.folder, 'points.csv');
+  writeFileSync(data, `x,y,label\n${rows.join('\n')}\n`);
+  const { output: looked } = await shoal(`model inspect ${file} --nodes`);
+  expect(looked).toMatch(/input {2}input {2}float \[batch, 2\]/);
+  expect(looked).toMatch(/layer0\.weight\s+\[8, 2\]\s+16\s+yes/);
+  expect(looked).toMatch(/All 4 parameter tensors can be trained/);
+  const trained = await shoal(
+    `model train ${file} --data ${data} --epochs 20 --learning-rate 0.05`,
+  );
+  expect(trained.code).toBe(0);
+  const result = JSON.parse(trained.output.trim().split('\n').at(-1) ?? '') as {
+    trained: string;
+    after: { heldOut: { metrics: { accuracy: number } } };
+  };
+  expect(result.after.heldOut.metrics.accuracy).toBeGreaterThan(0.9);
+  expect((await shoal(`model inspect ${result.trained} --json`)).code).toBe(0);
+  const wrong = await shoal(`model train ${file} --data ${data} --epochs 0 --optimizer lion`);
+  expect(wrong.output).toMatch(
+    /--epochs must be a whole number ≥ 1, got "0"; --optimizer must be one of sgd/,
+  );
+  writeFileSync(data, 'x,y,label\n1,2\n');
+  expect((await shoal(`model train ${file} --data ${data}`)).output).toMatch(
+    /points\.csv line 2 has 2 columns, the head has 3/,
+  );
+  expect((await shoal(`model inspect ${data}`)).output).toMatch(/shoal: not an ONNX model/);
+  expect((await shoal('model train --help')).output).toMatch(/sgd, adam, adamw, rmsprop, adagrad/);
 });

@@ -39,7 +39,8 @@ function read(path: string): Buffer {
   }
 }
 
-const TARGET_NAMES: readonly string[] = ['label', 'target', 'y', 'class'];
+/** Usual names, the surest first: a column called y may well be a coordinate. */
+const TARGET_NAMES: readonly string[] = ['label', 'target', 'class', 'y'];
 
 function targetColumn(head: readonly string[], wanted: string | undefined, path: string): number {
   if (wanted !== undefined) {
@@ -50,8 +51,9 @@ function targetColumn(head: readonly string[], wanted: string | undefined, path:
       `${path} has no column "${wanted}"; it has: ${head.join(', ')}`,
     );
   }
-  const named = head.findIndex((h) => TARGET_NAMES.includes(h.toLowerCase()));
-  return named >= 0 ? named : head.length - 1;
+  const lower = head.map((h) => h.toLowerCase());
+  const named = TARGET_NAMES.find((n) => lower.includes(n));
+  return named === undefined ? head.length - 1 : lower.indexOf(named);
 }
 
 /** A CSV file with a head line and numbers; one column is the target, the others are the sample. */
