@@ -274,7 +274,9 @@ test('a federated job waits for what it names, refuses fields that do not fit, a
   await c.apply(federated('fl', { strategy: { name: 'FedMagic' } }));
   const waits = await c.until('the missing Model', async () => await c.condition('fl', 'fl'));
   expect(waits).toMatchObject({ type: 'Pending', reason: 'ReferenceNotFound' });
-  expect(waits.message).toMatch(/spec\.aggregationWorker\.model\.name: Model "fl-model" does not exist/);
+  expect(waits.message).toMatch(
+    /spec\.aggregationWorker\.model\.name: Model "fl-model" does not exist/,
+  );
   const layers = [flatten(), dense(2)];
   const model = sequential({ input: [1, 28, 28], layers, random: seededRandom(1) });
   for (const node of ['cloud-1', 'edge-1']) writeFileSync(c.path(node, '/models/fl.onnx'), model);
