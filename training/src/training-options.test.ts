@@ -547,3 +547,56 @@ test('resident memory stays flat over ten thousand steps', { timeout: 60_000 }, 
   expect(resident() - before).toBeLessThan(128);
   await trainer.release();
 });
+
+test('models of opset 13 train: axes as attributes, splits without sizes', async () => {
+  const builder = new GraphBuilder('');
+  const x = builder.input('x', ['n', 4]);
+  builder.initializers.push(
+    ...(readModel(sequential({ input: [4], layers: [dense(6)], random: random() })).graph
+      ?.initializer ?? []),
+  );
+  const z = builder.node('Gemm', [x, 'layer0.weight', 'layer0.bias'], { transB: 1 });
+  const [a = '', b = ''] = builder.nodeWithOutputs('Split', [z], {
+    attributes: { axis: 1 },
+    outputs: 2,
+  });
+  const mean = builder.node('ReduceMean', [a], { axes: [1], keepdims: 1 });
+  const top = builder.node('ReduceMax', [b], { axes: [-1], keepdims: 1 });
+  builder.output(builder.node('Concat', [mean, top], { axis: 1 }, 'y'), ['n', 2]);
+  const trainer = await Trainer.create(
+    options({ model: writeModel(modelOf(builder.graph('old'), 13)) }),
+  );
+  const batch: Batch = {
+    inputs: Float32Array.of(1, 2, 3, 4, 4, 3, 2, 1),
+    targets: Float32Array.of(1, 2, 3, 4),
+    size: 2,
+  };
+  const { gradients } = await trainer.gradients(batch);
+  const start = trainer.getParameters();
+  const bias = start.get('layer0.bias') ?? new Float32Array();
+  for (const k of [0, 4]) {
+    const at = async (d: number): Promise<number> => {
+      const moved = bias.slice();
+      moved[k] = (bias[k] ?? 0) + d;
+      trainer.setParameters(new Map([['layer0.bias', moved]]));
+      return (await trainer.evaluate(batch)).loss;
+    };
+    expect(gradients.get('layer0.bias')?.[k]).toBeCloseTo(
+      ((await at(1e-2)) - (await at(-1e-2))) / 2e-2,
+      2,
+    );
+  }
+  expect(readModel(trainer.deploy()).opsetImport[0]?.version).toBe(13n);
+  await trainer.release();
+});
+
+test('a model beyond the 2 GiB of a protobuf file is refused with the way out', () => {
+  const model = readModel(LINEAR);
+  const [first] = model.graph?.initializer ?? [];
+  if (!first) throw new Error('no weight');
+  // Only its length is looked at: nobody has to hold two gigabytes to test this.
+  first.rawData = Object.defineProperty(new Uint8Array(), 'length', { value: 2 ** 31 });
+  expect(() => writeModel(model)).toThrow(
+    /holds 214748\d+ bytes of values, a protobuf file at most 2147483647; write it with writeModelFile\(path, model, \{ externalData: true \}\)/,
+  );
+});
