@@ -81,6 +81,21 @@ function scalarOf(results: ort.InferenceSession.OnnxValueMapType, name: string):
   return typeof value === 'number' ? value : Number.NaN;
 }
 
+/**
+ * Lets go of the file: trained tensors live in the state from now on, and what stays is copied out
+ * of the file's bytes, so that a large model is not held twice.
+ */
+function dropTrained(plan: Plan, state: TrainingState): void {
+  for (const tensor of plan.model.graph?.initializer ?? []) {
+    if (state.has(tensor.name)) {
+      tensor.rawData = new Uint8Array();
+      tensor.floatData = [];
+    } else if (tensor.rawData.length * 2 < tensor.rawData.buffer.byteLength) {
+      tensor.rawData = tensor.rawData.slice();
+    }
+  }
+}
+
 /** @throws ShoalError `unsupported` for an output of integers, naming the others. */
 function expectFloatOutput(shaped: ShapedPlan): void {
   const { output, model } = shaped.plan;
@@ -140,7 +155,9 @@ export class Trainer {
     expectFloatOutput(shaped);
     const parameters = influentialParameters(shaped);
     if (parameters.length === 0) throw nothingToTrain(plan.forward);
-    return new Trainer(plan, new TrainingState(plan, parameters, initial), options);
+    const state = new TrainingState(plan, parameters, initial);
+    dropTrained(plan, state);
+    return new Trainer(plan, state, options);
   }
 
   /** What is trained, in a fixed order. */
