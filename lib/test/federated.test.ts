@@ -226,9 +226,12 @@ test('a quorum ends a round at its deadline; without one the cause is told and t
   expect(stalls[0]).toMatch(/missing: p3/);
   const waits: string[] = [];
   const lonely = await serve({ deadlineMs: 100, onStalled: (r) => waits.push(r) });
-  join_(lonely.address, new ToyModel(1), 1);
+  const heard: string[] = [];
+  join_(lonely.address, new ToyModel(1), 1, { onNotice: (r: string) => heard.push(r) });
   while (waits.length === 0) await new Promise((r) => setTimeout(r, 20));
   expect(waits[0]).toBe('round 1 waits for participants: 1 of 3 are connected (p1), 3 are needed');
+  while (heard.length === 0) await new Promise((r) => setTimeout(r, 20));
+  expect(heard[0]).toMatch(/^round 1 waits for participants/);
 });
 
 test('strangers, other models, other jobs and poisoned updates are refused with a reason; the round survives', async () => {

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file federated.proto.
  */
 export const file_federated: GenFile = /*@__PURE__*/
-  fileDesc("Cg9mZWRlcmF0ZWQucHJvdG8SEnNob2FsLmZlZGVyYXRlZC52MSL3AQoQUGFydGljaXBhbnRGcmFtZRIoCgRqb2luGAEgASgLMhguc2hvYWwuZmVkZXJhdGVkLnYxLkpvaW5IABIoCgR3YW50GAIgASgLMhguc2hvYWwuZmVkZXJhdGVkLnYxLldhbnRIABIsCgZ1cGRhdGUYAyABKAsyGi5zaG9hbC5mZWRlcmF0ZWQudjEuVXBkYXRlSAASKgoFY2h1bmsYBCABKAsyGS5zaG9hbC5mZWRlcmF0ZWQudjEuQ2h1bmtIABIsCgZmYWlsZWQYBSABKAsyGi5zaG9hbC5mZWRlcmF0ZWQudjEuRmFpbGVkSABCBwoFZnJhbWUitgIKD0FnZ3JlZ2F0b3JGcmFtZRIwCghhZG1pdHRlZBgBIAEoCzIcLnNob2FsLmZlZGVyYXRlZC52MS5BZG1pdHRlZEgAEigKBHRhc2sYAiABKAsyGC5zaG9hbC5mZWRlcmF0ZWQudjEuVGFza0gAEioKBWNodW5rGAMgASgLMhkuc2hvYWwuZmVkZXJhdGVkLnYxLkNodW5rSAASMAoIYWNjZXB0ZWQYBCABKAsyHC5zaG9hbC5mZWRlcmF0ZWQudjEuQWNjZXB0ZWRIABIuCgdyZWZ1c2VkGAUgASgLMhsuc2hvYWwuZmVkZXJhdGVkLnYxLlJlZnVzZWRIABIwCghmaW5pc2hlZBgGIAEoCzIcLnNob2FsLmZlZGVyYXRlZC52MS5GaW5pc2hlZEgAQgcKBWZyYW1lImYKBEpvaW4SCwoDam9iGAEgASgJEhMKC3BhcnRpY2lwYW50GAIgASgJEg0KBXRva2VuGAMgASgJEg8KB3NhbXBsZXMYBCABKAQSDAoEc2l6ZRgFIAEoBBIOCgZsYXlvdXQYBiABKAkiGQoIQWRtaXR0ZWQSDQoFcm91bmQYASABKA0ihgEKBFRhc2sSDQoFcm91bmQYASABKA0SDwoHYXR0ZW1wdBgCIAEoDRINCgVtb2RlbBgDIAEoCRITCgttb2RlbF9ieXRlcxgEIAEoBBIUCgxpbnN0cnVjdGlvbnMYBSABKAkSEwoLZGVhZGxpbmVfbXMYBiABKA0SDwoHaGlzdG9yeRgHIAEoCSImCgRXYW50Eg4KBmRpZ2VzdBgBIAEoCRIOCgZvZmZzZXQYAiABKAQi1AEKBlVwZGF0ZRINCgVyb3VuZBgBIAEoDRIPCgdhdHRlbXB0GAIgASgNEg8KB3NhbXBsZXMYAyABKAQSOAoHbWV0cmljcxgEIAMoCzInLnNob2FsLmZlZGVyYXRlZC52MS5VcGRhdGUuTWV0cmljc0VudHJ5EhAKCGVuY29kaW5nGAUgASgJEg0KBWJ5dGVzGAYgASgEEg4KBmRpZ2VzdBgHIAEoCRouCgxNZXRyaWNzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgBOgI4ASI1CgVDaHVuaxIOCgZkaWdlc3QYASABKAkSDgoGb2Zmc2V0GAIgASgEEgwKBGRhdGEYAyABKAwiJwoGRmFpbGVkEg0KBXJvdW5kGAEgASgNEg4KBnJlYXNvbhgCIAEoCSIZCghBY2NlcHRlZBINCgVyb3VuZBgBIAEoDSI3CgdSZWZ1c2VkEg0KBXJvdW5kGAEgASgNEg4KBnJlYXNvbhgCIAEoCRINCgVmaW5hbBgDIAEoCCI6CghGaW5pc2hlZBIOCgZyZWFzb24YASABKAkSDwoHaGlzdG9yeRgCIAEoCRINCgVtb2RlbBgDIAEoCTJqCgpGZWRlcmF0aW9uElwKC1BhcnRpY2lwYXRlEiQuc2hvYWwuZmVkZXJhdGVkLnYxLlBhcnRpY2lwYW50RnJhbWUaIy5zaG9hbC5mZWRlcmF0ZWQudjEuQWdncmVnYXRvckZyYW1lKAEwAWIGcHJvdG8z");
+  fileDesc("Cg9mZWRlcmF0ZWQucHJvdG8SEnNob2FsLmZlZGVyYXRlZC52MSL3AQoQUGFydGljaXBhbnRGcmFtZRIoCgRqb2luGAEgASgLMhguc2hvYWwuZmVkZXJhdGVkLnYxLkpvaW5IABIoCgR3YW50GAIgASgLMhguc2hvYWwuZmVkZXJhdGVkLnYxLldhbnRIABIsCgZ1cGRhdGUYAyABKAsyGi5zaG9hbC5mZWRlcmF0ZWQudjEuVXBkYXRlSAASKgoFY2h1bmsYBCABKAsyGS5zaG9hbC5mZWRlcmF0ZWQudjEuQ2h1bmtIABIsCgZmYWlsZWQYBSABKAsyGi5zaG9hbC5mZWRlcmF0ZWQudjEuRmFpbGVkSABCBwoFZnJhbWUi5AIKD0FnZ3JlZ2F0b3JGcmFtZRIwCghhZG1pdHRlZBgBIAEoCzIcLnNob2FsLmZlZGVyYXRlZC52MS5BZG1pdHRlZEgAEigKBHRhc2sYAiABKAsyGC5zaG9hbC5mZWRlcmF0ZWQudjEuVGFza0gAEioKBWNodW5rGAMgASgLMhkuc2hvYWwuZmVkZXJhdGVkLnYxLkNodW5rSAASMAoIYWNjZXB0ZWQYBCABKAsyHC5zaG9hbC5mZWRlcmF0ZWQudjEuQWNjZXB0ZWRIABIuCgdyZWZ1c2VkGAUgASgLMhsuc2hvYWwuZmVkZXJhdGVkLnYxLlJlZnVzZWRIABIwCghmaW5pc2hlZBgGIAEoCzIcLnNob2FsLmZlZGVyYXRlZC52MS5GaW5pc2hlZEgAEiwKBm5vdGljZRgHIAEoCzIaLnNob2FsLmZlZGVyYXRlZC52MS5Ob3RpY2VIAEIHCgVmcmFtZSJmCgRKb2luEgsKA2pvYhgBIAEoCRITCgtwYXJ0aWNpcGFudBgCIAEoCRINCgV0b2tlbhgDIAEoCRIPCgdzYW1wbGVzGAQgASgEEgwKBHNpemUYBSABKAQSDgoGbGF5b3V0GAYgASgJIhkKCEFkbWl0dGVkEg0KBXJvdW5kGAEgASgNIoYBCgRUYXNrEg0KBXJvdW5kGAEgASgNEg8KB2F0dGVtcHQYAiABKA0SDQoFbW9kZWwYAyABKAkSEwoLbW9kZWxfYnl0ZXMYBCABKAQSFAoMaW5zdHJ1Y3Rpb25zGAUgASgJEhMKC2RlYWRsaW5lX21zGAYgASgNEg8KB2hpc3RvcnkYByABKAkiJgoEV2FudBIOCgZkaWdlc3QYASABKAkSDgoGb2Zmc2V0GAIgASgEItQBCgZVcGRhdGUSDQoFcm91bmQYASABKA0SDwoHYXR0ZW1wdBgCIAEoDRIPCgdzYW1wbGVzGAMgASgEEjgKB21ldHJpY3MYBCADKAsyJy5zaG9hbC5mZWRlcmF0ZWQudjEuVXBkYXRlLk1ldHJpY3NFbnRyeRIQCghlbmNvZGluZxgFIAEoCRINCgVieXRlcxgGIAEoBBIOCgZkaWdlc3QYByABKAkaLgoMTWV0cmljc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAToCOAEiNQoFQ2h1bmsSDgoGZGlnZXN0GAEgASgJEg4KBm9mZnNldBgCIAEoBBIMCgRkYXRhGAMgASgMIicKBkZhaWxlZBINCgVyb3VuZBgBIAEoDRIOCgZyZWFzb24YAiABKAkiGQoIQWNjZXB0ZWQSDQoFcm91bmQYASABKA0iNwoHUmVmdXNlZBINCgVyb3VuZBgBIAEoDRIOCgZyZWFzb24YAiABKAkSDQoFZmluYWwYAyABKAgiGAoGTm90aWNlEg4KBnJlYXNvbhgBIAEoCSI6CghGaW5pc2hlZBIOCgZyZWFzb24YASABKAkSDwoHaGlzdG9yeRgCIAEoCRINCgVtb2RlbBgDIAEoCTJqCgpGZWRlcmF0aW9uElwKC1BhcnRpY2lwYXRlEiQuc2hvYWwuZmVkZXJhdGVkLnYxLlBhcnRpY2lwYW50RnJhbWUaIy5zaG9hbC5mZWRlcmF0ZWQudjEuQWdncmVnYXRvckZyYW1lKAEwAWIGcHJvdG8z");
 
 /**
  * @generated from message shoal.federated.v1.ParticipantFrame
@@ -102,6 +102,12 @@ export type AggregatorFrame = Message<"shoal.federated.v1.AggregatorFrame"> & {
      */
     value: Finished;
     case: "finished";
+  } | {
+    /**
+     * @generated from field: shoal.federated.v1.Notice notice = 7;
+     */
+    value: Notice;
+    case: "notice";
   } | { case: undefined; value?: undefined };
 };
 
@@ -403,6 +409,25 @@ export const RefusedSchema: GenMessage<Refused> = /*@__PURE__*/
   messageDesc(file_federated, 10);
 
 /**
+ * Why a round cannot go on yet; empty once it does.
+ *
+ * @generated from message shoal.federated.v1.Notice
+ */
+export type Notice = Message<"shoal.federated.v1.Notice"> & {
+  /**
+   * @generated from field: string reason = 1;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message shoal.federated.v1.Notice.
+ * Use `create(NoticeSchema)` to create a new message.
+ */
+export const NoticeSchema: GenMessage<Notice> = /*@__PURE__*/
+  messageDesc(file_federated, 11);
+
+/**
  * @generated from message shoal.federated.v1.Finished
  */
 export type Finished = Message<"shoal.federated.v1.Finished"> & {
@@ -427,7 +452,7 @@ export type Finished = Message<"shoal.federated.v1.Finished"> & {
  * Use `create(FinishedSchema)` to create a new message.
  */
 export const FinishedSchema: GenMessage<Finished> = /*@__PURE__*/
-  messageDesc(file_federated, 11);
+  messageDesc(file_federated, 12);
 
 /**
  * One aggregator, many participants. Participants dial out and keep one stream; work is pushed to

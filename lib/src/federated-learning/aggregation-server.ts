@@ -120,6 +120,7 @@ export class AggregationServer {
       },
       onStalled: (reason) => {
         this.#logger.warn('round waits', { reason });
+        this.#notify(reason);
         options.onStalled?.(reason);
       },
     });
@@ -289,6 +290,12 @@ export class AggregationServer {
     if (outcome === undefined) this.#runner.join(participant, this.#clock.now());
     else this.#finish(session, outcome);
     return session;
+  }
+
+  /** Tells everyone who is here why the round waits: they carry it to where people look. */
+  #notify(reason: string): void {
+    for (const { call } of this.#sessions.values())
+      call.write(create(AggregatorFrameSchema, { frame: { case: 'notice', value: { reason } } }));
   }
 
   #ask(participant: string): void {

@@ -90,10 +90,11 @@ export class FederatedLearning {
       localRuleOf(env.FEDERATED_STRATEGY),
     );
     const startTime = new Date().toISOString();
+    let last: { round: number; history: readonly RoundSummary[] } = { round: 0, history: [] };
     const report = (
       status: 'running' | 'completed',
-      round: number,
-      history: readonly RoundSummary[],
+      { round, history }: typeof last,
+      waiting = '',
     ): Promise<void> =>
       this.#reporter.send({
         kind: 'train',
@@ -104,6 +105,7 @@ export class FederatedLearning {
           startTime,
           updateTime: new Date().toISOString(),
           rounds: history.slice(-50),
+          waiting,
         },
       });
     const participant = new Participant(
@@ -116,15 +118,19 @@ export class FederatedLearning {
           ? { authority: readFileSync(env.FEDERATED_AUTHORITY, 'utf8') }
           : {}),
         ...(at.logger ? { logger: at.logger } : {}),
+        onNotice: (reason) => {
+          report('running', last, reason).catch(() => undefined);
+        },
         onRound: (round, _metrics, history) => {
-          report('running', round, history).catch(() => undefined);
+          last = { round, history };
+          report('running', last).catch(() => undefined);
         },
       },
       model,
     );
     try {
       const result = await participant.run(at.signal);
-      await report('completed', result.rounds, result.history);
+      await report('completed', { round: result.rounds, history: result.history });
       return result;
     } finally {
       await model.close();

@@ -35,6 +35,8 @@ export interface ParticipantOptions {
   readonly clock?: Clock;
   readonly random?: Random;
   readonly logger?: Logger;
+  /** Told why a round cannot go on yet. */
+  readonly onNotice?: (reason: string) => void;
   /** Told after every task, with the rounds so far. */
   readonly onRound?: (
     round: number,
@@ -201,6 +203,10 @@ export class Participant {
       }
       case 'accepted':
         if (this.#pending?.round === frame.value.round) this.#pending = undefined;
+        return undefined;
+      case 'notice':
+        this.#logger.warn('the federation waits', { reason: frame.value.reason });
+        this.#options.onNotice?.(frame.value.reason);
         return undefined;
       case 'refused':
         return this.#refused(frame.value);

@@ -83,8 +83,23 @@ function federationFigures(job: FederatedLearningJob, feed: Feed): JsonObject {
 
 type Phase = 'Pending' | 'Running' | 'Succeeded' | 'Failed';
 
-function conditionFor(phase: Phase, pods: readonly KubeObject[], workers: number): Condition {
-  const trouble = pods.map(troubleOf).find((t) => t !== undefined);
+/** Why the round cannot go on, as the aggregator told its participants; undefined while it does. */
+function waitingReason(job: FederatedLearningJob, feed: Feed): string | undefined {
+  const newest = feed
+    .records<ServiceReport>(`${recordKey('FederatedLearningJob', job.metadata)}/`)
+    .map(({ body }) => body.ownerInfo)
+    .toSorted((a, b) => String(b['updateTime']).localeCompare(String(a['updateTime'])))[0];
+  const reason = newest?.['waiting'];
+  return typeof reason === 'string' && reason !== '' ? reason : undefined;
+}
+
+function conditionFor(
+  phase: Phase,
+  pods: readonly KubeObject[],
+  at: { readonly workers: number; readonly waiting: string | undefined },
+): Condition {
+  const { workers } = at;
+  const trouble = pods.map(troubleOf).find((t) => t !== undefined) ?? at.waiting;
   const running = pods.filter((p) => phaseOf(p) === 'Running').length;
   switch (phase) {
     case 'Succeeded':
@@ -106,9 +121,7 @@ function conditionFor(phase: Phase, pods: readonly KubeObject[], workers: number
         type: 'Training',
         status: 'True',
         reason: 'DoTraining',
-        message: trouble
-          ? `waits for a worker: ${trouble}`
-          : `${running} of ${workers} workers are running`,
+        message: trouble ? `waits: ${trouble}` : `${running} of ${workers} workers are running`,
       };
     case 'Pending':
       return {
@@ -151,7 +164,11 @@ export function jobStatus(at: {
   return {
     ...job.status,
     ...federationFigures(job, feed),
-    conditions: appendCondition(job.status?.conditions, conditionFor(phase, pods, workers), nowMs),
+    conditions: appendCondition(
+      job.status?.conditions,
+      conditionFor(phase, pods, { workers, waiting: waitingReason(job, feed) }),
+      nowMs,
+    ),
     phase,
     startTime: job.status?.startTime ?? rfc3339(nowMs),
     ...(ended ? { completionTime: job.status?.completionTime ?? rfc3339(nowMs) } : {}),
