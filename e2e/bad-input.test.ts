@@ -309,3 +309,22 @@ test('a federated job waits for what it names, refuses fields that do not fit, a
   await c.resources.remove('fl', 'default', 'fl');
   await c.until('nothing left', async () => (await c.pods('fl-')).length === 0);
 });
+
+test('a federated round that cannot go on says who is missing', async () => {
+  const silent = {
+    dataset: { name: 'fl-data' },
+    template: template('edge-1', sleeper),
+  };
+  const job = federated('fl') as { spec: { trainingWorkers: JsonObject[] } & JsonObject };
+  const trainingWorkers = [...job.spec.trainingWorkers, silent];
+  const waiting = { ...job.spec, rounds: 1, deadlineSeconds: 1, trainingWorkers };
+  await c.apply({ ...sedna('FederatedLearningJob', 'waits', waiting) });
+  const condition = await c.until('the reason', async () => {
+    const found = await c.condition('fl', 'waits');
+    return found?.message?.includes('waits for participants') ? found : undefined;
+  });
+  expect(condition.message).toMatch(
+    /^waits: round 1 waits for participants: 1 of 2 are connected \(trainworker-waits-train-0\), 2 are needed$/,
+  );
+  await c.resources.remove('fl', 'default', 'waits');
+});
