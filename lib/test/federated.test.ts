@@ -1,8 +1,12 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { create } from '@bufbuild/protobuf';
+import * as grpc from '@grpc/grpc-js';
+import { type AggregatorFrame, FEDERATION_METHODS, ParticipantFrameSchema } from '@shoal/api';
 import { createAuthority, digestOf, issueCertificate } from '@shoal/core';
 import { afterEach, expect, test } from 'vitest';
+import { layoutDigest } from '../src/federated-learning/federated-model.ts';
 import {
   AggregationServer,
   type AggregationServerOptions,
@@ -311,4 +315,63 @@ test('faults of the options are listed at once', () => {
   expect(() => new AggregationServer(options({ rounds: 0, quorum: 7, learningRate: -1 }))).toThrow(
     /rounds must be a whole number in \[1, 1000000\], got 0; quorum must be .* got 7; learningRate must be > 0/,
   );
+});
+
+test('an aggregator killed after the last round, before its model was fetched, gives it again', async () => {
+  const dir = folder();
+  const wanted = await undisturbed({ dir });
+  const { server } = await serve({ dir });
+  const result = await server.done;
+  expect(digestOfModel(result)).toBe(digestOfModel(wanted));
+  expect(result.reason).toBe('all 4 rounds are done');
+});
+
+test('an update that is still on its way when its round ends is refused, and counts for no other round', async () => {
+  const { server, address } = await serve({
+    participants: 2,
+    rounds: 2,
+    quorum: 1,
+    deadlineMs: 300,
+  });
+  const { path, requestSerialize, responseDeserialize } = FEDERATION_METHODS.participate;
+  const client = new grpc.Client(address, grpc.credentials.createInsecure());
+  cleanups.push(() => client.close());
+  const stream = client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize);
+  const send = (frame: object): unknown =>
+    stream.write(create(ParticipantFrameSchema, { frame } as never));
+  const frames: AggregatorFrame['frame'][] = [];
+  const bytes = new Uint8Array(SIZE * 4);
+  const update = {
+    round: 1,
+    attempt: 1,
+    samples: 1n,
+    encoding: 'none',
+    bytes: BigInt(bytes.length),
+    digest: digestOf(bytes),
+  };
+  stream.on('error', () => undefined);
+  stream.on('data', ({ frame }: AggregatorFrame) => {
+    frames.push(frame);
+    if (frame.case !== 'task') return;
+    if (frame.value.round === 1) send({ case: 'update', value: update });
+    else if (frame.value.round === 2)
+      send({ case: 'chunk', value: { digest: update.digest, offset: 0n, data: bytes } });
+  });
+  const layout = layoutDigest(LAYOUT);
+  send({
+    case: 'join',
+    value: { job: 'toy', participant: 'p2', samples: 1n, size: BigInt(SIZE), layout },
+  });
+  join_(address, new ToyModel(1), 1);
+  const { history } = await server.done;
+  expect(history.map((h) => [h.round, h.participants])).toEqual([
+    [1, 1],
+    [2, 1],
+    [3, 1],
+  ]);
+  expect(frames.map((f) => f.case)).not.toContain('accepted');
+  expect(frames.find((f) => f.case === 'refused')?.value).toMatchObject({
+    round: 1,
+    reason: 'round 1 does not wait for p2',
+  });
 });

@@ -154,10 +154,13 @@ export class AggregationServer {
           );
           return;
         }
-        this.#timer = setInterval(
-          () => this.#guard(() => this.#runner.tick(this.#clock.now())),
-          TICK_MS,
-        );
+        const { outcome } = this.#runner;
+        if (outcome !== undefined) this.#end(outcome, false);
+        else
+          this.#timer = setInterval(
+            () => this.#guard(() => this.#runner.tick(this.#clock.now())),
+            TICK_MS,
+          );
         this.#runner.tick(this.#clock.now());
         resolve(`${host}:${bound}`);
       });
@@ -247,6 +250,7 @@ export class AggregationServer {
     const round = session.incoming?.round ?? this.#runner.round;
     session.incoming = undefined;
     this.#refuse(call, round, reason, false);
+    if (round !== this.#runner.round) return; // of a round that is over
     this.#guard(() => this.#runner.failed(session.participant, reason, this.#clock.now()));
   }
 
@@ -363,17 +367,7 @@ export class AggregationServer {
   ): void {
     const { round, samples, metrics, encoding, bytes, digest } = update;
     if (!this.#runner.expects(session.participant, round)) {
-      // Late or doubled: it is counted already, or never will be.
-      const counted = this.#runner.hasUpdate(session.participant, round);
-      if (counted) this.#accept(session, round);
-      else
-        this.#refuse(
-          session.call,
-          round,
-          `round ${round} does not wait for ${session.participant}`,
-          false,
-        );
-      session.incoming = undefined;
+      this.#answerLate(session, round);
       return;
     }
     if (samples < 1n)
@@ -389,6 +383,16 @@ export class AggregationServer {
     if (bytes === 0n) this.#complete(session, session.incoming, new Uint8Array());
   }
 
+  /** An update nobody waits for is late or doubled: it is counted already, or never will be. */
+  #answerLate(session: Session, round: number): void {
+    session.incoming = undefined;
+    if (this.#runner.hasUpdate(session.participant, round)) this.#accept(session, round);
+    else {
+      const reason = `round ${round} does not wait for ${session.participant}`;
+      this.#refuse(session.call, round, reason, false);
+    }
+  }
+
   #accept(session: Session, round: number): void {
     session.call.write(
       create(AggregatorFrameSchema, { frame: { case: 'accepted', value: { round } } }),
@@ -399,6 +403,11 @@ export class AggregationServer {
   #complete(session: Session, incoming: Incoming, bytes: Uint8Array): void {
     session.incoming = undefined;
     const { round, samples, metrics, encoding } = incoming;
+    // Its round may have ended with a quorum while the chunks were on their way.
+    if (!this.#runner.expects(session.participant, round)) {
+      this.#answerLate(session, round);
+      return;
+    }
     for (const [name, value] of Object.entries(metrics))
       if (!Number.isFinite(value))
         throw new ShoalError('invalid_argument', `metric ${name} is ${value}`);

@@ -186,7 +186,7 @@ export class RoundRunner {
   }
 
   hasUpdate(participant: string, round: number): boolean {
-    if (round < this.round) return this.#store.history().some((h) => h.round === round);
+    if (round < this.round) return this.#store.hasCounted(round, participant);
     return this.#coordinator.states.get(participant) === 'received';
   }
 
@@ -247,7 +247,7 @@ export class RoundRunner {
           this.#options.onStalled(action.reason);
           break;
         case 'abandon':
-          this.#store.end(action.reason);
+          // Not written down: a restarted aggregator tries the round again.
           this.#options.ended(action.reason, true);
           break;
         case 'finish':
@@ -309,7 +309,13 @@ export class RoundRunner {
       ...(this.#accountant ? { epsilon: this.#accountant.epsilon } : {}),
     };
     const best = this.#isBest(summary);
-    this.#digest = this.#store.finish(this.round, { model: this.#model, state, summary, best });
+    this.#digest = this.#store.finish(this.round, {
+      model: this.#model,
+      state,
+      summary,
+      best,
+      counted: participants,
+    });
     this.#sum = undefined;
     this.#folded = 0;
     this.#within = 0;

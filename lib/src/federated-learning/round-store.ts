@@ -47,6 +47,8 @@ const SCHEMA = `
     round INTEGER NOT NULL, participant TEXT NOT NULL, samples INTEGER NOT NULL,
     metrics TEXT NOT NULL, encoding TEXT NOT NULL, bytes INTEGER NOT NULL,
     PRIMARY KEY (round, participant)) STRICT;
+  CREATE TABLE IF NOT EXISTS counted (
+    round INTEGER NOT NULL, participant TEXT NOT NULL, PRIMARY KEY (round, participant)) STRICT;
   CREATE TABLE IF NOT EXISTS rounds (round INTEGER PRIMARY KEY, summary TEXT NOT NULL) STRICT;`;
 
 /** Writes a file so that it is there in full after a power cut, or not at all. */
@@ -250,7 +252,13 @@ export class RoundStore {
   /** Ends a round: the new model, the strategy's state, and what is said about the round, in one step. */
   finish(
     round: number,
-    result: { model: Float32Array; state: StrategyState; summary: RoundSummary; best: boolean },
+    result: {
+      model: Float32Array;
+      state: StrategyState;
+      summary: RoundSummary;
+      best: boolean;
+      counted: readonly string[];
+    },
   ): string {
     const digest = this.#writeModel(result.model);
     const names = Object.keys(result.state);
@@ -266,6 +274,8 @@ export class RoundStore {
       this.#db
         .prepare('INSERT OR REPLACE INTO rounds VALUES (?, ?)')
         .run(round, JSON.stringify(result.summary));
+      const count = this.#db.prepare('INSERT OR IGNORE INTO counted VALUES (?, ?)');
+      for (const participant of result.counted) count.run(round, participant);
       this.#db.prepare('DELETE FROM updates WHERE round <= ?').run(round);
       this.#db.prepare('DELETE FROM selected WHERE round <= ?').run(round);
       this.#setFact('model', digest);
@@ -288,6 +298,12 @@ export class RoundStore {
     const kept = new Set([this.#fact('model'), this.#fact('best')].map((d) => d?.slice(7)));
     for (const name of readdirSync(join(this.#dir, 'models')))
       if (!kept.has(name)) rmSync(join(this.#dir, 'models', name));
+  }
+
+  /** Whether a participant's update went into a finished round. */
+  hasCounted(round: number, participant: string): boolean {
+    const query = 'SELECT 1 FROM counted WHERE round = ? AND participant = ?';
+    return this.#db.prepare(query).get(round, participant) !== undefined;
   }
 
   history(): RoundSummary[] {
