@@ -162,10 +162,24 @@ export class OnnxEstimator implements Estimator {
     return { loss: loss / samples.size, accuracy: hits / samples.size };
   }
 
+  /** Serves a model given as bytes from now on. @throws ShoalError `data_corrupt`; the old one stays. */
+  async adopt(model: Uint8Array): Promise<void> {
+    const session = await this.#open(model, 'the model');
+    const old = this.#session;
+    this.#model = model;
+    this.#session = session;
+    await old?.release();
+  }
+
   async #replace(model: Uint8Array): Promise<void> {
     await this.#session?.release();
     this.#session = undefined;
     this.#model = model;
+  }
+
+  /** The model file's bytes. @throws ShoalError `failed_precondition` when there is no model. */
+  get bytes(): Uint8Array {
+    return this.#bytes;
   }
 
   async evaluate(samples: Samples): Promise<Metrics> {

@@ -20,15 +20,27 @@ import { DATA_TYPE, floatTensor, int64Tensor } from './tensor-data.ts';
 export type Dim = number | string;
 export type Shape = readonly Dim[];
 
-type AttributeValue = number | string | readonly number[] | { readonly float: number };
+type AttributeValue =
+  | number
+  | string
+  | readonly number[]
+  | { readonly float: number }
+  | { readonly floats: readonly number[] }
+  | { readonly strings: readonly string[] };
 
-/** A node attribute of the type its value has; `{ float }` for floats. */
+/** A node attribute of the type its value has; `{ float }`, `{ floats }`, `{ strings }` for those. */
 export function attribute(name: string, value: AttributeValue): AttributeProto {
   if (typeof value === 'string')
     return create(AttributeProtoSchema, { name, type: 3, s: new TextEncoder().encode(value) });
   if (typeof value === 'number')
     return create(AttributeProtoSchema, { name, type: 2, i: BigInt(value) });
   if ('float' in value) return create(AttributeProtoSchema, { name, type: 1, f: value.float });
+  if ('floats' in value)
+    return create(AttributeProtoSchema, { name, type: 6, floats: [...value.floats] });
+  if ('strings' in value) {
+    const strings = value.strings.map((s) => new TextEncoder().encode(s));
+    return create(AttributeProtoSchema, { name, type: 8, strings });
+  }
   return create(AttributeProtoSchema, { name, type: 7, ints: value.map(BigInt) });
 }
 
@@ -191,6 +203,9 @@ export class GraphBuilder {
   }
 }
 
+/** Versions of operator sets beside the standard one; others are 1. */
+const DOMAIN_VERSIONS: Readonly<Record<string, bigint>> = { 'ai.onnx.ml': 3n };
+
 /** A model around a graph. */
 export function modelOf(graph: GraphProto, opset: number): ModelProto {
   const domains = new Set(graph.node.map((n) => n.domain).filter((d) => d !== ''));
@@ -200,7 +215,9 @@ export function modelOf(graph: GraphProto, opset: number): ModelProto {
     graph,
     opsetImport: [
       create(OperatorSetIdProtoSchema, { domain: '', version: BigInt(opset) }),
-      ...[...domains].map((domain) => create(OperatorSetIdProtoSchema, { domain, version: 1n })),
+      ...[...domains].map((domain) =>
+        create(OperatorSetIdProtoSchema, { domain, version: DOMAIN_VERSIONS[domain] ?? 1n }),
+      ),
     ],
   });
 }
