@@ -43,7 +43,7 @@ export {
   StatBlobRequestSchema,
   StatBlobResultSchema,
 } from './wire/edge-link_pb.ts';
-export { EDGE_LINK_METHODS, type EdgeLinkMethod, MANAGER_NAME } from './wire/edge-link-service.ts';
+export { EDGE_LINK_METHODS, MANAGER_NAME } from './wire/edge-link-service.ts';
 export {
   type AggregatorFrame,
   AggregatorFrameSchema,
@@ -51,6 +51,44 @@ export {
   ParticipantFrameSchema,
 } from './wire/federated_pb.ts';
 export { FEDERATION_METHODS } from './wire/federated-service.ts';
+export type { GrpcMethod, MethodBetween } from './wire/grpc-method.ts';
+export {
+  type CommitReply,
+  CommitReplySchema,
+  type CommitRequest,
+  CommitRequestSchema,
+  type GetModelRequest,
+  GetModelRequestSchema,
+  type JobsReply,
+  JobsReplySchema,
+  type JobsRequest,
+  JobsRequestSchema,
+  type KnowledgeChange,
+  KnowledgeChangeSchema,
+  type ModelChunk,
+  ModelChunkSchema,
+  type NearestReply,
+  NearestReplySchema,
+  type NearestRequest,
+  NearestRequestSchema,
+  type PutModelReply,
+  PutModelReplySchema,
+  type SampleRecord,
+  SampleRecordSchema,
+  type SamplesRequest,
+  SamplesRequestSchema,
+  type SnapshotReply,
+  SnapshotReplySchema,
+  type SnapshotRequest,
+  SnapshotRequestSchema,
+  type StatModelReply,
+  StatModelReplySchema,
+  type StatModelRequest,
+  StatModelRequestSchema,
+  type TaskRecord,
+  TaskRecordSchema,
+} from './wire/knowledge-base_pb.ts';
+export { KNOWLEDGE_BASE_METHODS, KNOWLEDGE_BASE_NAME } from './wire/knowledge-base-service.ts';
 export {
   type DatasetAssignment,
   type DatasetReport,

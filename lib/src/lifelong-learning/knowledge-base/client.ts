@@ -1,0 +1,245 @@
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import * as grpc from '@grpc/grpc-js';
+import {
+  CommitRequestSchema,
+  GetModelRequestSchema,
+  JobsRequestSchema,
+  KNOWLEDGE_BASE_METHODS,
+  KNOWLEDGE_BASE_NAME,
+  type ModelChunk,
+  ModelChunkSchema,
+  NearestRequestSchema,
+  type PutModelReply,
+  type SampleRecord,
+  SamplesRequestSchema,
+  SnapshotRequestSchema,
+  StatModelRequestSchema,
+} from '@shoal/api';
+import { digestOf } from '@shoal/core';
+import { Assembly, sendChunks } from '../../federated-learning/wire-transfer.ts';
+import { fromStatus } from './grpc-errors.ts';
+import type {
+  Change,
+  KnowledgeBase,
+  KnowledgeSample,
+  KnowledgeSnapshot,
+  Neighbour,
+  SampleQuery,
+} from './knowledge-base.ts';
+import type { JobSummary } from './store.ts';
+import { changeToWire, sampleFromWire, snapshotFromWire } from './wire.ts';
+
+export interface KnowledgeClientOptions {
+  /** `host:port`; `https://` and `http://` before it are allowed. */
+  readonly address: string;
+  readonly job: string;
+  readonly token: string;
+  /** PEM of the authority of the server's certificate; without it calls are not encrypted. */
+  readonly authority?: string;
+  /** Deadline of a call that moves no model, in milliseconds. Default 10,000. */
+  readonly timeoutMs?: number;
+}
+
+const MAX_MESSAGE_BYTES = 32 * 1024 * 1024;
+/** Changes in one call: well below what the server takes, whatever the samples weigh. */
+const CHANGES_PER_CALL = 256;
+const BYTES_PER_CALL = 8 * 1024 * 1024;
+
+function bytesOf(change: Change): number {
+  return change.kind === 'sample' ? change.sample.inputs.byteLength : 1024;
+}
+
+/** Cuts changes into calls. Only samples and counters are ever this many; tasks come in one call. */
+function calls(changes: readonly Change[]): Change[][] {
+  const parts: Change[][] = [[]];
+  let bytes = 0;
+  for (const change of changes) {
+    const last = parts.at(-1) as Change[];
+    const full = last.length >= CHANGES_PER_CALL || bytes + bytesOf(change) > BYTES_PER_CALL;
+    if (full && last.length > 0) {
+      parts.push([change]);
+      bytes = bytesOf(change);
+    } else {
+      last.push(change);
+      bytes += bytesOf(change);
+    }
+  }
+  return parts;
+}
+
+/** A knowledge base behind gRPC. Close it when done. */
+export class KnowledgeClient implements KnowledgeBase {
+  readonly #options: KnowledgeClientOptions;
+  readonly #client: grpc.Client;
+  readonly #metadata: grpc.Metadata;
+
+  constructor(options: KnowledgeClientOptions) {
+    this.#options = options;
+    const credentials = options.authority
+      ? grpc.credentials.createSsl(Buffer.from(options.authority))
+      : grpc.credentials.createInsecure();
+    this.#client = new grpc.Client(options.address.replace(/^https?:\/\//, ''), credentials, {
+      'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
+      'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
+      'grpc.keepalive_time_ms': 15_000,
+      'grpc.keepalive_timeout_ms': 10_000,
+      'grpc.max_reconnect_backoff_ms': 2_000,
+      'grpc.initial_reconnect_backoff_ms': 100,
+      ...(options.authority ? { 'grpc.ssl_target_name_override': KNOWLEDGE_BASE_NAME } : {}),
+    });
+    this.#metadata = new grpc.Metadata();
+    this.#metadata.set('authorization', `Bearer ${options.token}`);
+  }
+
+  #deadline(): { deadline: number } {
+    return { deadline: Date.now() + (this.#options.timeoutMs ?? 10_000) };
+  }
+
+  #unary<Q, S>(
+    method: {
+      readonly path: string;
+      readonly requestSerialize: (value: Q) => Buffer;
+      readonly responseDeserialize: (bytes: Buffer) => S;
+    },
+    request: Q,
+    doing: string,
+  ): Promise<S> {
+    return new Promise((resolve, reject) => {
+      this.#client.makeUnaryRequest(
+        method.path,
+        method.requestSerialize,
+        method.responseDeserialize,
+        request,
+        this.#metadata,
+        this.#deadline(),
+        (error, reply) => {
+          if (error || !reply) reject(fromStatus(error, `knowledge base, ${doing}`));
+          else resolve(reply);
+        },
+      );
+    });
+  }
+
+  async snapshot(version?: number): Promise<KnowledgeSnapshot> {
+    const { job } = this.#options;
+    const request = create(SnapshotRequestSchema, { job, version: BigInt(version ?? 0) });
+    const what = `reading ${job}`;
+    return snapshotFromWire(await this.#unary(KNOWLEDGE_BASE_METHODS.snapshot, request, what));
+  }
+
+  async commit(changes: readonly Change[]): Promise<number> {
+    const { job } = this.#options;
+    let version = 0n;
+    for (const part of calls(changes)) {
+      const init: MessageInitShape<typeof CommitRequestSchema> = {
+        job,
+        changes: part.map(changeToWire),
+      };
+      const request = create(CommitRequestSchema, init);
+      const what = `writing to ${job}`;
+      ({ version } = await this.#unary(KNOWLEDGE_BASE_METHODS.commit, request, what));
+    }
+    return Number(version);
+  }
+
+  async putModel(bytes: Uint8Array): Promise<string> {
+    const { job } = this.#options;
+    const digest = digestOf(bytes);
+    const known = await this.#unary(
+      KNOWLEDGE_BASE_METHODS.statModel,
+      create(StatModelRequestSchema, { job, digest }),
+      `asking for model ${digest}`,
+    );
+    if (known.complete) return digest;
+    const { path, requestSerialize, responseDeserialize } = KNOWLEDGE_BASE_METHODS.putModel;
+    return await new Promise((resolve, reject) => {
+      const call = this.#client.makeClientStreamRequest<ModelChunk, PutModelReply>(
+        path,
+        requestSerialize,
+        responseDeserialize,
+        this.#metadata,
+        (error, reply) => {
+          if (error || !reply) reject(fromStatus(error, `knowledge base, sending model ${digest}`));
+          else resolve(reply.digest);
+        },
+      );
+      call.on('error', () => undefined); // told by the callback
+      const size = BigInt(bytes.length);
+      void sendChunks(call, { digest, bytes }, (chunk) =>
+        create(ModelChunkSchema, { ...chunk, job, size }),
+      ).then(() => call.end());
+    });
+  }
+
+  async getModel(digest: string): Promise<Uint8Array> {
+    const { job } = this.#options;
+    const { path, requestSerialize, responseDeserialize } = KNOWLEDGE_BASE_METHODS.getModel;
+    const call = this.#client.makeServerStreamRequest(
+      path,
+      requestSerialize,
+      responseDeserialize,
+      create(GetModelRequestSchema, { job, digest }),
+      this.#metadata,
+    );
+    let assembly: Assembly | undefined;
+    let complete: Uint8Array | undefined;
+    try {
+      for await (const chunk of call as AsyncIterable<ModelChunk>) {
+        assembly ??= new Assembly(digest, Number(chunk.size));
+        complete = assembly.add(chunk);
+      }
+    } catch (error) {
+      throw fromStatus(error, `knowledge base, fetching model ${digest}`);
+    }
+    return complete ?? new Uint8Array();
+  }
+
+  async samples(query: SampleQuery = {}): Promise<KnowledgeSample[]> {
+    const { job } = this.#options;
+    const { path, requestSerialize, responseDeserialize } = KNOWLEDGE_BASE_METHODS.samples;
+    const labelled = query.labelled === undefined ? '' : String(query.labelled);
+    const call = this.#client.makeServerStreamRequest(
+      path,
+      requestSerialize,
+      responseDeserialize,
+      create(SamplesRequestSchema, { job, labelled, limit: query.limit ?? 0 }),
+      this.#metadata,
+    );
+    const found: KnowledgeSample[] = [];
+    try {
+      for await (const record of call as AsyncIterable<SampleRecord>)
+        found.push(sampleFromWire(record));
+    } catch (error) {
+      throw fromStatus(error, `knowledge base, reading samples of ${job}`);
+    }
+    return found;
+  }
+
+  async nearest(features: Float32Array, count: number): Promise<Neighbour[]> {
+    const { job } = this.#options;
+    const request = create(NearestRequestSchema, { job, features: [...features], count });
+    const reply = await this.#unary(
+      KNOWLEDGE_BASE_METHODS.nearest,
+      request,
+      `asking ${job} for neighbours`,
+    );
+    return reply.neighbours.map(({ task, distance }) => ({ task, distance }));
+  }
+
+  /** Every job; needs the operator's token. */
+  async jobs(): Promise<JobSummary[]> {
+    const request = create(JobsRequestSchema);
+    const reply = await this.#unary(KNOWLEDGE_BASE_METHODS.jobs, request, 'listing jobs');
+    return reply.jobs.map(({ job, version, tasks, samples, storedBytes }) => ({
+      job,
+      version: Number(version),
+      tasks,
+      samples: Number(samples),
+      storedBytes: Number(storedBytes),
+    }));
+  }
+
+  close(): void {
+    this.#client.close();
+  }
+}
