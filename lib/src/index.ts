@@ -19,6 +19,18 @@ export {
   TRAINING_FORMATS,
   type TrainingData,
 } from './data/training-data.ts';
+export {
+  BoostedTreesEstimator,
+  type BoostedTreesOptions,
+  treesToOnnx,
+} from './estimator/boosted-trees/boosted-trees.ts';
+export {
+  type BoostedTrees,
+  type BoostingOptions,
+  boostTrees,
+  type LabelledRows,
+  marginsOf,
+} from './estimator/boosted-trees/boosting.ts';
 export { argMax, classificationMetrics } from './estimator/classification-metrics.ts';
 export type {
   Estimator,
@@ -103,6 +115,44 @@ export {
   type JointInferenceOptions,
   type JointInferenceResult,
 } from './joint-inference/joint-inference.ts';
+export {
+  CONTINUAL_NAMES,
+  ContinualLearner,
+  type ContinualOptions,
+  type ContinualStrategy,
+} from './lifelong-learning/continual/continual-learner.ts';
+export {
+  KnowledgeClient,
+  type KnowledgeClientOptions,
+} from './lifelong-learning/knowledge-base/client.ts';
+export type {
+  Change,
+  EdgeUsage,
+  KnowledgeBase,
+  KnowledgeSample,
+  KnowledgeSnapshot,
+  KnowledgeTask,
+  Neighbour,
+  SampleQuery,
+  SharedValue,
+  TaskRelation,
+} from './lifelong-learning/knowledge-base/knowledge-base.ts';
+export {
+  KnowledgeServer,
+  type KnowledgeServerOptions,
+} from './lifelong-learning/knowledge-base/server.ts';
+export {
+  type JobSummary,
+  KnowledgeStore,
+  type KnowledgeStoreOptions,
+} from './lifelong-learning/knowledge-base/store.ts';
+export { knowledgeToken } from './lifelong-learning/knowledge-base/tokens.ts';
+export {
+  type LifelongMetrics,
+  lifelongMetrics,
+  samplesTransferRatio,
+  type TransferMatrix,
+} from './lifelong-learning/metrics.ts';
 export {
   type ModelResult,
   Reporter,
