@@ -1,3 +1,4 @@
+export { type ComfortRows, comfortRows, PREFERENCES } from './comfort-rows.ts';
 export { parseCsv, type TextTable } from './csv.ts';
 export { DIGIT_SHAPE, type DigitOptions, type Drift, drawDigit, generateDigits } from './digits.ts';
 export { type Hospital, readHeartDisease } from './heart-disease.ts';

@@ -122,6 +122,12 @@ export {
   type ContinualStrategy,
 } from './lifelong-learning/continual/continual-learner.ts';
 export {
+  EdgeTasks,
+  type EdgeTasksOptions,
+  type LifelongResult,
+  type LifelongSample,
+} from './lifelong-learning/edge-tasks.ts';
+export {
   KnowledgeClient,
   type KnowledgeClientOptions,
 } from './lifelong-learning/knowledge-base/client.ts';
@@ -148,11 +154,41 @@ export {
 } from './lifelong-learning/knowledge-base/store.ts';
 export { knowledgeToken } from './lifelong-learning/knowledge-base/tokens.ts';
 export {
+  type KnowledgeIndex,
+  LIFELONG_SETTINGS,
+  type LifelongEnvironment,
+  LifelongLearning,
+  type LifelongOptions,
+  readIndex,
+} from './lifelong-learning/lifelong-learning.ts';
+export {
   type LifelongMetrics,
   lifelongMetrics,
   samplesTransferRatio,
   type TransferMatrix,
 } from './lifelong-learning/metrics.ts';
+export {
+  type BlendOptions,
+  blend,
+  blendWeights,
+  type ModelProbabilities,
+} from './lifelong-learning/task/blend.ts';
+export {
+  COMPONENT_NAMES,
+  type ComponentChoice,
+  type ComponentChoices,
+  type LifelongComponents,
+  resolveComponents,
+} from './lifelong-learning/task/components.ts';
+export {
+  readTaskSamples,
+  selectTask,
+  type TaskReadOptions,
+  type TaskSamples,
+} from './lifelong-learning/task/task-samples.ts';
+export type { AdmissionCriterion, EvaluatedTasks } from './lifelong-learning/task-evaluation.ts';
+export type { CreateEstimator, TaskEstimatorOptions } from './lifelong-learning/task-models.ts';
+export { GLOBAL_TASK, type TrainedTasks } from './lifelong-learning/task-training.ts';
 export {
   type ModelResult,
   Reporter,

@@ -4,6 +4,8 @@ import type { Samples } from '../data/samples.ts';
 export interface Predictions {
   /** Row-major `[size, classes]`, each row sums to 1. */
   readonly probabilities: Float32Array;
+  /** What the probabilities are the softmax of, where the model gives it; `[size, classes]`. */
+  readonly logits?: Float32Array;
   readonly classes: number;
   readonly size: number;
 }

@@ -20,6 +20,8 @@ export interface OnnxEstimatorOptions {
   readonly batchSize?: number;
   /** Threads of the runtime. Default 2. */
   readonly threads?: number;
+  /** μ ≥ 0: pulls parameters to where training began, g + μ(θ − θ₀). Default 0. */
+  readonly proximal?: number;
   /** Which parameters are trained. Default all. */
   readonly trainable?: (name: string) => boolean;
   /** Seed of the order of samples. Default 1. */
@@ -115,7 +117,7 @@ export class OnnxEstimator implements Estimator {
 
   /** Trains for the configured epochs and keeps the result; aborting keeps the model as it was. */
   async train(samples: Samples, options: TrainOptions = {}): Promise<Metrics> {
-    const { epochs = 3, seed = 1, threads = 2, trainable } = this.#options;
+    const { epochs = 3, seed = 1, threads = 2, trainable, proximal = 0 } = this.#options;
     if (samples.size === 0)
       throw new ShoalError('invalid_argument', 'there are no samples to train on');
     const trainer = await Trainer.create({
@@ -124,6 +126,7 @@ export class OnnxEstimator implements Estimator {
       optimizer: this.#options.optimizer ?? { name: 'adam', learningRate: 1e-3 },
       threads,
       ...(trainable ? { trainable } : {}),
+      ...(proximal > 0 ? { penalty: { name: 'proximal', strength: proximal } } : {}),
     });
     try {
       const random = seededRandom(seed);
@@ -214,7 +217,7 @@ export class OnnxEstimator implements Estimator {
     const output = results[outputNames[0] ?? ''];
     const logits = output?.data as Float32Array;
     const classes = logits.length / size;
-    return { probabilities: softmaxRows(logits.slice(), classes), classes, size };
+    return { probabilities: softmaxRows(logits.slice(), classes), logits, classes, size };
   }
 
   async close(): Promise<void> {

@@ -262,11 +262,14 @@ export class ContinualLearner {
 
   /** What is kept of a task once it is learned. */
   async #consolidate(samples: Samples): Promise<void> {
-    if (this.#memory) await this.#remember(samples, this.#memory);
+    await this.remember(samples);
     if (this.#options.strategy.name === 'ewc') await this.#addFisher(samples);
   }
 
-  async #remember(samples: Samples, memory: Memory): Promise<void> {
+  /** Offers samples to the memory without learning them: of tasks the model knows already. */
+  async remember(samples: Samples): Promise<void> {
+    const memory = this.#memory;
+    if (!memory || samples.size === 0) return;
     const logits = await this.logits(samples);
     const classes = logits.length / samples.size;
     for (const i of this.#random.permutation(samples.size))

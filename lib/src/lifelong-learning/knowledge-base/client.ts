@@ -49,7 +49,7 @@ function bytesOf(change: Change): number {
   return change.kind === 'sample' ? change.sample.inputs.byteLength : 1024;
 }
 
-/** Cuts changes into calls. Only samples and counters are ever this many; tasks come in one call. */
+/** Cuts changes into calls; every change stands by itself, so parts may arrive alone. */
 function calls(changes: readonly Change[]): Change[][] {
   const parts: Change[][] = [[]];
   let bytes = 0;

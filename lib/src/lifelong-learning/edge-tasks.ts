@@ -1,0 +1,392 @@
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import {
+  digestOf,
+  isDigest,
+  type JsonObject,
+  type Logger,
+  messageOf,
+  ShoalError,
+} from '@shoal/core';
+import { argMax } from '../estimator/classification-metrics.ts';
+import type { Estimator, Predictions } from '../estimator/estimator.ts';
+import type {
+  KnowledgeBase,
+  KnowledgeSnapshot,
+  KnowledgeTask,
+} from './knowledge-base/knowledge-base.ts';
+import { NeighbourIndex } from './knowledge-base/neighbours.ts';
+import type { LifelongComponents } from './task/components.ts';
+import { extractorFromJson, type FeatureExtractor, featuresOf } from './task/features.ts';
+import type { Opinion } from './task/integration.ts';
+import { ALLOCATION } from './task-evaluation.ts';
+import type { CreateEstimator } from './task-models.ts';
+import { detectorOf, EXTRACTOR, GLOBAL_TASK } from './task-training.ts';
+
+export interface EdgeTasksOptions {
+  /** Folder for the snapshot and models; what makes a restart without network serve at once. */
+  readonly dir: string;
+  readonly components: LifelongComponents;
+  readonly create: CreateEstimator;
+  readonly knowledge: KnowledgeBase;
+  readonly logger: Logger;
+  /** Share of known samples that may be called unseen, in (0, 1). Default 0.05. */
+  readonly alpha?: number;
+  /** Bytes of task models kept on disk; those used longest ago go. Default 1 GiB. */
+  readonly budgetBytes?: number;
+  /** Task models kept loaded. Default 8. */
+  readonly maxLoaded?: number;
+}
+
+/** What is said of a sample. */
+export interface LifelongResult {
+  readonly label: number;
+  readonly probabilities: readonly number[];
+  /** The task whose model answered; several joined by `+`. */
+  readonly task: string;
+  /** Whether the sample belongs to no known task. */
+  readonly isUnseen: boolean;
+  /** How likely a sample of the task looks at least this strange; 0 when allocation found no task. */
+  readonly pValue: number;
+  /** `task`: a known task's model; `nearest`: models of near tasks; `fallback`: the global model. */
+  readonly source: 'task' | 'nearest' | 'fallback';
+}
+
+/** A sample to be answered. */
+export interface LifelongSample {
+  readonly inputs: Float32Array;
+  readonly attributes: Readonly<Record<string, string>>;
+}
+
+/** Everything one version of the knowledge needs to answer. */
+interface Serving {
+  readonly snapshot: KnowledgeSnapshot;
+  readonly extractor: FeatureExtractor;
+  readonly allocation: JsonObject;
+  readonly tasks: ReadonlyMap<string, KnowledgeTask>;
+  readonly neighbours: NeighbourIndex;
+}
+
+interface Loaded {
+  readonly estimator: Estimator;
+  readonly detector: JsonObject | undefined;
+}
+
+const SNAPSHOT = 'knowledge.json';
+
+function servingOf(snapshot: KnowledgeSnapshot): Serving {
+  const shared = (name: string): JsonObject | undefined =>
+    snapshot.shared.find((s) => s.name === name)?.value;
+  const tasks = new Map(snapshot.tasks.map((t) => [t.name, t]));
+  return {
+    snapshot,
+    extractor: extractorFromJson(shared(EXTRACTOR)),
+    allocation: shared(ALLOCATION) ?? {},
+    tasks,
+    neighbours: new NeighbourIndex(snapshot.tasks.filter((t) => t.name !== GLOBAL_TASK)),
+  };
+}
+
+/**
+ * Tasks at the edge: places a sample, answers with its task's model, and notices what no task knows.
+ * Models come from the knowledge base when they are first needed and stay within a budget; without
+ * network, what is on this disk answers, the global model last.
+ */
+export class EdgeTasks {
+  readonly #options: EdgeTasksOptions;
+  readonly #models: string;
+  #serving: Serving | undefined;
+  /** Loaded models by digest, the one used longest ago first. */
+  readonly #loaded = new Map<string, Promise<Loaded>>();
+  readonly #missing = new Map<string, number>();
+
+  constructor(options: EdgeTasksOptions) {
+    this.#options = options;
+    this.#models = join(options.dir, 'models');
+    mkdirSync(this.#models, { recursive: true });
+  }
+
+  /** Version of the knowledge that answers; undefined before the first. */
+  get version(): number | undefined {
+    return this.#serving?.snapshot.version;
+  }
+
+  /** Names of the tasks that are known. */
+  get tasks(): readonly string[] {
+    return [...(this.#serving?.tasks.keys() ?? [])].filter((t) => t !== GLOBAL_TASK);
+  }
+
+  /** Serves what this disk holds, if it holds something. @returns Whether it does. */
+  restore(): boolean {
+    const path = join(this.#options.dir, SNAPSHOT);
+    if (!existsSync(path)) return false;
+    try {
+      this.#serving = servingOf(JSON.parse(readFileSync(path, 'utf8')) as KnowledgeSnapshot);
+      return true;
+    } catch (error) {
+      this.#options.logger.warn('the stored knowledge cannot be read', {
+        reason: messageOf(error),
+      });
+      return false;
+    }
+  }
+
+  /**
+   * Takes a version of the knowledge: the global model is fetched first, then answers change between
+   * two samples. A version that cannot be served is refused, and the old one goes on.
+   *
+   * @param version Default the newest.
+   * @throws ShoalError `unavailable` when the base is not reached, or why the version is no good.
+   */
+  async adopt(version?: number): Promise<number> {
+    const { knowledge, dir } = this.#options;
+    const snapshot = await knowledge.snapshot(version);
+    const serving = servingOf(snapshot);
+    const global = serving.tasks.get(GLOBAL_TASK);
+    if (!global)
+      throw new ShoalError(
+        'failed_precondition',
+        `version ${snapshot.version} has no global model: no training was admitted yet`,
+      );
+    await this.#selfTest(await this.#model(global), serving.extractor.inputs);
+    const path = join(dir, SNAPSHOT);
+    writeFileSync(`${path}.tmp`, JSON.stringify(snapshot));
+    renameSync(`${path}.tmp`, path);
+    this.#serving = serving;
+    this.#missing.clear();
+    return snapshot.version;
+  }
+
+  async #selfTest({ estimator }: Loaded, inputs: number): Promise<void> {
+    const { probabilities } = await estimator.predict(new Float32Array(inputs), 1);
+    if (!probabilities.every(Number.isFinite))
+      throw new ShoalError('data_corrupt', 'the model answers with numbers that are not finite');
+  }
+
+  /** A file of the knowledge base by digest, from this disk or from the base. */
+  async #file(digest: string): Promise<string> {
+    if (!isDigest(digest)) throw new ShoalError('data_corrupt', `"${digest}" is not a digest`);
+    const path = join(this.#models, `${digest.slice(7)}.onnx`);
+    if (existsSync(path)) {
+      const now = new Date();
+      utimesSync(path, now, now); // what is used stays
+      return path;
+    }
+    const bytes = await this.#options.knowledge.getModel(digest);
+    if (digestOf(bytes) !== digest)
+      throw new ShoalError('data_corrupt', `what came as ${digest} is something else`);
+    this.#makeRoom(bytes.length);
+    writeFileSync(`${path}.tmp`, bytes);
+    renameSync(`${path}.tmp`, path);
+    return path;
+  }
+
+  /** Removes files used longest ago until there is room; the global model stays. */
+  #makeRoom(bytes: number): void {
+    const { budgetBytes = 2 ** 30 } = this.#options;
+    const kept = this.#serving?.tasks.get(GLOBAL_TASK);
+    const files = readdirSync(this.#models)
+      .filter((name) => name.endsWith('.onnx'))
+      .map((name) => ({ name, ...this.#statOf(name) }))
+      .toSorted((a, b) => a.usedMs - b.usedMs);
+    let total = files.reduce((n, f) => n + f.size, 0);
+    for (const { name, size } of files) {
+      if (total + bytes <= budgetBytes) return;
+      if (kept && name.startsWith(kept.model.slice(7))) continue;
+      rmSync(join(this.#models, name), { force: true });
+      total -= size;
+    }
+  }
+
+  #statOf(name: string): { size: number; usedMs: number } {
+    const { size, mtimeMs } = statSync(join(this.#models, name));
+    return { size, usedMs: mtimeMs };
+  }
+
+  /** A task's model, loaded; a model that is fetched by two samples at once is fetched once. */
+  async #model(task: KnowledgeTask): Promise<Loaded> {
+    const known = this.#loaded.get(task.model);
+    if (known) {
+      this.#loaded.delete(task.model);
+      this.#loaded.set(task.model, known);
+      return await known;
+    }
+    const loading = this.#open(task);
+    this.#loaded.set(task.model, loading);
+    try {
+      const loaded = await loading;
+      await this.#unload();
+      return loaded;
+    } catch (error) {
+      this.#loaded.delete(task.model);
+      throw error;
+    }
+  }
+
+  async #open(task: KnowledgeTask): Promise<Loaded> {
+    const estimator = this.#options.create({ task: task.name });
+    await estimator.load(await this.#file(task.model));
+    const digest = detectorOf(task);
+    const detector =
+      digest === undefined
+        ? undefined
+        : (JSON.parse(readFileSync(await this.#file(digest), 'utf8')) as JsonObject);
+    return { estimator, detector };
+  }
+
+  async #unload(): Promise<void> {
+    const { maxLoaded = 8 } = this.#options;
+    const global = this.#serving?.tasks.get(GLOBAL_TASK)?.model;
+    for (const [digest, loaded] of this.#loaded) {
+      if (this.#loaded.size <= maxLoaded + 1) return;
+      if (digest === global) continue;
+      this.#loaded.delete(digest);
+      await (await loaded).estimator.close();
+    }
+  }
+
+  /** The model of a task by name; undefined when it is neither here nor reachable. */
+  async #tryModel(serving: Serving, name: string): Promise<Loaded | undefined> {
+    const task = serving.tasks.get(name);
+    if (!task) return undefined;
+    const failed = this.#missing.get(task.model);
+    if (failed !== undefined && Date.now() - failed < 5_000) return undefined;
+    try {
+      return await this.#model(task);
+    } catch (error) {
+      this.#missing.set(task.model, Date.now());
+      this.#options.logger.warn('a task’s model is not here, the global one answers', {
+        task: name,
+        reason: messageOf(error),
+      });
+      return undefined;
+    }
+  }
+
+  /** Features of a sample, as the detectors see it. */
+  featuresOf(inputs: Float32Array): Float32Array {
+    return featuresOf(this.#expectServing().extractor, inputs);
+  }
+
+  #expectServing(): Serving {
+    if (this.#serving) return this.#serving;
+    throw new ShoalError(
+      'failed_precondition',
+      'no knowledge is here yet: adopt a version of the knowledge base first',
+    );
+  }
+
+  /** Where a sample belongs, without running a model: what allocation and feature detectors say. */
+  async place(sample: LifelongSample): Promise<{
+    readonly task: string | undefined;
+    readonly pValue: number;
+    readonly features: Float32Array;
+  }> {
+    const serving = this.#expectServing();
+    const features = featuresOf(serving.extractor, sample.inputs);
+    const task = this.#allocate(serving, sample, features);
+    const loaded = task === undefined ? undefined : await this.#tryModel(serving, task);
+    const { unseenSampleRecognition } = this.#options.components;
+    if (task === undefined) return { task, pValue: 0, features };
+    if (!loaded?.detector || unseenSampleRecognition.needsLogits)
+      return { task, pValue: 1, features };
+    const pValue = unseenSampleRecognition.pValue(loaded.detector, { features, logits: [] });
+    return { task, pValue, features };
+  }
+
+  #allocate(serving: Serving, sample: LifelongSample, features: Float32Array): string | undefined {
+    const { taskAllocation } = this.#options.components;
+    const name = taskAllocation.allocate(serving.allocation, {
+      attributes: sample.attributes,
+      features,
+    });
+    return name !== undefined && serving.tasks.has(name) ? name : undefined;
+  }
+
+  /**
+   * Answers one sample.
+   *
+   * @throws ShoalError `failed_precondition` before any knowledge is here; `invalid_argument` for a
+   *   sample of another size or without an attribute that allocation needs.
+   */
+  async infer(sample: LifelongSample): Promise<LifelongResult & { readonly nearest: string }> {
+    const serving = this.#expectServing();
+    const { alpha = 0.05, components } = this.#options;
+    const features = featuresOf(serving.extractor, sample.inputs);
+    const task = this.#allocate(serving, sample, features);
+    const loaded = task === undefined ? undefined : await this.#tryModel(serving, task);
+    let pValue = task === undefined ? 0 : 1;
+    if (task !== undefined && loaded) {
+      const predictions = await loaded.estimator.predict(sample.inputs, 1);
+      const logits =
+        predictions.logits ?? predictions.probabilities.map((p) => Math.log(p + 1e-12));
+      if (loaded.detector)
+        pValue = components.unseenSampleRecognition.pValue(loaded.detector, { features, logits });
+      if (pValue > alpha)
+        return { ...this.#answer(predictions.probabilities, task, 'task'), pValue, nearest: task };
+    }
+    const isUnseen = pValue <= alpha;
+    const near = serving.neighbours.nearest(features, 8);
+    const answer = isUnseen
+      ? await this.#answerUnseen(serving, sample, near)
+      : await this.#answerGlobal(serving, sample);
+    return { ...answer, isUnseen, pValue, nearest: task ?? near[0]?.task ?? '' };
+  }
+
+  #answer(
+    probabilities: Float32Array,
+    task: string,
+    source: LifelongResult['source'],
+  ): Omit<LifelongResult, 'pValue'> {
+    const label = argMax(probabilities, 0, probabilities.length);
+    return { label, probabilities: [...probabilities], task, isUnseen: false, source };
+  }
+
+  async #answerUnseen(
+    serving: Serving,
+    sample: LifelongSample,
+    near: ReturnType<NeighbourIndex['nearest']>,
+  ): Promise<Omit<LifelongResult, 'pValue'>> {
+    const { unseenTaskAllocation, inferenceIntegrate } = this.#options.components;
+    const opinions: (Opinion & { readonly task: string })[] = [];
+    for (const { task, weight } of unseenTaskAllocation.weights(near)) {
+      const loaded = await this.#tryModel(serving, task);
+      if (!loaded) continue;
+      const { probabilities }: Predictions = await loaded.estimator.predict(sample.inputs, 1);
+      opinions.push({ probabilities, weight, task });
+    }
+    if (opinions.length === 0) return await this.#answerGlobal(serving, sample);
+    const total = opinions.reduce((sum, o) => sum + o.weight, 0);
+    const weighed = opinions.map((o) => ({ ...o, weight: o.weight / total }));
+    const names = opinions.map((o) => o.task).join('+');
+    return this.#answer(inferenceIntegrate.integrate(weighed), names, 'nearest');
+  }
+
+  async #answerGlobal(
+    serving: Serving,
+    sample: LifelongSample,
+  ): Promise<Omit<LifelongResult, 'pValue'>> {
+    const global = serving.tasks.get(GLOBAL_TASK);
+    if (!global) throw new Error('a serving version has a global model');
+    const { estimator } = await this.#model(global);
+    const { probabilities } = await estimator.predict(sample.inputs, 1);
+    return this.#answer(probabilities, GLOBAL_TASK, 'fallback');
+  }
+
+  /** Frees the models. */
+  async close(): Promise<void> {
+    const loaded = [...this.#loaded.values()];
+    this.#loaded.clear();
+    for (const each of loaded) await (await each).estimator.close();
+  }
+}
