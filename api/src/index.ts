@@ -15,6 +15,7 @@ export type {
   IncrementalLearningJob,
   JointInferenceService,
   KindMap,
+  LifelongLearningJob,
   Model,
   Parameter,
   StageCondition,
@@ -89,15 +90,16 @@ export {
   TaskRecordSchema,
 } from './wire/knowledge-base_pb.ts';
 export { KNOWLEDGE_BASE_METHODS, KNOWLEDGE_BASE_NAME } from './wire/knowledge-base-service.ts';
+export { EVERY_JOB, knowledgeJob, knowledgeToken } from './wire/knowledge-token.ts';
 export {
   type DatasetAssignment,
   type DatasetReport,
   hotUpdateFolder,
   type Identity,
-  type IncrementalAssignment,
   recordKey,
   type ServiceReport,
   type Stage,
+  type StageAssignment,
   type StageData,
   type StageModel,
   type StageReport,

@@ -1,4 +1,11 @@
 export { type ComfortRows, comfortRows, PREFERENCES } from './comfort-rows.ts';
+export {
+  CLIMATES,
+  type Climate,
+  COMFORT_COLUMNS,
+  type SimulatedVotes,
+  simulateVotes,
+} from './comfort-simulator.ts';
 export { parseCsv, type TextTable } from './csv.ts';
 export { DIGIT_SHAPE, type DigitOptions, type Drift, drawDigit, generateDigits } from './digits.ts';
 export { type Hospital, readHeartDisease } from './heart-disease.ts';
@@ -12,4 +19,5 @@ export {
 } from './locate.ts';
 export { DATASETS, type DatasetEntry, type DatasetFile } from './manifest.ts';
 export { readMnist } from './mnist.ts';
+export { predictedMeanVote, type ThermalConditions } from './predicted-mean-vote.ts';
 export { readThermalComfort, type ThermalComfort } from './thermal-comfort.ts';

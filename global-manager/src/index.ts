@@ -1,3 +1,8 @@
 // The manager runs as a process of its own (operator/main.ts); this door is for those who set one
 // up, and stays free of what only the process needs.
-export { edgeAuthority, issueNodeCertificate } from './edge-link/authority.ts';
+export {
+  edgeAuthority,
+  issueKnowledgeBaseCertificate,
+  issueNodeCertificate,
+  knowledgeBaseKey,
+} from './edge-link/authority.ts';

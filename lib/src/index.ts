@@ -152,7 +152,6 @@ export {
   KnowledgeStore,
   type KnowledgeStoreOptions,
 } from './lifelong-learning/knowledge-base/store.ts';
-export { knowledgeToken } from './lifelong-learning/knowledge-base/tokens.ts';
 export {
   type KnowledgeIndex,
   LIFELONG_SETTINGS,

@@ -2,15 +2,10 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { knowledgeToken } from '@shoal/api';
 import { createAuthority, issueCertificate, seededRandom } from '@shoal/core';
 import { afterEach, expect, test } from 'vitest';
-import {
-  type Change,
-  KnowledgeClient,
-  KnowledgeServer,
-  KnowledgeStore,
-  knowledgeToken,
-} from '../src/index.ts';
+import { type Change, KnowledgeClient, KnowledgeServer, KnowledgeStore } from '../src/index.ts';
 
 const KEY = 'a key that only the manager and the base know';
 const cleanups: (() => void | Promise<void>)[] = [];

@@ -5,6 +5,13 @@ export {
   type InferenceServerOptions,
   serveInference,
 } from './inference-server.ts';
+export {
+  evaluateTasksWorker,
+  knowledgeBaseWorker,
+  type LifelongParts,
+  learnTasksWorker,
+  lifelongInferWorker,
+} from './lifelong-workers.ts';
 export { runWorker, untilStopped, type WorkerContext } from './process.ts';
 export {
   aggregateWorker,

@@ -21,7 +21,12 @@ const SETTINGS: SettingTable<ServerEnvironment> = {
 
 export interface InferenceServerOptions {
   /** Answers one sample; what it returns is sent as JSON. */
-  readonly infer: (sample: Float32Array) => Promise<unknown>;
+  readonly infer: (
+    sample: Float32Array,
+    attributes: Readonly<Record<string, string>>,
+  ) => Promise<unknown>;
+  /** Whether `null` may stand for a missing value, which becomes NaN. Default false. */
+  readonly allowMissing?: boolean;
   /** Figures for `GET /metrics`, by name. */
   readonly metrics?: () => Readonly<Record<string, number>>;
   readonly source?: Readonly<Record<string, string | undefined>>;
@@ -34,16 +39,32 @@ export interface InferenceServer {
 
 const MAX_BODY_BYTES = 16 * 1024 * 1024;
 
-function readSamples(body: unknown): Float32Array[] {
+function readSamples(body: unknown, allowMissing: boolean): Float32Array[] {
   const data = isJsonObject(body) ? body['data'] : undefined;
   if (!Array.isArray(data))
     throw new ShoalError('invalid_argument', 'the body must be {"data": [sample, …]}');
   return data.map((sample: unknown, i) => {
     const values: unknown[] = Array.isArray(sample) ? sample.flat(Number.POSITIVE_INFINITY) : [];
-    if (!values.every((v) => typeof v === 'number'))
+    if (!values.every((v) => typeof v === 'number' || (allowMissing && v === null)))
       throw new ShoalError('invalid_argument', `data[${i}] must be an array of numbers`);
-    return Float32Array.from(values as number[]);
+    return Float32Array.from(values, (v) => (typeof v === 'number' ? v : Number.NaN));
   });
+}
+
+/** What is known of each sample beside its values: `{"attributes": [{"city": "athens"}, …]}`. */
+function readAttributes(body: unknown, size: number): Record<string, string>[] {
+  const list = isJsonObject(body) ? body['attributes'] : undefined;
+  if (list === undefined) return Array.from({ length: size }, () => ({}));
+  if (!Array.isArray(list) || list.length !== size || !list.every(isJsonObject))
+    throw new ShoalError('invalid_argument', `attributes must be a list of ${size} objects`);
+  return list.map((attributes) =>
+    Object.fromEntries(
+      Object.entries(attributes).map(([k, v]) => [
+        k,
+        typeof v === 'string' ? v : JSON.stringify(v),
+      ]),
+    ),
+  );
 }
 
 function exposition(figures: Readonly<Record<string, number>>): string {
@@ -64,8 +85,11 @@ export async function serveInference(options: InferenceServerOptions): Promise<I
     reply.type('text/plain').send(exposition(options.metrics?.() ?? {})),
   );
   server.post('/predict', async (request) => {
+    const samples = readSamples(request.body, options.allowMissing === true);
+    const attributes = readAttributes(request.body, samples.length);
     const result: unknown[] = [];
-    for (const sample of readSamples(request.body)) result.push(await options.infer(sample));
+    for (const [i, sample] of samples.entries())
+      result.push(await options.infer(sample, attributes[i] ?? {}));
     return { result };
   });
   server.setErrorHandler((error, _request, reply) => {

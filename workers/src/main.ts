@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import {
   choice,
   integer,
@@ -7,7 +8,13 @@ import {
   ShoalError,
   text,
 } from '@shoal/core';
-import { OnnxEstimator, readImageLines } from '@shoal/lib';
+import { type ComponentChoices, OnnxEstimator, readImageLines, readTaskSamples } from '@shoal/lib';
+import {
+  evaluateTasksWorker,
+  knowledgeBaseWorker,
+  learnTasksWorker,
+  lifelongInferWorker,
+} from './lifelong-workers.ts';
 import { runWorker, type WorkerContext } from './process.ts';
 import {
   aggregateWorker,
@@ -30,6 +37,8 @@ interface ClassifierSettings {
   readonly LEARNING_RATE: number;
   readonly OPTIMIZER: 'adam' | 'sgd';
   readonly THREADS: number;
+  readonly LIFELONG_COMPONENTS: string;
+  readonly LIFELONG_MODEL: string;
 }
 
 const SETTINGS: SettingTable<ClassifierSettings> = {
@@ -39,6 +48,11 @@ const SETTINGS: SettingTable<ClassifierSettings> = {
   LEARNING_RATE: real('step size', { min: 1e-9, max: 100 }, 1e-3),
   OPTIMIZER: choice('adam or sgd', ['adam', 'sgd'], 'adam'),
   THREADS: integer('threads of the runtime', { min: 1, max: 256 }, 1),
+  LIFELONG_COMPONENTS: text(
+    'components of a lifelong job by slot, JSON {"taskDefinition": {"method", "param"}, …}',
+    '{}',
+  ),
+  LIFELONG_MODEL: text('untrained ONNX model of a lifelong job', ''),
 };
 
 const KINDS = [
@@ -49,19 +63,29 @@ const KINDS = [
   'big-model',
   'aggregate',
   'participate',
+  'lifelong-train',
+  'lifelong-evaluate',
+  'lifelong-infer',
+  'knowledge-base',
 ] as const;
 
 async function run(kind: string, context: WorkerContext): Promise<unknown> {
   const env = readConfig(SETTINGS, process.env);
   const shape = env.INPUT_SHAPE.split(',').map(Number);
-  const create = (): OnnxEstimator =>
+  const create = (model?: string): OnnxEstimator =>
     new OnnxEstimator({
+      ...(model ? { model: readFileSync(model) } : {}),
       epochs: env.EPOCHS,
       batchSize: env.BATCH_SIZE,
       threads: env.THREADS,
       optimizer: { name: env.OPTIMIZER, learningRate: env.LEARNING_RATE },
     });
-  const parts = { create, read: (path: string) => readImageLines(path, shape) };
+  const lifelong = {
+    create: (): OnnxEstimator => create(env.LIFELONG_MODEL),
+    components: JSON.parse(env.LIFELONG_COMPONENTS) as ComponentChoices,
+    read: (path: string) => readTaskSamples(path, { shape }),
+  };
+  const parts = { create: () => create(), read: (path: string) => readImageLines(path, shape) };
   switch (kind) {
     case 'train':
       return await trainWorker(parts, context);
@@ -69,7 +93,7 @@ async function run(kind: string, context: WorkerContext): Promise<unknown> {
       return await evaluateWorker(parts, context);
     case 'infer':
       return await inferWorker(
-        { create, probe: new Float32Array(shape.reduce((n, d) => n * d, 1)) },
+        { create: () => create(), probe: new Float32Array(shape.reduce((n, d) => n * d, 1)) },
         context,
       );
     case 'joint-inference':
@@ -78,6 +102,14 @@ async function run(kind: string, context: WorkerContext): Promise<unknown> {
       return await aggregateWorker(context);
     case 'participate':
       return await participateWorker({ read: parts.read, threads: env.THREADS }, context);
+    case 'lifelong-train':
+      return await learnTasksWorker(lifelong, context);
+    case 'lifelong-evaluate':
+      return await evaluateTasksWorker(lifelong, context);
+    case 'lifelong-infer':
+      return await lifelongInferWorker(lifelong, context);
+    case 'knowledge-base':
+      return await knowledgeBaseWorker(context);
     case 'big-model':
       return await bigModelWorker(create(), context);
     default:

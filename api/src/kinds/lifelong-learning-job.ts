@@ -95,6 +95,9 @@ export const lifelongLearningJob: KindDefinition = {
       conditions: stageConditions,
       startTime: time('When the job was first seen.'),
       completionTime: time('When the job ended.'),
+      round: integer('Training rounds begun.', { minimum: 0 }),
+      deployedModel: string('sha256 of the index of the knowledge base that is served.'),
+      message: string('Why the job is not making progress, if it is not.'),
       knowledgeBase,
       observedGeneration,
     },
@@ -108,6 +111,8 @@ export const lifelongLearningJob: KindDefinition = {
       type: 'integer',
       jsonPath: '.status.knowledgeBase.AIModels.numberOfAIModels',
     },
+    { name: 'Round', type: 'integer', jsonPath: '.status.round' },
+    { name: 'Message', type: 'string', jsonPath: '.status.message', priority: 1 },
     { name: 'Age', type: 'date', jsonPath: '.metadata.creationTimestamp' },
   ],
 };

@@ -570,6 +570,12 @@ export interface LifelongLearningJobStatus {
   readonly startTime?: string;
   /** When the job ended. */
   readonly completionTime?: string;
+  /** Training rounds begun. */
+  readonly round?: number;
+  /** sha256 of the index of the knowledge base that is served. */
+  readonly deployedModel?: string;
+  /** Why the job is not making progress, if it is not. */
+  readonly message?: string;
   /** What the knowledge base holds. */
   readonly knowledgeBase?: KnowledgeBaseStatus;
   /** The generation of spec that this status is about. */

@@ -1,8 +1,5 @@
-import type {
-  HardExampleMining,
-  IncrementalLearningJob,
-  Trigger,
-} from '../kinds/types-generated.ts';
+import type { JsonObject } from '@shoal/core';
+import type { Trigger } from '../kinds/types-generated.ts';
 import type { ObjectMeta } from '../schema/metadata.ts';
 
 /** What travels as JSON bodies over EdgeLink: assignments down, reports up. */
@@ -33,10 +30,15 @@ export interface StageData {
   readonly models?: readonly StageModel[];
   readonly dataURL?: string;
   readonly outputDir?: string;
+  /** What the knowledge base holds after this stage, in the words of `status.knowledgeBase`. */
+  readonly knowledgeBase?: JsonObject;
 }
 
-/** An incremental learning job as the nodes that work for it see it. Feed kind `IncrementalLearningJob`. */
-export interface IncrementalAssignment {
+/**
+ * A job with stages as the nodes that work for it see it. Feed kinds `IncrementalLearningJob` and
+ * `LifelongLearningJob`; of a lifelong job, a model is an index of the knowledge base.
+ */
+export interface StageAssignment {
   readonly metadata: Identity;
   /** What this node does for the job. */
   readonly roles: readonly ('dataset' | 'worker' | 'deploy')[];
@@ -46,7 +48,8 @@ export interface IncrementalAssignment {
   readonly deployModel: StageModel;
   readonly evalModel?: StageModel;
   readonly hotUpdate: boolean;
-  readonly hardExampleMining: HardExampleMining;
+  /** Whether an evaluation holds the new model against the old; otherwise it judges by itself. */
+  readonly evaluatesPair: boolean;
   readonly trainTrigger: Trigger;
   readonly deployTrigger: Trigger;
   readonly outputDir: string;
@@ -70,7 +73,7 @@ export interface DatasetReport {
   readonly fault?: string;
 }
 
-/** State record `IncrementalLearningJob/<namespace>/<name>/<stage>`. */
+/** State record `<kind>/<namespace>/<name>/<stage>` of a job with stages. */
 export interface StageReport {
   readonly uid: string;
   readonly round: number;
@@ -104,8 +107,9 @@ export function stageName(stage: Stage): 'train' | 'eval' | 'deploy' {
 
 /** Host folder where a job's hot update files are, as the contract names it. */
 export function hotUpdateFolder(
-  job: Pick<IncrementalLearningJob, 'metadata'> | { metadata: Identity },
+  kind: string,
+  metadata: Pick<Identity, 'namespace' | 'name'>,
 ): string {
-  const { namespace = 'default', name } = job.metadata;
-  return `/var/lib/sedna/model-hot-update/${namespace}/incrementallearningjob/${name}`;
+  const { namespace = 'default', name } = metadata;
+  return `/var/lib/sedna/model-hot-update/${namespace}/${kind.toLowerCase()}/${name}`;
 }

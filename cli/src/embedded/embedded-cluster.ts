@@ -5,7 +5,12 @@ import { fileURLToPath } from 'node:url';
 import { allCrds } from '@shoal/api';
 import { ApiClient, clusterAuthority, renderKubeconfig } from '@shoal/cluster';
 import { isShoalError, issueCertificate, type KeyPair, ShoalError } from '@shoal/core';
-import { edgeAuthority, issueNodeCertificate } from '@shoal/global-manager';
+import {
+  edgeAuthority,
+  issueKnowledgeBaseCertificate,
+  issueNodeCertificate,
+  knowledgeBaseKey,
+} from '@shoal/global-manager';
 import { type Addresses, freePort, MAX_NODES, takeAddresses } from './addresses.ts';
 import type { ClusterState, Layout } from './layout.ts';
 import { takeLock } from './lock.ts';
@@ -21,6 +26,7 @@ export interface EmbeddedOptions {
 
 const YEAR_MS = 365 * 24 * 3600 * 1000;
 const START_TIMEOUT_MS = 40_000;
+const KNOWLEDGE_BASE_PORT = 9020;
 /** The project's root: what stands for the working directory of our images. */
 const PROJECT = join(import.meta.dirname, '../../..');
 const IMAGES = ['shoal/workers', 'shoal/examples'].map((image) => ({
@@ -107,6 +113,7 @@ export class EmbeddedCluster {
       authority: authority.certificate,
       token: randomBytes(24).toString('base64url'),
       managerUrl: `http://${addresses.manager}:9080`,
+      knowledgeBase: `${addresses.manager}:${KNOWLEDGE_BASE_PORT}`,
       cloudNode: 'cloud-1',
       edgeNodes: Array.from({ length: edges }, (_, i) => `edge-${i + 1}`),
       startedAt: new Date().toISOString(),
@@ -168,6 +175,7 @@ export class EmbeddedCluster {
     });
     step('starting the global manager, nodes and local controllers');
     await this.#spawnManager();
+    await this.#spawnKnowledgeBase();
     for (const [index, node] of [state.cloudNode, ...state.edgeNodes].entries())
       await this.#spawnNode(authority, node, index);
     await this.#until(
@@ -261,6 +269,28 @@ export class EmbeddedCluster {
         SHOAL_GM_EDGE_LINK_ADDRESS: `${this.#addresses.manager}:9000`,
         SHOAL_GM_HTTP_ADDRESS: this.#addresses.manager,
         SHOAL_GM_HTTP_PORT: '9080',
+        SHOAL_GM_KB_SERVER: this.state.knowledgeBase,
+      },
+    });
+  }
+
+  async #spawnKnowledgeBase(): Promise<void> {
+    const { knowledgeBaseDir: dir, managerDir } = this.#layout;
+    mkdirSync(dir, { recursive: true });
+    const authority = await edgeAuthority(managerDir, Date.now());
+    const tlsFile = join(dir, 'tls.json');
+    const tls = await issueKnowledgeBaseCertificate(authority, Date.now());
+    writeFileSync(tlsFile, JSON.stringify(tls), { mode: 0o600 });
+    knowledgeBaseKey(managerDir);
+    this.#spawn({
+      name: 'knowledge-base',
+      entry: processEntry('knowledge-base.ts'),
+      environment: {
+        KB_DATA_DIR: dir,
+        KB_BIND_HOST: this.#addresses.manager,
+        KB_BIND_PORT: String(KNOWLEDGE_BASE_PORT),
+        KB_KEY_FILE: join(managerDir, 'knowledge-base.key'),
+        KB_TLS_FILE: tlsFile,
       },
     });
   }

@@ -8,6 +8,7 @@ export interface Layout {
   readonly lockFile: string;
   readonly serverDir: string;
   readonly managerDir: string;
+  readonly knowledgeBaseDir: string;
   readonly logDir: string;
   readonly nodeDir: (node: string) => string;
   readonly rootfs: (node: string) => string;
@@ -25,6 +26,7 @@ export function layoutOf(folder: string): Layout {
     lockFile: join(root, 'lock.json'),
     serverDir: join(root, 'server'),
     managerDir: join(root, 'global-manager'),
+    knowledgeBaseDir: join(root, 'knowledge-base'),
     logDir: join(root, 'logs'),
     nodeDir,
     rootfs: (node) => join(nodeDir(node), 'rootfs'),
@@ -39,6 +41,8 @@ export interface ClusterState {
   readonly authority: string;
   readonly token: string;
   readonly managerUrl: string;
+  /** `host:port` of the knowledge base. */
+  readonly knowledgeBase: string;
   readonly cloudNode: string;
   readonly edgeNodes: readonly string[];
   readonly startedAt: string;

@@ -1,8 +1,23 @@
 import { seededRandom } from '@shoal/core';
 import type { ComfortRows } from '@shoal/datasets';
-import { ContinualLearner, type ContinualStrategy, OnnxEstimator, type Samples } from '@shoal/lib';
+import {
+  blend,
+  blendWeights,
+  ContinualLearner,
+  type ContinualStrategy,
+  OnnxEstimator,
+  type Samples,
+} from '@shoal/lib';
 import { dense, dropout, relu, sequential } from '@shoal/training';
-import { accuracyOf, byCity, CLASSES, macroF1, networkSamples, splitRows } from './data.ts';
+import {
+  accuracyOf,
+  byCity,
+  CLASSES,
+  dealGroups,
+  macroF1,
+  networkSamples,
+  splitRows,
+} from './data.ts';
 
 const HIDDEN = 192;
 const EPOCHS = 20;
@@ -15,6 +30,9 @@ const NAIVE = { epochs: 5, rate: 1e-3 };
 const REHEARSAL = { epochs: 3, rate: 5e-4, replayed: 512 };
 /** How the knowledge base makes a city's copy: the best of three settings on seed 99. */
 const COPY = { epochs: 20, rate: 1e-3, proximal: 0.02 };
+const LEAST_ROWS = 100;
+/** Rows of evidence it takes to leave the mixture that is expected. */
+const PRIOR_ROWS = 100;
 const LATE = 'kota kinabalu';
 const SENSATION_MARGIN = 0.5;
 
@@ -111,17 +129,16 @@ export async function sequenceOfCities(
   const arriving = later.map((c) => toSamples(train.get(c) ?? []));
   const naive = await continual(initial, arriving, { name: 'fine-tune' }, seed);
   const rehearsal = await rehearsed(initial, toSamples(positions(first)), arriving, seed);
-  const copies = new Map<string, Uint8Array>();
-  for (const city of [...first, ...later]) {
-    const own = toSamples(train.get(city) ?? []);
-    copies.set(city, own.size < 100 ? initial : await tuned(initial, own, { ...COPY, seed }));
-  }
-  const whole: Record<string, (city: string) => Uint8Array> = {
-    initial: () => initial,
-    naive: () => naive,
-    'rehearsal 2,000': () => rehearsal,
-    'knowledge base': (city) => copies.get(city) ?? initial,
-    joint: () => joint,
+  const tasks = new Map<string, Members>();
+  for (const city of [...first, ...later])
+    tasks.set(city, await taskOf(initial, train.get(city) ?? [], { rows, toSamples, seed }));
+  const alone = (model: Uint8Array): Members => ({ models: [model], weights: [1] });
+  const whole: Record<string, (city: string) => Members> = {
+    initial: () => alone(initial),
+    naive: () => alone(naive),
+    'rehearsal 2,000': () => alone(rehearsal),
+    'knowledge base': (city) => tasks.get(city) ?? alone(initial),
+    joint: () => alone(joint),
   };
   return await scoresOf(whole, [...first, ...later], { rows, test, toSamples });
 }
@@ -149,8 +166,50 @@ async function rehearsed(
   return bytes;
 }
 
+/** What answers for a city: models, and how much each counts. */
+interface Members {
+  readonly models: readonly Uint8Array[];
+  readonly weights: readonly number[];
+}
+
+/**
+ * A city's task in the knowledge base: the shared network and the city's copy of it, mixed by weights
+ * that three folds of the city's own training rows support. Cities with few rows have the network alone.
+ */
+async function taskOf(
+  initial: Uint8Array,
+  positions: readonly number[],
+  at: {
+    readonly rows: ComfortRows;
+    readonly toSamples: (positions: readonly number[]) => Samples;
+    readonly seed: number;
+  },
+): Promise<Members> {
+  const { rows, toSamples, seed } = at;
+  if (positions.length < LEAST_ROWS) return { models: [initial], weights: [1] };
+  const random = seededRandom(seed).fork('folds');
+  const folds = dealGroups(rows, positions, [1 / 3, 1 / 3, 1 / 3], random).filter(
+    (f) => f.length > 0,
+  );
+  const evidence: number[][] = [[], []];
+  const labels: bigint[] = [];
+  for (const fold of folds) {
+    const rest = positions.filter((i) => !fold.includes(i));
+    const held = toSamples(fold);
+    const copy = await tuned(initial, toSamples(rest), { ...COPY, seed });
+    for (const [m, model] of [initial, copy].entries())
+      for (const p of await probabilitiesOf(model, held)) evidence[m]?.push(p);
+    labels.push(...held.labels);
+  }
+  const weights = blendWeights(evidence, labels, { prior: [0.3, 0.7], priorRows: PRIOR_ROWS });
+  return {
+    models: [initial, await tuned(initial, toSamples(positions), { ...COPY, seed })],
+    weights,
+  };
+}
+
 async function scoresOf(
-  models: Readonly<Record<string, (city: string) => Uint8Array>>,
+  models: Readonly<Record<string, (city: string) => Members>>,
   cities: readonly string[],
   data: {
     readonly rows: ComfortRows;
@@ -165,7 +224,9 @@ async function scoresOf(
     for (const city of cities) {
       const held = data.toSamples(data.test.get(city) ?? []);
       if (held.size === 0) continue;
-      for (const p of await probabilitiesOf(modelOf(city), held)) probabilities.push(p);
+      const { models: members, weights } = modelOf(city);
+      const parts = await Promise.all(members.map((m) => probabilitiesOf(m, held)));
+      for (const p of blend(parts, weights)) probabilities.push(p);
       labels.push(...held.labels);
     }
     scores[name] = {

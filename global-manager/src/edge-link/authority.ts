@@ -1,6 +1,7 @@
+import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { MANAGER_NAME } from '@shoal/api';
+import { KNOWLEDGE_BASE_NAME, MANAGER_NAME } from '@shoal/api';
 import { createAuthority, errnoOf, fromNode, issueCertificate, type KeyPair } from '@shoal/core';
 
 const YEAR_MS = 365 * 24 * 3600 * 1000;
@@ -52,4 +53,32 @@ export async function issueManagerCertificate(authority: KeyPair, nowMs: number)
     nowMs,
     validForMs: YEAR_MS,
   });
+}
+
+/** The certificate the knowledge base shows, under its own fixed name. */
+export async function issueKnowledgeBaseCertificate(
+  authority: KeyPair,
+  nowMs: number,
+): Promise<KeyPair> {
+  return await issueCertificate(authority, {
+    commonName: KNOWLEDGE_BASE_NAME,
+    dnsNames: [KNOWLEDGE_BASE_NAME],
+    usages: ['server'],
+    nowMs,
+    validForMs: YEAR_MS,
+  });
+}
+
+/** The key shared by the manager and the knowledge base: made once, by whoever needs it first. */
+export function knowledgeBaseKey(dataDir: string, file?: string): string {
+  const path = file || join(dataDir, 'knowledge-base.key');
+  const read = (): string => readFileSync(path, 'utf8').trim();
+  try {
+    mkdirSync(dataDir, { recursive: true });
+    writeFileSync(path, `${randomBytes(32).toString('hex')}\n`, { mode: 0o600, flag: 'wx' });
+    return read();
+  } catch (error) {
+    if (errnoOf(error) === 'EEXIST') return read();
+    throw fromNode(error, `writing ${path}`);
+  }
 }

@@ -80,3 +80,8 @@ export const INCREMENTAL_LEARNING: KindRef = kind(
   'IncrementalLearningJob',
   'incrementallearningjobs',
 );
+export const LIFELONG_LEARNING: KindRef = kind(
+  'sedna.io/v1alpha1',
+  'LifelongLearningJob',
+  'lifelonglearningjobs',
+);

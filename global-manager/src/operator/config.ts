@@ -17,6 +17,8 @@ export interface Config {
   readonly SHOAL_GM_HTTP_PORT: number;
   readonly SHOAL_GM_LC_SERVER: string;
   readonly SHOAL_GM_INITIALIZER_IMAGE: string;
+  readonly SHOAL_GM_KB_SERVER: string;
+  readonly SHOAL_GM_KB_KEY_FILE: string;
   readonly SHOAL_GM_LOG_LEVEL: LogLevel;
 }
 
@@ -39,6 +41,11 @@ export const SETTINGS: SettingTable<Config> = {
   SHOAL_GM_INITIALIZER_IMAGE: text(
     'image that fetches remote models and data',
     'shoal/workers:0.1.0',
+  ),
+  SHOAL_GM_KB_SERVER: text('KB_SERVER of workers: host:port of the knowledge base', 'kb:9020'),
+  SHOAL_GM_KB_KEY_FILE: text(
+    'file with the key shared with the knowledge base; empty: knowledge-base.key in the data folder, made when missing',
+    '',
   ),
   SHOAL_GM_LOG_LEVEL: choice('least severe log level', LOG_LEVELS, 'info'),
 };

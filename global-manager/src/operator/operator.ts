@@ -3,10 +3,16 @@ import { join } from 'node:path';
 import type { Clock, Logger, LoopPorts, Random } from '@shoal/core';
 import { DatasetReconciler } from '../controllers/dataset/controller.ts';
 import { FederatedLearningReconciler } from '../controllers/federated-learning-job/controller.ts';
-import { IncrementalLearningReconciler } from '../controllers/incremental-learning-job/controller.ts';
+import { incrementalLearning } from '../controllers/incremental-learning-job/kind.ts';
 import { JointInferenceReconciler } from '../controllers/joint-inference-service/controller.ts';
+import { lifelongLearning } from '../controllers/lifelong-learning-job/kind.ts';
 import { ModelReconciler } from '../controllers/model/controller.ts';
-import { edgeAuthority, issueManagerCertificate } from '../edge-link/authority.ts';
+import { StageJobReconciler } from '../controllers/stage-job/controller.ts';
+import {
+  edgeAuthority,
+  issueManagerCertificate,
+  knowledgeBaseKey,
+} from '../edge-link/authority.ts';
 import { BlobStore } from '../edge-link/blobs.ts';
 import { Feed } from '../edge-link/feed.ts';
 import { EdgeLinkServer } from '../edge-link/server.ts';
@@ -19,6 +25,7 @@ import {
   JOINT_INFERENCE,
   type KindRef,
   type KubeApi,
+  LIFELONG_LEARNING,
   MODEL,
   NODE,
   POD,
@@ -51,6 +58,7 @@ interface Caches {
   readonly jointJobs: ObjectCache;
   readonly incrementalJobs: ObjectCache;
   readonly federatedJobs: ObjectCache;
+  readonly lifelongJobs: ObjectCache;
   readonly pods: ObjectCache;
   readonly nodes: ObjectCache;
   readonly deployments: ObjectCache;
@@ -66,6 +74,7 @@ function openCaches(api: KubeApi): Caches {
     jointJobs: cache(JOINT_INFERENCE),
     incrementalJobs: cache(INCREMENTAL_LEARNING),
     federatedJobs: cache(FEDERATED_LEARNING),
+    lifelongJobs: cache(LIFELONG_LEARNING),
     pods: cache(POD),
     nodes: cache(NODE),
     deployments: cache(DEPLOYMENT),
@@ -76,19 +85,33 @@ function openCaches(api: KubeApi): Caches {
 function reconcilers(
   config: Config,
   caches: Caches,
-  ports: OperatorPorts & { feed: Feed; presence: EdgeLinkServer },
+  ports: OperatorPorts & { feed: Feed; presence: EdgeLinkServer; authority: string },
 ): Reconciler[] {
   const shared = {
     ...ports,
     localControllerServer: config.SHOAL_GM_LC_SERVER,
     initializerImage: config.SHOAL_GM_INITIALIZER_IMAGE,
   };
+  const knowledgeBase = {
+    server: config.SHOAL_GM_KB_SERVER,
+    key: knowledgeBaseKey(config.SHOAL_GM_DATA_DIR, config.SHOAL_GM_KB_KEY_FILE),
+    authority: ports.authority,
+  };
   return [
     new DatasetReconciler({ ...ports, ...caches }),
     new ModelReconciler({ ...ports, ...caches }),
     new JointInferenceReconciler({ ...shared, ...caches, jobs: caches.jointJobs }),
-    new IncrementalLearningReconciler({ ...shared, ...caches, jobs: caches.incrementalJobs }),
+    new StageJobReconciler(incrementalLearning({ ...shared, ...caches }), {
+      ...shared,
+      ...caches,
+      jobs: caches.incrementalJobs,
+    }),
     new FederatedLearningReconciler({ ...shared, ...caches, jobs: caches.federatedJobs }),
+    new StageJobReconciler(lifelongLearning({ ...shared, ...caches, knowledgeBase }), {
+      ...shared,
+      ...caches,
+      jobs: caches.lifelongJobs,
+    }),
   ];
 }
 
@@ -119,9 +142,12 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   });
   const stopping = new AbortController();
   const loopPorts: LoopPorts = { clock, random, logger };
-  const runners = reconcilers(config, caches, { ...ports, feed, presence: link }).map(
-    (r) => new ControllerRunner(r, loopPorts, metrics),
-  );
+  const runners = reconcilers(config, caches, {
+    ...ports,
+    feed,
+    presence: link,
+    authority: authority.certificate,
+  }).map((r) => new ControllerRunner(r, loopPorts, metrics));
   const loops = Object.values<ObjectCache>({ ...caches }).map((c) =>
     c.run(loopPorts, stopping.signal),
   );

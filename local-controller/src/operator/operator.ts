@@ -10,7 +10,7 @@ import {
 } from '@shoal/core';
 import { collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 import { DatasetMonitor } from '../dataset/monitor.ts';
-import { IncrementalLearningJobs } from '../jobs/incremental-learning.ts';
+import { StageJobs } from '../jobs/stage-jobs.ts';
 import { GrpcTransport } from '../link/grpc.ts';
 import { Link } from '../link/link.ts';
 import { ModelStore } from '../model/model-store.ts';
@@ -64,12 +64,15 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   const monitor = new DatasetMonitor({ db, link, logger, hostPath });
   const models = new ModelStore(join(config.SHOAL_LC_DATA_DIR, 'models'), transport);
   const jobPorts = { db, link, monitor, models, clock, logger, hostPath };
-  const incremental = new IncrementalLearningJobs(jobPorts);
+  const stageJobs = {
+    incrementallearningjob: new StageJobs('IncrementalLearningJob', jobPorts),
+    lifelonglearningjob: new StageJobs('LifelongLearningJob', jobPorts),
+  };
   const api = await serveWorkerApi({
     host: config.BIND_ADDRESS,
     port: config.BIND_PORT,
     link,
-    incremental,
+    stageJobs,
     registry: metricsRegistry(link),
     logger,
   });
@@ -79,7 +82,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   link.onChange(() => wakeUp.wake());
   const poll = async (): Promise<void> => {
     monitor.poll();
-    incremental.poll();
+    for (const jobs of Object.values(stageJobs)) jobs.poll();
     await wakeUp.pause(config.SHOAL_LC_POLL_MS, clock, signal);
   };
   const loops = [

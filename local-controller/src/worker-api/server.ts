@@ -3,14 +3,15 @@ import { recordKey } from '@shoal/api';
 import { fromNode, isJsonObject, type JsonObject, type Logger } from '@shoal/core';
 import fastify, { type FastifyInstance } from 'fastify';
 import type { Registry } from 'prom-client';
-import type { IncrementalLearningJobs } from '../jobs/incremental-learning.ts';
+import type { StageJobs } from '../jobs/stage-jobs.ts';
 import type { Link } from '../link/link.ts';
 
 export interface WorkerApiOptions {
   readonly host: string;
   readonly port: number;
   readonly link: Link;
-  readonly incremental: IncrementalLearningJobs;
+  /** Jobs with stages, by the lowercase kind workers send. */
+  readonly stageJobs: Readonly<Record<string, StageJobs>>;
   readonly registry: Registry;
   readonly logger: Logger;
 }
@@ -85,11 +86,11 @@ function dispatch(info: Info, options: WorkerApiOptions): void {
     });
     return;
   }
-  const job =
-    info.ownerKind === 'incrementallearningjob'
-      ? options.incremental.find(info.namespace, info.ownerName)
-      : undefined;
-  if (job) options.incremental.take(job, info);
+  const jobs = Object.hasOwn(options.stageJobs, info.ownerKind)
+    ? options.stageJobs[info.ownerKind]
+    : undefined;
+  const job = jobs?.find(info.namespace, info.ownerName);
+  if (jobs && job) jobs.take(job, info);
   else
     options.logger.warn('report about a job that is not on this node', {
       worker: info.name,

@@ -2,37 +2,24 @@ import {
   hotUpdateFolder,
   type IncrementalLearningJob,
   type Model,
-  type PodTemplate,
-  type Stage,
   type StageData,
   stageName,
 } from '@shoal/api';
-import { type KubeApi, type KubeObject, POD } from '../../kube/kube-api.ts';
-import { buildPodTemplate, ownerReference, randomSuffix } from '../../worker-pod/build.ts';
+import type { KubeObject } from '../../kube/kube-api.ts';
+import { buildPodTemplate } from '../../worker-pod/build.ts';
 import { secretEnvironment } from '../../worker-pod/secrets.ts';
 import { injectStorage, type StorageRequest } from '../../worker-pod/storage.ts';
 import { minerEnvironment } from '../joint-inference-service/workers.ts';
+import {
+  commonEnvironment,
+  createPod,
+  type Env,
+  ROUND_LABEL,
+  type WorkerPorts,
+} from '../stage-job/pods.ts';
 
-export interface WorkerPorts {
-  readonly api: KubeApi;
-  readonly localControllerServer: string;
-  readonly initializerImage: string;
-}
-
-export const ROUND_LABEL = 'shoal.dev/round';
 const HOT_UPDATE_DIR = '/model-hot-update';
 const HOT_UPDATE_VOLUME = 'sedna-model-hot-update-volume';
-
-type Env = { name: string; value: string }[];
-
-function common(job: IncrementalLearningJob, worker: string, ports: WorkerPorts): Env {
-  return [
-    { name: 'NAMESPACE', value: job.metadata.namespace ?? '' },
-    { name: 'JOB_NAME', value: job.metadata.name },
-    { name: 'WORKER_NAME', value: `${worker}-${randomSuffix()}` },
-    { name: 'LC_SERVER', value: ports.localControllerServer },
-  ];
-}
 
 function stageStorage(
   stage: 'Train' | 'Eval',
@@ -61,24 +48,6 @@ function stageStorage(
   ];
 }
 
-async function createPod(
-  job: IncrementalLearningJob,
-  pod: { type: string; template: PodTemplate },
-  api: KubeApi,
-): Promise<KubeObject> {
-  const { name, namespace = '' } = job.metadata;
-  const { metadata, spec } = pod.template;
-  return await api.create(POD, {
-    metadata: {
-      ...metadata,
-      generateName: `${name}-${pod.type}-`,
-      namespace,
-      ownerReferences: [ownerReference(job)],
-    },
-    spec,
-  });
-}
-
 /** Creates the pod of a training or evaluation stage. */
 export async function createStagePod(
   job: IncrementalLearningJob,
@@ -100,7 +69,7 @@ export async function createStagePod(
     type,
     template: user,
     storage,
-    env: [...common(job, `${type}-worker`, ports), ...storage.env],
+    env: [...commonEnvironment(job, `${type}-worker`, ports), ...storage.env],
     secretEnv: await secretEnvironment(
       ports.api,
       job.metadata.namespace ?? '',
@@ -141,7 +110,7 @@ export async function createInferencePod(
           ...storage.volumes,
           {
             name: HOT_UPDATE_VOLUME,
-            hostPath: { path: hotUpdateFolder(job), type: 'DirectoryOrCreate' },
+            hostPath: { path: hotUpdateFolder(job.kind, job.metadata), type: 'DirectoryOrCreate' },
           },
         ],
         mounts: [...storage.mounts, { name: HOT_UPDATE_VOLUME, mountPath: HOT_UPDATE_DIR }],
@@ -153,7 +122,7 @@ export async function createInferencePod(
     template: deploySpec.template,
     storage: withHotUpdate,
     env: [
-      ...common(job, 'inferworker', ports),
+      ...commonEnvironment(job, 'inferworker', ports),
       ...minerEnvironment(deploySpec.hardExampleMining),
       ...storage.env,
       ...hotEnv,
@@ -167,9 +136,4 @@ export async function createInferencePod(
     initializerImage: ports.initializerImage,
   });
   return await createPod(job, { type: 'inference', template }, ports.api);
-}
-
-/** Worker type of the pod that a stage watches. */
-export function workerTypeOf(stage: Stage): string {
-  return stage === 'Deploy' ? 'inference' : stageName(stage);
 }

@@ -4,6 +4,7 @@ import {
   type CommitReply,
   CommitReplySchema,
   type CommitRequest,
+  EVERY_JOB,
   type GetModelRequest,
   type JobsReply,
   JobsReplySchema,
@@ -30,7 +31,7 @@ import { type KeyPair, type Logger, messageOf, ShoalError, silentLogger } from '
 import { Assembly, sendChunks } from '../../federated-learning/wire-transfer.ts';
 import { toStatus } from './grpc-errors.ts';
 import type { KnowledgeStore } from './store.ts';
-import { OPERATOR, opens } from './tokens.ts';
+import { opens } from './tokens.ts';
 import { changeFromWire, sampleToWire, snapshotToWire } from './wire.ts';
 
 export interface KnowledgeServerOptions {
@@ -75,7 +76,7 @@ export class KnowledgeServer {
       commit: this.#unary((q: CommitRequest) => this.#commit(q)),
       statModel: this.#unary((q: StatModelRequest) => this.#statModel(q)),
       nearest: this.#unary((q: NearestRequest) => this.#nearest(q)),
-      jobs: this.#unary((_q: JobsRequest & Named) => this.#jobs(), OPERATOR),
+      jobs: this.#unary((_q: JobsRequest & Named) => this.#jobs(), EVERY_JOB),
       getModel: (call: grpc.ServerWritableStream<GetModelRequest, ModelChunk>) =>
         void this.#streamed(call, async () => await this.#getModel(call)),
       samples: (call: grpc.ServerWritableStream<SamplesRequest, SampleRecord>) =>

@@ -1,13 +1,7 @@
-import {
-  type Dataset,
-  type IncrementalLearningJob,
-  type Model,
-  recordKey,
-  type StageReport,
-} from '@shoal/api';
+import { type Dataset, recordKey, type StageReport } from '@shoal/api';
 import { type Clock, isShoalError, type Logger, messageOf, ShoalError } from '@shoal/core';
 import type { Feed } from '../../edge-link/feed.ts';
-import { type KubeObject, POD } from '../../kube/kube-api.ts';
+import { type KubeApi, type KubeObject, POD } from '../../kube/kube-api.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
 import {
@@ -19,19 +13,13 @@ import {
 } from '../../stages/machine.ts';
 import { recordEvent } from '../event-writer.ts';
 import { endedAt, phaseOf, troubleOf } from '../pod-trouble.ts';
-import { requireDataset, requireModel } from '../references.ts';
 import { writeStatus } from '../status-writer.ts';
-import { assignments } from './assignment.ts';
+import { ROUND_LABEL, workerTypeOf } from './pods.ts';
+import type { StageJob, StageJobKind, StageReferences } from './stage-job.ts';
 import { advanced, begun, currentInput, failuresInRow, heldMs, positionOf } from './status.ts';
-import {
-  createInferencePod,
-  createStagePod,
-  ROUND_LABEL,
-  type WorkerPorts,
-  workerTypeOf,
-} from './workers.ts';
 
-export interface IncrementalLearningPorts extends WorkerPorts {
+export interface StageJobPorts {
+  readonly api: KubeApi;
   readonly jobs: ObjectCache;
   readonly models: ObjectCache;
   readonly datasets: ObjectCache;
@@ -48,20 +36,15 @@ export interface EdgePresence {
   connectedForMs(node: string): number | undefined;
 }
 
-interface Resolved {
-  readonly job: IncrementalLearningJob;
-  readonly dataset: Dataset;
-  readonly initialModel: Model;
-  readonly deployModel: Model;
-  readonly evalModel: Model | undefined;
+interface Resolved<Job extends StageJob, References extends StageReferences> {
+  readonly job: Job;
+  readonly references: References;
   /** Pods of this job that are not being deleted. */
   readonly pods: readonly KubeObject[];
   /** True while an inference pod is being deleted: its ports and files are still in use. */
   readonly inferenceGoing: boolean;
 }
 
-const KIND = 'IncrementalLearningJob';
-const PREFIX = 'incrementallearningjob.sedna.io';
 /** Pods of rounds older than this are removed; their logs go with them. */
 const KEPT_ROUNDS = 2;
 
@@ -69,10 +52,6 @@ const KEPT_ROUNDS = 2;
 const RESTART_DELAY_MS = 10_000;
 /** A job that was refused is looked at again: what is missing may be of a kind that is not watched. */
 const REFUSED_RETRY_MS = 15_000;
-
-function isInference(pod: KubeObject): boolean {
-  return pod.metadata.labels?.[`${PREFIX}/worker-type`] === 'inference';
-}
 
 function hasEnded(pod: KubeObject): boolean {
   return ['Succeeded', 'Failed'].includes(phaseOf(pod));
@@ -82,13 +61,21 @@ function nodeOf(pod: KubeObject): string | undefined {
   return (pod as unknown as { spec?: { nodeName?: string } }).spec?.nodeName;
 }
 
-/** Moves an incremental learning job through its stages: the one writer of its status. */
-export class IncrementalLearningReconciler implements Reconciler {
-  readonly name = 'incremental-learning-job';
-  readonly #ports: IncrementalLearningPorts;
+/** Moves a job with stages through them: the one writer of its status. */
+export class StageJobReconciler<Job extends StageJob, References extends StageReferences>
+  implements Reconciler
+{
+  readonly name: string;
+  readonly #kind: StageJobKind<Job, References>;
+  readonly #ports: StageJobPorts;
+  /** Prefix of the labels of its pods. */
+  readonly #prefix: string;
 
-  constructor(ports: IncrementalLearningPorts) {
+  constructor(kind: StageJobKind<Job, References>, ports: StageJobPorts) {
+    this.name = kind.name;
+    this.#kind = kind;
     this.#ports = ports;
+    this.#prefix = `${kind.kind.toLowerCase()}.sedna.io`;
   }
 
   watch(enqueue: (key: string) => void): void {
@@ -100,12 +87,12 @@ export class IncrementalLearningReconciler implements Reconciler {
     models.onChange(all);
     datasets.onChange(all);
     pods.onChange((p) => {
-      const name = p.metadata.labels?.[`${PREFIX}/name`];
+      const name = p.metadata.labels?.[`${this.#prefix}/name`];
       if (name) enqueue(`${p.metadata.namespace}/${name}`);
     });
     feed.onRecord((_node, key) => {
       const [kind, namespace, name] = key.split('/');
-      if (kind === KIND) enqueue(`${namespace}/${name}`);
+      if (kind === this.#kind.kind) enqueue(`${namespace}/${name}`);
     });
   }
 
@@ -113,11 +100,12 @@ export class IncrementalLearningReconciler implements Reconciler {
     const { jobs, feed } = this.#ports;
     const found = jobs.get(namespace, name);
     if (!found || found.metadata.deletionTimestamp) {
-      feed.assign({ kind: KIND, namespace, name, uid: found?.metadata.uid ?? '' }, new Map());
-      if (!found) feed.forgetRecords(`${recordKey(KIND, { namespace, name })}/`);
+      const { kind } = this.#kind;
+      feed.assign({ kind, namespace, name, uid: found?.metadata.uid ?? '' }, new Map());
+      if (!found) feed.forgetRecords(`${recordKey(this.#kind.kind, { namespace, name })}/`);
       return DONE;
     }
-    const job = found as unknown as IncrementalLearningJob;
+    const job = found as unknown as Job;
     try {
       return await this.#advance(this.#resolve(job));
     } catch (error) {
@@ -128,35 +116,27 @@ export class IncrementalLearningReconciler implements Reconciler {
     }
   }
 
-  #resolve(job: IncrementalLearningJob): Resolved {
-    const { models, datasets, pods } = this.#ports;
+  #resolve(job: Job): Resolved<Job, References> {
     const { namespace = '', uid } = job.metadata;
-    const { dataset, initialModel, deploySpec, evalSpec } = job.spec;
     if (/^[a-z][a-z0-9+.-]*:/i.test(job.spec.outputDir)) {
       const why = `spec.outputDir: "${job.spec.outputDir}" is not a host path; writing to object storage is not supported yet`;
       throw new ShoalError('invalid_argument', why);
     }
-    const own = pods.list(namespace).filter((p) => p.metadata.labels?.[`${PREFIX}/uid`] === uid);
-    const model = (name: string, field: string): Model =>
-      requireModel(models, namespace, { name, field });
+    const label = (pod: KubeObject, name: string): string | undefined =>
+      pod.metadata.labels?.[`${this.#prefix}/${name}`];
+    const own = this.#ports.pods.list(namespace).filter((p) => label(p, 'uid') === uid);
     return {
       job,
-      dataset: requireDataset(datasets, namespace, {
-        name: dataset.name,
-        field: 'spec.dataset.name',
-      }),
-      initialModel: model(initialModel.name, 'spec.initialModel.name'),
-      deployModel: model(deploySpec.model.name, 'spec.deploySpec.model.name'),
-      evalModel: evalSpec.initialEvalModel
-        ? model(evalSpec.initialEvalModel.name, 'spec.evalSpec.initialEvalModel.name')
-        : undefined,
+      references: this.#kind.resolve(job),
       pods: own.filter((p) => !p.metadata.deletionTimestamp),
-      inferenceGoing: own.some((p) => p.metadata.deletionTimestamp && isInference(p)),
+      inferenceGoing: own.some(
+        (p) => p.metadata.deletionTimestamp && label(p, 'worker-type') === 'inference',
+      ),
     };
   }
 
   /** Says in the status what is in the way, without touching the stages. */
-  async #say(job: IncrementalLearningJob, message: string): Promise<void> {
+  async #say(job: Job, message: string): Promise<void> {
     const { api, jobs } = this.#ports;
     await writeStatus(api, jobs, job, {
       ...job.status,
@@ -165,11 +145,13 @@ export class IncrementalLearningReconciler implements Reconciler {
     });
   }
 
-  async #advance(known: Resolved): Promise<ReconcileResult> {
+  async #advance(known: Resolved<Job, References>): Promise<ReconcileResult> {
     const { api, jobs, clock } = this.#ports;
     const { job } = known;
-    const restartMs = await this.#ensureInference(known);
     const position = positionOf(job);
+    const restartMs = this.#kind.isServed(job, position)
+      ? await this.#ensureInference(known)
+      : undefined;
     if (!position) {
       await writeStatus(api, jobs, job, begun(job, clock.now()));
       return DONE;
@@ -187,11 +169,7 @@ export class IncrementalLearningReconciler implements Reconciler {
   }
 
   /** A job that stays where it is says what its pod is waiting for, and stops saying it afterwards. */
-  async #explain(
-    job: IncrementalLearningJob,
-    position: StagePosition,
-    trouble: string | undefined,
-  ): Promise<void> {
+  async #explain(job: Job, position: StagePosition, trouble: string | undefined): Promise<void> {
     const { api, jobs } = this.#ports;
     if (trouble !== undefined) return await this.#say(job, trouble);
     if (job.status?.message === undefined || position.state === 'Failed') return;
@@ -199,15 +177,15 @@ export class IncrementalLearningReconciler implements Reconciler {
     await writeStatus(api, jobs, job, rest);
   }
 
-  #podsOf(known: Resolved, type: string, round?: number): KubeObject[] {
+  #podsOf(known: Resolved<Job, References>, type: string, round?: number): KubeObject[] {
     return known.pods.filter(
       (p) =>
-        p.metadata.labels?.[`${PREFIX}/worker-type`] === type &&
+        p.metadata.labels?.[`${this.#prefix}/worker-type`] === type &&
         (round === undefined || p.metadata.labels?.[ROUND_LABEL] === String(round)),
     );
   }
 
-  #serving(known: Resolved): KubeObject[] {
+  #serving(known: Resolved<Job, References>): KubeObject[] {
     return this.#podsOf(known, 'inference').filter((p) => !hasEnded(p));
   }
 
@@ -216,7 +194,7 @@ export class IncrementalLearningReconciler implements Reconciler {
    *
    * @returns Milliseconds until a new pod is due, while there is none.
    */
-  async #ensureInference(known: Resolved): Promise<number | undefined> {
+  async #ensureInference(known: Resolved<Job, References>): Promise<number | undefined> {
     const { api, pods, clock } = this.#ports;
     if (this.#serving(known).length > 0 || known.inferenceGoing) return undefined;
     const ended = this.#podsOf(known, 'inference');
@@ -224,11 +202,11 @@ export class IncrementalLearningReconciler implements Reconciler {
     const wait = last + RESTART_DELAY_MS - clock.now();
     if (ended.length > 0 && wait > 0) return wait;
     for (const pod of ended) await api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
-    pods.observe(await createInferencePod(known.job, known.deployModel, this.#ports));
+    pods.observe(await this.#kind.createInferencePod(known.job, known.references));
     return undefined;
   }
 
-  #assign(known: Resolved, position: StagePosition): void {
+  #assign(known: Resolved<Job, References>, position: StagePosition): void {
     const { name, namespace = '', uid = '' } = known.job.metadata;
     const deployNodes = this.#serving(known)
       .map(nodeOf)
@@ -236,13 +214,14 @@ export class IncrementalLearningReconciler implements Reconciler {
     const stagePod = position.stage === 'Deploy' ? undefined : this.#stagePod(known, position);
     const workerNode = stagePod && nodeOf(stagePod);
     this.#ports.feed.assign(
-      { kind: KIND, namespace, name, uid },
-      assignments({ ...known, position, deployNodes, workerNode }),
+      { kind: this.#kind.kind, namespace, name, uid },
+      this.#kind.assignments({ ...known, position, deployNodes, workerNode }),
     );
   }
 
-  #facts(known: Resolved, position: StagePosition): StageFacts {
-    const { job, dataset } = known;
+  #facts(known: Resolved<Job, References>, position: StagePosition): StageFacts {
+    const { job } = known;
+    const { dataset } = known.references;
     const pod = this.#stagePod(known, position);
     const ended = pod ? endedAt(pod) : undefined;
     const trouble = pod ? troubleOf(pod) : undefined;
@@ -256,7 +235,7 @@ export class IncrementalLearningReconciler implements Reconciler {
           ended === undefined ? 0 : Math.min(now - ended, this.#reachableMs(dataset, pod)),
         ...(trouble ? { message: trouble } : {}),
       },
-      hotUpdate: job.spec.deploySpec.model.hotUpdateEnabled === true,
+      hotUpdate: this.#kind.hotUpdate(job),
       heldMs: heldMs(job, now),
       failures: failuresInRow(job) - (position.state === 'Failed' ? 1 : 0),
     };
@@ -268,31 +247,36 @@ export class IncrementalLearningReconciler implements Reconciler {
     return node === undefined ? 0 : (this.#ports.presence.connectedForMs(node) ?? 0);
   }
 
-  #stagePod(known: Resolved, position: StagePosition): KubeObject | undefined {
+  #stagePod(known: Resolved<Job, References>, position: StagePosition): KubeObject | undefined {
     if (position.stage === 'Deploy') return this.#serving(known).at(-1);
     return this.#podsOf(known, workerTypeOf(position.stage), position.round).at(-1);
   }
 
   /** What the dataset's node says of this stage, or, once its worker ended, the worker's node. */
   #stageReport(
-    known: Resolved,
+    known: Resolved<Job, References>,
     position: StagePosition,
     workerNode: string | undefined,
   ): StageReport | undefined {
     const at = (node: string | undefined): StageReport | undefined =>
       this.#report(known.job, { node, part: position.stage, position });
     const byWorker = position.stage === 'Deploy' ? undefined : at(workerNode);
-    return byWorker && byWorker.status !== 'ready' ? byWorker : at(known.dataset.spec.nodeName);
+    return byWorker && byWorker.status !== 'ready'
+      ? byWorker
+      : at(known.references.dataset.spec.nodeName);
   }
 
   #report(
-    job: IncrementalLearningJob,
+    job: Job,
     of: { node: string | undefined; part: string; position: StagePosition },
   ): StageReport | undefined {
     const report =
       of.node === undefined
         ? undefined
-        : this.#ports.feed.record<StageReport>(of.node, recordKey(KIND, job.metadata, of.part));
+        : this.#ports.feed.record<StageReport>(
+            of.node,
+            recordKey(this.#kind.kind, job.metadata, of.part),
+          );
     const fits =
       report?.uid === job.metadata.uid &&
       report?.round === of.position.round &&
@@ -301,7 +285,7 @@ export class IncrementalLearningReconciler implements Reconciler {
   }
 
   /** What the serving nodes say: a failure of any, else completed once all are. */
-  #deployment(known: Resolved, position: StagePosition): StageReport | undefined {
+  #deployment(known: Resolved<Job, References>, position: StagePosition): StageReport | undefined {
     if (position.stage !== 'Deploy') return undefined;
     const nodes = new Set(this.#serving(known).map(nodeOf));
     const reports = [...nodes].map((node) =>
@@ -312,21 +296,19 @@ export class IncrementalLearningReconciler implements Reconciler {
     return reports.find((r) => r?.status === 'failed') ?? reports[0];
   }
 
-  async #perform(known: Resolved, position: StagePosition, move: StageMove): Promise<void> {
+  async #perform(
+    known: Resolved<Job, References>,
+    position: StagePosition,
+    move: StageMove,
+  ): Promise<void> {
     const { api, jobs, clock, pods } = this.#ports;
-    const { job, dataset } = known;
+    const { job, references } = known;
     if (move.kind === 'stay') return;
     if (move.kind === 'createPod') {
       const stage = position.stage === 'Train' ? 'Train' : 'Eval';
       const input = currentInput(job, stage) ?? {};
-      const at = {
-        stage,
-        round: position.round,
-        input,
-        datasetUrl: dataset.spec.url,
-        datasetNode: dataset.spec.nodeName,
-      } as const;
-      pods.observe(await createStagePod(job, at, this.#ports));
+      const at = { stage, round: position.round, input } as const;
+      pods.observe(await this.#kind.createStagePod(job, references, at));
       await writeStatus(
         api,
         jobs,
@@ -356,26 +338,26 @@ export class IncrementalLearningReconciler implements Reconciler {
   }
 
   /** A failed stage takes its worker with it: it must not go on beside that of the next round. */
-  async #endWorker(known: Resolved, position: StagePosition): Promise<void> {
+  async #endWorker(known: Resolved<Job, References>, position: StagePosition): Promise<void> {
     const pod = position.stage === 'Deploy' ? undefined : this.#stagePod(known, position);
     if (!pod || hasEnded(pod)) return;
     await this.#ports.api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
   }
 
   /** A deployment that completes (rather than being declined while waiting) changes what is served. */
-  #afterMove(
-    job: IncrementalLearningJob,
-    from: StagePosition,
-    move: Extract<StageMove, { kind: 'go' }>,
-  ): object {
-    const status = advanced(job, move, this.#ports.clock.now());
+  #afterMove(job: Job, from: StagePosition, move: Extract<StageMove, { kind: 'go' }>): object {
+    const { output } = move.data ?? {};
+    const status = {
+      ...advanced(job, move, this.#ports.clock.now()),
+      ...(output ? this.#kind.extendStatus?.(output) : {}),
+    };
     const deployed =
       move.to.stage === 'Deploy' && move.to.state === 'Completed' && from.state !== 'Waiting';
     const digest = deployed ? currentInput(job, 'Deploy')?.models?.[0]?.digest : undefined;
     return digest === undefined ? status : { ...status, deployedModel: digest };
   }
 
-  async #removeOldPods(known: Resolved, round: number): Promise<void> {
+  async #removeOldPods(known: Resolved<Job, References>, round: number): Promise<void> {
     for (const pod of known.pods) {
       const of = Number(pod.metadata.labels?.[ROUND_LABEL] ?? Number.NaN);
       if (of <= round - KEPT_ROUNDS)

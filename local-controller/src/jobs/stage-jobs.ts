@@ -2,12 +2,12 @@ import { existsSync, mkdirSync } from 'node:fs';
 import { join, normalize } from 'node:path/posix';
 import {
   hotUpdateFolder,
-  type IncrementalAssignment,
   recordKey,
+  type StageAssignment,
   type StageModel,
   type StageReport,
 } from '@shoal/api';
-import { type Clock, type Logger, messageOf } from '@shoal/core';
+import { type Clock, isJsonObject, type Logger, messageOf } from '@shoal/core';
 import { datasetFormat } from '../dataset/formats.ts';
 import type { DatasetMonitor } from '../dataset/monitor.ts';
 import { divide, readRanges, type SampleRange, writeLines } from '../dataset/split.ts';
@@ -33,10 +33,10 @@ interface Progress {
   readonly consumed: number;
   /** Slices trained since the last deployment: a round that is not deployed loses no sample. */
   readonly slices: readonly SampleRange[];
-  /** The two models under evaluation, the new one first. */
+  /** What is under evaluation: the new model, and behind it the old one where two are compared. */
   readonly evaluating?: {
     readonly round: number;
-    readonly models: readonly [StageModel, StageModel];
+    readonly models: readonly StageModel[];
   };
   /** The range handed to the round that is not trained yet, and what was said of it. */
   readonly offered?: {
@@ -58,7 +58,6 @@ type Offer = Omit<StageReport, 'uid' | 'round' | 'stage'>;
 
 /** Rounds whose evaluation samples are kept. */
 const EVALUATION_ROUNDS = 5;
-const KIND = 'IncrementalLearningJob';
 const EMPTY: Progress = { consumed: 0, slices: [], evaluation: [] };
 
 /** What a worker said, as the worker API hands it on. */
@@ -69,31 +68,36 @@ export interface WorkerReport {
   readonly ownerInfo: Readonly<Record<string, unknown>>;
 }
 
-/** A node's part in an incremental learning job: triggers, samples, evaluation, hot update. */
-export class IncrementalLearningJobs {
+/** Kinds of jobs with stages. */
+export type StageJobKind = 'IncrementalLearningJob' | 'LifelongLearningJob';
+
+/** A node's part in the jobs of one kind: triggers, samples, evaluation, hot update. */
+export class StageJobs {
+  readonly #kind: StageJobKind;
   readonly #ports: JobPorts;
   readonly #lastCheck = new Map<string, number>();
   readonly #busy = new Set<string>();
 
-  constructor(ports: JobPorts) {
+  constructor(kind: StageJobKind, ports: JobPorts) {
+    this.#kind = kind;
     this.#ports = ports;
   }
 
-  #key(job: IncrementalAssignment): string {
+  #key(job: StageAssignment): string {
     return `il/${job.metadata.uid}`;
   }
 
-  #progress(job: IncrementalAssignment): Progress {
+  #progress(job: StageAssignment): Progress {
     return this.#ports.db.progress<Progress>(this.#key(job)) ?? EMPTY;
   }
 
-  #save(job: IncrementalAssignment, change: Partial<Progress>): void {
+  #save(job: StageAssignment, change: Partial<Progress>): void {
     this.#ports.db.setProgress(this.#key(job), { ...this.#progress(job), ...change });
   }
 
-  #report(job: IncrementalAssignment, report: Offer, part: string = job.stage): void {
+  #report(job: StageAssignment, report: Offer, part: string = job.stage): void {
     const { uid = '' } = job.metadata;
-    this.#ports.link.report(recordKey(KIND, job.metadata, part), {
+    this.#ports.link.report(recordKey(this.#kind, job.metadata, part), {
       uid,
       round: job.round,
       stage: job.stage,
@@ -102,20 +106,20 @@ export class IncrementalLearningJobs {
   }
 
   /** The job of a name, if it is on this node. */
-  find(namespace: string, name: string): IncrementalAssignment | undefined {
+  find(namespace: string, name: string): StageAssignment | undefined {
     const found = this.#ports.db
-      .objects(KIND)
+      .objects(this.#kind)
       .find((o) => o.namespace === namespace && o.name === name);
-    return found?.body as IncrementalAssignment | undefined;
+    return found?.body as StageAssignment | undefined;
   }
 
   /** Looks at every job once; a step that takes long does not hold up the others. */
   poll(): void {
-    for (const object of this.#ports.db.objects(KIND))
-      void this.#guarded(object.body as IncrementalAssignment);
+    for (const object of this.#ports.db.objects(this.#kind))
+      void this.#guarded(object.body as StageAssignment);
   }
 
-  async #guarded(job: IncrementalAssignment): Promise<void> {
+  async #guarded(job: StageAssignment): Promise<void> {
     const key = this.#key(job);
     if (this.#busy.has(key)) return;
     this.#busy.add(key);
@@ -129,7 +133,7 @@ export class IncrementalLearningJobs {
     }
   }
 
-  async #step(job: IncrementalAssignment): Promise<void> {
+  async #step(job: StageAssignment): Promise<void> {
     if (job.roles.includes('deploy')) await this.#serve(job);
     if (!job.roles.includes('dataset')) return;
     this.#adopt(job);
@@ -140,7 +144,7 @@ export class IncrementalLearningJobs {
   }
 
   /** `checkPeriodSeconds`: how often a trigger is looked at. */
-  #isDue(job: IncrementalAssignment, periodSeconds: number): boolean {
+  #isDue(job: StageAssignment, periodSeconds: number): boolean {
     const key = `${this.#key(job)}/${job.stage}/${job.round}`;
     const now = this.#ports.clock.now();
     const last = this.#lastCheck.get(key);
@@ -149,16 +153,16 @@ export class IncrementalLearningJobs {
     return true;
   }
 
-  #outputPath(job: IncrementalAssignment, ...parts: string[]): string {
+  #outputPath(job: StageAssignment, ...parts: string[]): string {
     return join(job.outputDir, ...parts);
   }
 
-  #dataFile(job: IncrementalAssignment, stage: 'train' | 'eval'): string {
+  #dataFile(job: StageAssignment, stage: 'train' | 'eval'): string {
     const extension = datasetFormat(job.dataset.spec.format).name;
     return this.#outputPath(job, 'data', stage, String(job.round), `data.${extension}`);
   }
 
-  async #offerTraining(job: IncrementalAssignment): Promise<void> {
+  async #offerTraining(job: StageAssignment): Promise<void> {
     const { monitor, clock, hostPath } = this.#ports;
     const { offered } = this.#progress(job);
     // A round keeps the samples it was offered, however many more arrive.
@@ -201,7 +205,7 @@ export class IncrementalLearningJobs {
   }
 
   /** The new model first, then the one it must beat. */
-  #offerEvaluation(job: IncrementalAssignment): void {
+  #offerEvaluation(job: StageAssignment): void {
     const { models = [] } = job.previous ?? {};
     const next = models.find((m) => m.format === job.deployModel.format) ?? models[0];
     if (!next)
@@ -212,7 +216,8 @@ export class IncrementalLearningJobs {
     this.#consume(job);
     const { evaluating, deployed } = this.#progress(job);
     const old = job.evalModel ?? deployed ?? this.#served(job);
-    const pair = evaluating?.round === job.round ? evaluating.models : ([next, old] as const);
+    const fresh = job.evaluatesPair ? [next, old] : [next];
+    const pair = evaluating?.round === job.round ? evaluating.models : fresh;
     this.#save(job, { evaluating: { round: job.round, models: pair } });
     this.#report(job, {
       status: 'ready',
@@ -221,7 +226,7 @@ export class IncrementalLearningJobs {
   }
 
   /** The round was trained: its samples count as used, and train again until a model is deployed. */
-  #consume(job: IncrementalAssignment): void {
+  #consume(job: StageAssignment): void {
     const { offered, ...rest } = this.#progress(job);
     if (offered?.round !== job.round) return;
     const { range } = offered;
@@ -231,25 +236,22 @@ export class IncrementalLearningJobs {
   }
 
   /** The deployed model as this node has it: the same path, or the initial model where there is none. */
-  #served(job: IncrementalAssignment): StageModel {
+  #served(job: StageAssignment): StageModel {
     return existsSync(this.#ports.hostPath(job.deployModel.url))
       ? job.deployModel
       : job.initialModel;
   }
 
-  async #decideDeployment(job: IncrementalAssignment): Promise<void> {
+  async #decideDeployment(job: StageAssignment): Promise<void> {
     const { clock, models, hostPath } = this.#ports;
     const [next, old] = job.previous?.models ?? [];
-    if (!next || !old)
+    if (!next || (job.evaluatesPair && !old))
       return this.#report(job, {
         status: 'failed',
         message: 'the evaluation did not report two models, the new one and the old',
       });
-    const verdict = decide(
-      job.deployTrigger,
-      deltaFigures(next.metrics ?? {}, old.metrics ?? {}),
-      clock.now(),
-    );
+    const figures = deltaFigures(next.metrics ?? {}, old?.metrics ?? {});
+    const verdict = decide(job.deployTrigger, figures, clock.now());
     if (!verdict.fires)
       return this.#report(job, {
         status: 'completed',
@@ -260,12 +262,12 @@ export class IncrementalLearningJobs {
     this.#report(job, {
       status: 'ready',
       message: verdict.reason,
-      input: { models: [{ ...next, digest }, old] },
+      input: { models: [{ ...next, digest }, ...(old ? [old] : [])] },
     });
   }
 
   /** The dataset's node: once the model is served, the next round trains from it. */
-  #adopt(job: IncrementalAssignment): void {
+  #adopt(job: StageAssignment): void {
     const { candidate, ...rest } = this.#progress(job);
     if (candidate && candidate.digest === job.served) {
       // What was learned is in the model that is served now.
@@ -278,9 +280,9 @@ export class IncrementalLearningJobs {
   }
 
   /** Installs the accepted model where it is served. */
-  async #serve(job: IncrementalAssignment): Promise<void> {
+  async #serve(job: StageAssignment): Promise<void> {
     const { models, hostPath, clock, db } = this.#ports;
-    const folder = hostPath(hotUpdateFolder({ metadata: job.metadata }));
+    const folder = hostPath(hotUpdateFolder(this.#kind, job.metadata));
     // What an earlier job of this name left must not be taken for a model of this one.
     if (db.progress(this.#key(job)) === undefined) withdrawHotUpdate(folder);
     const { installed } = this.#progress(job);
@@ -297,7 +299,7 @@ export class IncrementalLearningJobs {
   }
 
   /** Takes what a worker of this job reports. */
-  take(job: IncrementalAssignment, report: WorkerReport): void {
+  take(job: StageAssignment, report: WorkerReport): void {
     if (report.kind === 'deploy') return this.#takeDeployment(job, report);
     const stage = report.kind === 'train' ? 'Train' : report.kind === 'eval' ? 'Eval' : undefined;
     if (stage !== job.stage) return;
@@ -313,13 +315,13 @@ export class IncrementalLearningJobs {
   }
 
   /** The worker took the model, or refused it: then the file it would start with stays the old one. */
-  #takeDeployment(job: IncrementalAssignment, report: WorkerReport): void {
+  #takeDeployment(job: StageAssignment, report: WorkerReport): void {
     const { models, hostPath } = this.#ports;
     const { installed } = this.#progress(job);
     // A worker that starts loads what is there already: only an installed model of this round counts.
     if (installed?.round !== job.round || job.stage !== 'Deploy') return;
     if (report.status === 'failed') {
-      withdrawHotUpdate(hostPath(hotUpdateFolder({ metadata: job.metadata })));
+      withdrawHotUpdate(hostPath(hotUpdateFolder(this.#kind, job.metadata)));
       const { reason } = report.ownerInfo;
       const message = typeof reason === 'string' ? reason : 'the worker refused the model';
       return this.#report(job, { status: 'failed', message }, 'Serving');
@@ -329,7 +331,7 @@ export class IncrementalLearningJobs {
   }
 
   /** A worker may only name models in the folder it was given: the worker API asks nobody who he is. */
-  #takeTraining(job: IncrementalAssignment, report: WorkerReport): void {
+  #takeTraining(job: StageAssignment, report: WorkerReport): void {
     const folder = `${this.#outputPath(job, 'train', String(job.round))}/`;
     const stray = report.results.find((m) => !normalize(m.url).startsWith(folder));
     if (stray) {
@@ -343,7 +345,7 @@ export class IncrementalLearningJobs {
   }
 
   /** Only the figures are the worker's to tell; which models they are about is known here. */
-  #takeEvaluation(job: IncrementalAssignment, report: WorkerReport): void {
+  #takeEvaluation(job: StageAssignment, report: WorkerReport): void {
     const { evaluating } = this.#progress(job);
     const pair =
       evaluating?.round === job.round
@@ -363,7 +365,9 @@ export class IncrementalLearningJobs {
       return this.#report(job, { status: 'failed', message });
     }
     const models = pair.map((m, i) => ({ ...m, metrics: report.results[i]?.metrics ?? {} }));
-    this.#report(job, { status: 'completed', output: { models } });
+    const { knowledgeBase } = report.ownerInfo;
+    const known = isJsonObject(knowledgeBase) ? { knowledgeBase } : {};
+    this.#report(job, { status: 'completed', output: { models, ...known } });
   }
 }
 

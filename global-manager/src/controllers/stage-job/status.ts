@@ -1,14 +1,10 @@
-import {
-  bounded,
-  type IncrementalLearningJob,
-  type StageCondition,
-  type StageData,
-} from '@shoal/api';
+import { bounded, type StageCondition, type StageData } from '@shoal/api';
 import { rfc3339 } from '@shoal/core';
 import { START, type StageMove, type StagePosition } from '../../stages/machine.ts';
+import type { StageJob, StageJobStatus } from './stage-job.ts';
 
 /** Where a job stands: its newest condition, and the round in its status. */
-export function positionOf(job: IncrementalLearningJob): StagePosition | undefined {
+export function positionOf(job: StageJob): StagePosition | undefined {
   const last = job.status?.conditions?.at(-1);
   return last ? { round: job.status?.round ?? 1, stage: last.stage, state: last.type } : undefined;
 }
@@ -22,13 +18,13 @@ function parseData(condition: StageCondition | undefined): {
 }
 
 /** Inputs of the current stage: the newest condition of this stage that carries some. */
-export function currentInput(job: IncrementalLearningJob, stage: string): StageData | undefined {
+export function currentInput(job: StageJob, stage: string): StageData | undefined {
   const own = (job.status?.conditions ?? []).filter((c) => c.stage === stage);
   return own.map(parseData).findLast((d) => d.input)?.input;
 }
 
 /** Output of the newest completed stage of this name. */
-export function newestOutput(job: IncrementalLearningJob, stage: string): StageData | undefined {
+export function newestOutput(job: StageJob, stage: string): StageData | undefined {
   const done = (job.status?.conditions ?? []).filter(
     (c) => c.stage === stage && c.type === 'Completed',
   );
@@ -36,13 +32,13 @@ export function newestOutput(job: IncrementalLearningJob, stage: string): StageD
 }
 
 /** How long the job has been where it is. */
-export function heldMs(job: IncrementalLearningJob, nowMs: number): number {
+export function heldMs(job: StageJob, nowMs: number): number {
   const since = job.status?.conditions?.at(-1)?.lastTransitionTime;
   return since ? nowMs - Date.parse(since) : 0;
 }
 
 /** Rounds that failed in a row, up to now. */
-export function failuresInRow(job: IncrementalLearningJob): number {
+export function failuresInRow(job: StageJob): number {
   const ends = (job.status?.conditions ?? []).filter(
     (c) => c.type === 'Failed' || (c.type === 'Completed' && c.stage === 'Eval'),
   );
@@ -52,10 +48,10 @@ export function failuresInRow(job: IncrementalLearningJob): number {
 
 /** The status after a move. */
 export function advanced(
-  job: IncrementalLearningJob,
+  job: StageJob,
   move: Extract<StageMove, { kind: 'go' }>,
   nowMs: number,
-): NonNullable<IncrementalLearningJob['status']> {
+): StageJobStatus {
   const { to, data, message } = move;
   const stamp = rfc3339(nowMs);
   const condition: StageCondition = {
@@ -81,9 +77,6 @@ export function advanced(
 }
 
 /** The status of a job that is seen for the first time. */
-export function begun(
-  job: IncrementalLearningJob,
-  nowMs: number,
-): NonNullable<IncrementalLearningJob['status']> {
+export function begun(job: StageJob, nowMs: number): StageJobStatus {
   return advanced(job, { kind: 'go', to: START }, nowMs);
 }

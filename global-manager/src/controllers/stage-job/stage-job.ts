@@ -1,0 +1,79 @@
+import type {
+  Dataset,
+  KubernetesObject,
+  PodTemplate,
+  StageAssignment,
+  StageCondition,
+  StageData,
+} from '@shoal/api';
+import type { KubeObject } from '../../kube/kube-api.ts';
+import type { StagePosition } from '../../stages/machine.ts';
+
+/** Status that the jobs with stages have in common. */
+export interface StageJobStatus {
+  readonly conditions?: readonly StageCondition[];
+  readonly startTime?: string;
+  readonly round?: number;
+  readonly deployedModel?: string;
+  readonly message?: string;
+  readonly observedGeneration?: number;
+}
+
+/** What the jobs with stages (incremental and lifelong learning) have in common. */
+export interface StageJob extends KubernetesObject {
+  readonly spec: {
+    readonly dataset: { readonly name: string; readonly trainProb: number };
+    readonly outputDir: string;
+    readonly credentialName?: string;
+    readonly trainSpec: { readonly template: PodTemplate };
+    readonly evalSpec: { readonly template: PodTemplate };
+  };
+  readonly status?: StageJobStatus;
+}
+
+/** What a job refers to, found. */
+export interface StageReferences {
+  readonly dataset: Dataset;
+}
+
+/** Where the pods of a stage find their inputs. */
+export interface StagePodInputs {
+  readonly stage: 'Train' | 'Eval';
+  readonly round: number;
+  readonly input: StageData;
+}
+
+export interface AssignmentInputs<Job, References> {
+  readonly job: Job;
+  readonly references: References;
+  readonly position: StagePosition;
+  /** Nodes where an inference pod runs. */
+  readonly deployNodes: readonly string[];
+  /** Node of the stage's worker, which reports there. */
+  readonly workerNode: string | undefined;
+}
+
+/** What one paradigm adds to the stage machine. */
+export interface StageJobKind<Job extends StageJob, References extends StageReferences> {
+  /** For example `IncrementalLearningJob`. */
+  readonly kind: string;
+  /** Name of its controller. */
+  readonly name: string;
+  /** @throws ShoalError `not_found` or `invalid_argument` saying what is in the way. */
+  readonly resolve: (job: Job) => References;
+  /** Whether the served model changes without a new pod. */
+  readonly hotUpdate: (job: Job) => boolean;
+  /** Whether something is served yet. */
+  readonly isServed: (job: Job, position: StagePosition | undefined) => boolean;
+  readonly createInferencePod: (job: Job, references: References) => Promise<KubeObject>;
+  readonly createStagePod: (
+    job: Job,
+    references: References,
+    at: StagePodInputs,
+  ) => Promise<KubeObject>;
+  readonly assignments: (
+    inputs: AssignmentInputs<Job, References>,
+  ) => ReadonlyMap<string, StageAssignment>;
+  /** Adds to the status what the output of a completed stage says. */
+  readonly extendStatus?: (output: StageData) => object;
+}
