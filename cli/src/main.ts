@@ -47,9 +47,13 @@ function addClusterCommands(program: Command): void {
     .description('run an example and print what it reached; the last line is JSON')
     .argument(
       '<example>',
-      'joint-inference/digits, incremental-learning/digits, federated-learning/digits, or all',
+      'joint-inference/digits, incremental-learning/digits, federated-learning/digits, lifelong-learning/thermal-comfort, lifelong-learning/drifting-digits, or all',
     )
-    .option('--data <kind>', 'generated, or mnist (see: shoal dataset pull)', 'generated')
+    .option(
+      '--data <kind>',
+      'generated; mnist for digits, ashrae for thermal comfort (see: shoal dataset pull)',
+      'generated',
+    )
     .option('--json', 'no table, only the last line')
     .action(
       async (name: string, _o, command: Command) =>

@@ -1,6 +1,7 @@
 import { seededRandom } from '@shoal/core';
 import { type Drift, generateDigits, pullDataset, readMnist } from '@shoal/datasets';
 import { type Samples, select, slice } from '@shoal/lib';
+import type { DataKind } from './example.ts';
 
 /** Data for the digit examples: some to train on, some held out. */
 export interface DigitSplit {
@@ -10,7 +11,7 @@ export interface DigitSplit {
 
 /** Generated digits, or real MNIST's published test set cut into 8,000 and 2,000. */
 export async function digitData(
-  kind: 'generated' | 'mnist',
+  kind: DataKind,
   sizes: { train: number; test: number },
 ): Promise<DigitSplit> {
   if (kind === 'generated') {

@@ -1,7 +1,10 @@
+/** Data an example runs on: generated, or a public data set (`shoal dataset pull`). */
+export type DataKind = 'generated' | 'mnist' | 'ashrae';
+
 /** What an example can do with the cluster it runs on. */
 export interface ExampleContext {
-  /** Which data: the project's generator, or real MNIST. */
-  readonly data: 'generated' | 'mnist';
+  /** Which data: the project's generator, or a public data set that the example knows. */
+  readonly data: DataKind;
   readonly signal: AbortSignal;
   /** Names of the nodes. */
   readonly cloudNode: string;
@@ -37,6 +40,10 @@ export interface ExampleResult {
   readonly example: string;
   readonly data: string;
   readonly rows: readonly ResultRow[];
+  /** R[i][j] by way of learning: accuracy on task j after learning task i. */
+  readonly matrices?: Readonly<Record<string, readonly (readonly number[])[]>>;
+  /** Pictures that were written. */
+  readonly files?: readonly string[];
 }
 
 /** A case that `shoal run` can run: prepares data and models, runs the job, measures. */
@@ -44,5 +51,7 @@ export interface Example {
   /** `<paradigm>/<case>`, also its folder. */
   readonly name: string;
   readonly title: string;
+  /** Data it can run on; `generated` is always first. */
+  readonly data: readonly DataKind[];
   readonly run: (context: ExampleContext) => Promise<ExampleResult>;
 }

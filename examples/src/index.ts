@@ -1,10 +1,12 @@
 import { federatedLearningDigits } from '../federated-learning/digits/example.ts';
 import { incrementalLearningDigits } from '../incremental-learning/digits/example.ts';
 import { jointInferenceDigits } from '../joint-inference/digits/example.ts';
+import { lifelongLearningThermalComfort } from '../lifelong-learning/thermal-comfort/example.ts';
 import type { Example } from './example.ts';
 
 export type {
   ClusterObject,
+  DataKind,
   Example,
   ExampleContext,
   ExampleResult,
@@ -16,4 +18,5 @@ export const EXAMPLES: readonly Example[] = [
   jointInferenceDigits,
   incrementalLearningDigits,
   federatedLearningDigits,
+  lifelongLearningThermalComfort,
 ];

@@ -2,6 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
 import { ShoalError } from '@shoal/core';
 import {
+  type DataKind,
   EXAMPLES,
   type Example,
   type ExampleContext,
@@ -35,9 +36,17 @@ function chosen(name: string): readonly Example[] {
   );
 }
 
-function dataChoice(data: string): 'generated' | 'mnist' {
-  if (data === 'generated' || data === 'mnist') return data;
-  throw new ShoalError('invalid_argument', `--data must be generated or mnist, got "${data}"`);
+const DATA: readonly DataKind[] = ['generated', 'mnist', 'ashrae'];
+
+/** Data for an example; of several, those that do not know it run on generated data. */
+function dataChoice(data: string, example: Example, alone: boolean): DataKind {
+  const kind = DATA.find((d) => d === data);
+  if (kind && example.data.includes(kind)) return kind;
+  if (kind && !alone) return 'generated';
+  throw new ShoalError(
+    'invalid_argument',
+    `--data for ${example.name} must be one of ${example.data.join(', ')}, got "${data}"`,
+  );
 }
 
 function contextFor(parts: {
@@ -46,7 +55,7 @@ function contextFor(parts: {
   resources: Resources;
   view: ProgressView;
   signal: AbortSignal;
-  data: 'generated' | 'mnist';
+  data: DataKind;
 }): ExampleContext {
   const { layout, state, resources, view, signal, data } = parts;
   return {
@@ -91,16 +100,26 @@ function printed({ value, unit }: ResultRow): string {
 function printResults(results: readonly ExampleResult[]): void {
   for (const result of results) {
     const title = EXAMPLES.find((e) => e.name === result.example)?.title ?? result.example;
-    process.stdout.write(`\n${styled('bold', title)}  (${result.data} digits)\n`);
+    process.stdout.write(`\n${styled('bold', title)}  (${result.data} data)\n`);
     const rows = result.rows.map((r) => [r.measure, printed(r), r.note ?? '']);
     process.stdout.write(`${renderTable([['MEASURE', 'VALUE', ''], ...rows])}\n`);
+    for (const [way, matrix] of Object.entries(result.matrices ?? {})) {
+      const cells = matrix.map((r, i) => [
+        `after task ${i + 1}`,
+        ...r.map((v) => (v * 100).toFixed(0)),
+      ]);
+      const head = ['R[i][j] in %', ...matrix.map((_, j) => `task ${j + 1}`)];
+      process.stdout.write(`\n${way}\n${renderTable([head, ...cells])}\n`);
+    }
+    for (const file of result.files ?? []) process.stdout.write(`picture: ${file}\n`);
   }
 }
 
 /** Runs examples on the folder's cluster, or on one of its own that ends with them. */
 export async function runCommand(name: string, options: RunOptions): Promise<void> {
   const examples = chosen(name);
-  const data = dataChoice(options.data);
+  const alone = examples.length === 1;
+  const chosenData = examples.map((e) => dataChoice(options.data, e, alone));
   const layout = layoutOf(options.folder);
   const { signal } = untilInterrupted();
   const view = new ProgressView();
@@ -119,7 +138,8 @@ export async function runCommand(name: string, options: RunOptions): Promise<voi
   const results: ExampleResult[] = [];
   const startedAt = performance.now();
   try {
-    for (const example of examples) {
+    for (const [i, example] of examples.entries()) {
+      const data = chosenData[i] ?? 'generated';
       process.stderr.write(`\n${styled('bold', example.title, process.stderr)}\n`);
       results.push(
         await example.run(

@@ -2,7 +2,6 @@ import { seededRandom } from '@shoal/core';
 import type { ComfortRows } from '@shoal/datasets';
 import {
   blend,
-  blendWeights,
   ContinualLearner,
   type ContinualStrategy,
   OnnxEstimator,
@@ -31,8 +30,8 @@ const REHEARSAL = { epochs: 3, rate: 5e-4, replayed: 512 };
 /** How the knowledge base makes a city's copy: the best of three settings on seed 99. */
 const COPY = { epochs: 20, rate: 1e-3, proximal: 0.02 };
 const LEAST_ROWS = 100;
-/** Rows of evidence it takes to leave the mixture that is expected. */
-const PRIOR_ROWS = 100;
+/** Copies of one city whose answers are averaged. */
+const COPIES = Number(process.env['COPIES'] ?? 3);
 const LATE = 'kota kinabalu';
 const SENSATION_MARGIN = 0.5;
 
@@ -131,7 +130,7 @@ export async function sequenceOfCities(
   const rehearsal = await rehearsed(initial, toSamples(positions(first)), arriving, seed);
   const tasks = new Map<string, Members>();
   for (const city of [...first, ...later])
-    tasks.set(city, await taskOf(initial, train.get(city) ?? [], { rows, toSamples, seed }));
+    tasks.set(city, await taskOf(initial, toSamples(train.get(city) ?? []), seed));
   const alone = (model: Uint8Array): Members => ({ models: [model], weights: [1] });
   const whole: Record<string, (city: string) => Members> = {
     initial: () => alone(initial),
@@ -173,39 +172,15 @@ interface Members {
 }
 
 /**
- * A city's task in the knowledge base: the shared network and the city's copy of it, mixed by weights
- * that three folds of the city's own training rows support. Cities with few rows have the network alone.
+ * A city's task in the knowledge base: copies of the shared network, tuned on the city's training
+ * rows in different orders, whose answers are averaged. Cities with few rows have the network alone.
  */
-async function taskOf(
-  initial: Uint8Array,
-  positions: readonly number[],
-  at: {
-    readonly rows: ComfortRows;
-    readonly toSamples: (positions: readonly number[]) => Samples;
-    readonly seed: number;
-  },
-): Promise<Members> {
-  const { rows, toSamples, seed } = at;
-  if (positions.length < LEAST_ROWS) return { models: [initial], weights: [1] };
-  const random = seededRandom(seed).fork('folds');
-  const folds = dealGroups(rows, positions, [1 / 3, 1 / 3, 1 / 3], random).filter(
-    (f) => f.length > 0,
-  );
-  const evidence: number[][] = [[], []];
-  const labels: bigint[] = [];
-  for (const fold of folds) {
-    const rest = positions.filter((i) => !fold.includes(i));
-    const held = toSamples(fold);
-    const copy = await tuned(initial, toSamples(rest), { ...COPY, seed });
-    for (const [m, model] of [initial, copy].entries())
-      for (const p of await probabilitiesOf(model, held)) evidence[m]?.push(p);
-    labels.push(...held.labels);
-  }
-  const weights = blendWeights(evidence, labels, { prior: [0.3, 0.7], priorRows: PRIOR_ROWS });
-  return {
-    models: [initial, await tuned(initial, toSamples(positions), { ...COPY, seed })],
-    weights,
-  };
+async function taskOf(initial: Uint8Array, own: Samples, seed: number): Promise<Members> {
+  if (own.size < LEAST_ROWS) return { models: [initial], weights: [1] };
+  const models: Uint8Array[] = [];
+  for (let copy = 0; copy < COPIES; copy++)
+    models.push(await tuned(initial, own, { ...COPY, seed: seed * COPIES + copy }));
+  return { models, weights: models.map(() => 1 / COPIES) };
 }
 
 async function scoresOf(

@@ -144,5 +144,6 @@ async function run(context: ExampleContext): Promise<ExampleResult> {
 export const federatedLearningDigits: Example = {
   name: 'federated-learning/digits',
   title: 'Federated learning: data stays, weights travel',
+  data: ['generated', 'mnist'],
   run,
 };

@@ -6,7 +6,13 @@ import { concatenate, OnnxEstimator, type Samples, select, slice, toImageLine } 
 import { conv2d, dense, flatten, maxPool2d, relu, sequential } from '@shoal/training';
 import { parseAllDocuments } from 'yaml';
 import { digitData, driftPixels } from '../../src/digits-data.ts';
-import type { ClusterObject, Example, ExampleContext, ExampleResult } from '../../src/example.ts';
+import type {
+  ClusterObject,
+  DataKind,
+  Example,
+  ExampleContext,
+  ExampleResult,
+} from '../../src/example.ts';
 import { accuracyOf, predictOverHttp } from '../../src/predict-over-http.ts';
 import { waitFor } from '../../src/wait.ts';
 
@@ -21,7 +27,7 @@ interface StreamData {
   readonly drifted: Samples;
 }
 
-async function prepareData(kind: 'generated' | 'mnist'): Promise<StreamData> {
+async function prepareData(kind: DataKind): Promise<StreamData> {
   const { train, test } = await digitData(kind, { train: 6_000, test: 1_000 });
   const initial = slice(train, 0, 4_000);
   const original = slice(test, 0, 500);
@@ -190,5 +196,6 @@ async function run(context: ExampleContext): Promise<ExampleResult> {
 export const incrementalLearningDigits: Example = {
   name: 'incremental-learning/digits',
   title: 'Incremental learning: a model that follows a changing world',
+  data: ['generated', 'mnist'],
   run,
 };

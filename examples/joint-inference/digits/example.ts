@@ -136,5 +136,6 @@ async function run(context: ExampleContext): Promise<ExampleResult> {
 export const jointInferenceDigits: Example = {
   name: 'joint-inference/digits',
   title: 'Joint inference: a small model at the edge, a big one in the cloud',
+  data: ['generated', 'mnist'],
   run,
 };

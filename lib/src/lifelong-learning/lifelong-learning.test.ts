@@ -246,6 +246,21 @@ test('what is refused leaves the knowledge as it was', async () => {
   expect(unheld.verdicts[0]?.reason).toMatch(/no held-out samples/);
 });
 
+test('a new task whose model is no better is merged: known, and answered by what is better', async () => {
+  const { base, open } = bench(BY_PLACE);
+  const learning = await open({ criterion: { tolerance: -1 } }); // nothing can be that much better
+  const { candidates } = await learning.train(several([0, 1], 200, 1));
+  const { verdicts } = await learning.evaluate(several([0, 1], 60, 2), candidates);
+  expect(verdicts.map((v) => v.admitted)).toEqual([true, false, false]);
+  const { tasks } = await base.snapshot();
+  expect(tasks.map((t) => t.name)).toEqual(['global', 'place-0', 'place-1']);
+  expect(new Set(tasks.map((t) => t.model)).size).toBe(1);
+  expect(tasks[1]?.reason).toMatch(/merged: accuracy/);
+  await learning.edge.adopt();
+  const { source, task } = await learning.inference(sampleOf(taskOf(0, 1, 3), 0));
+  expect([source, task]).toEqual(['task', 'place-0']);
+});
+
 test('too few samples wait; unknown attributes, no samples and odd sizes are told', async () => {
   const { base, open } = bench(BY_PLACE);
   const learning = await open();

@@ -104,12 +104,44 @@ export class TaskEvaluation {
         reason: verdict.reason,
         metrics: verdict.metrics,
       });
-      if (verdict.admitted) admitted.set(candidate.name, { ...candidate, state: 'admitted' });
+      const taken = verdict.admitted ? candidate : this.#merged(candidate, rival, verdict);
+      if (!taken || (!verdict.admitted && admitted.has(candidate.name))) continue;
+      admitted.set(candidate.name, { ...taken, state: 'admitted' });
+      if (!verdict.admitted) changes.push(...this.#mergeChanges(taken, verdict));
     }
     const revision = (snapshot.shared.find((s) => s.name === ALLOCATION)?.revision ?? 0) + 1;
     const value = this.#allocation([...admitted.values()], extractor.width);
     changes.push({ kind: 'shared', shared: { name: ALLOCATION, revision, value } });
     return { verdicts, version: await knowledge.commit(changes) };
+  }
+
+  /**
+   * A new task whose own model is no better is merged: it is known from now on, and the model it was
+   * held against answers for it.
+   */
+  #merged(
+    candidate: KnowledgeTask,
+    rival: KnowledgeTask | undefined,
+    verdict: Verdict,
+  ): KnowledgeTask | undefined {
+    const judged = Number.isFinite(verdict.metrics[this.#metric]);
+    if (!rival || !judged || rival.model === candidate.model || candidate.name === GLOBAL_TASK)
+      return undefined;
+    return { ...candidate, model: rival.model, modelBytes: rival.modelBytes, metrics: {} };
+  }
+
+  #mergeChanges(task: KnowledgeTask, verdict: Verdict): Change[] {
+    const { state: _state, ...fields } = task;
+    const { name, revision, model } = task;
+    const reason = `merged: ${verdict.reason}`;
+    return [
+      { kind: 'task', task: fields },
+      { kind: 'verdict', task: name, revision, model, state: 'admitted', reason },
+    ];
+  }
+
+  get #metric(): string {
+    return this.#ports.criterion.metric ?? 'accuracy';
   }
 
   async #judge(
@@ -123,7 +155,8 @@ export class TaskEvaluation {
       const reason = 'there are no held-out samples of this task';
       return { ...about, admitted: false, reason, metrics: {} };
     }
-    const { metric = 'accuracy', threshold, tolerance = 0.02 } = this.#ports.criterion;
+    const { threshold, tolerance = 0.02 } = this.#ports.criterion;
+    const metric = this.#metric;
     const metrics = await this.#score(candidate, held);
     const score = metrics[metric] ?? Number.NaN;
     const shown = (v: number): string => v.toFixed(3);

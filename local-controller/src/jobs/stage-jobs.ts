@@ -332,20 +332,35 @@ export class StageJobs {
 
   /** A worker may only name models in the folder it was given: the worker API asks nobody who he is. */
   #takeTraining(job: StageAssignment, report: WorkerReport): void {
-    const folder = `${this.#outputPath(job, 'train', String(job.round))}/`;
-    const stray = report.results.find((m) => !normalize(m.url).startsWith(folder));
-    if (stray) {
-      const fields = { job: job.metadata.name, url: stray.url, folder };
-      return this.#ports.logger.warn(
-        'a model outside the folder of this round was reported, ignored',
-        fields,
-      );
-    }
+    if (this.#strays(job, report.results)) return;
     this.#report(job, { status: 'completed', output: { models: report.results } });
+  }
+
+  /** Whether a report names a file outside the folder of its round. */
+  #strays(job: StageAssignment, results: readonly StageModel[]): boolean {
+    const folder = `${this.#outputPath(job, 'train', String(job.round))}/`;
+    const stray = results.find((m) => !normalize(m.url).startsWith(folder));
+    if (!stray) return false;
+    const fields = { job: job.metadata.name, url: stray.url, folder };
+    this.#ports.logger.warn(
+      'a model outside the folder of this round was reported, ignored',
+      fields,
+    );
+    return true;
   }
 
   /** Only the figures are the worker's to tell; which models they are about is known here. */
   #takeEvaluation(job: StageAssignment, report: WorkerReport): void {
+    const { knowledgeBase } = report.ownerInfo;
+    const known = isJsonObject(knowledgeBase) ? { knowledgeBase } : {};
+    // An evaluation that judges by itself makes an index of its own, in the folder of its round.
+    if (!job.evaluatesPair) {
+      if (this.#strays(job, report.results)) return;
+      return this.#report(job, {
+        status: 'completed',
+        output: { models: report.results, ...known },
+      });
+    }
     const { evaluating } = this.#progress(job);
     const pair =
       evaluating?.round === job.round
@@ -365,8 +380,6 @@ export class StageJobs {
       return this.#report(job, { status: 'failed', message });
     }
     const models = pair.map((m, i) => ({ ...m, metrics: report.results[i]?.metrics ?? {} }));
-    const { knowledgeBase } = report.ownerInfo;
-    const known = isJsonObject(knowledgeBase) ? { knowledgeBase } : {};
     this.#report(job, { status: 'completed', output: { models, ...known } });
   }
 }

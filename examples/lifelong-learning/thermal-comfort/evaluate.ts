@@ -1,0 +1,7 @@
+import { evaluateTasksWorker, runWorker } from '@shoal/workers';
+import { COMPONENTS, createComfort, readVotes, widthOf } from './model.ts';
+
+// Holds every new city's model against what answers for it now, and admits the good ones.
+const width = Number(process.env['COMFORT_COLUMNS'] ?? 7);
+const parts = { create: createComfort(widthOf(width)), components: COMPONENTS, read: readVotes };
+await runWorker('comfort-evaluate', async (context) => await evaluateTasksWorker(parts, context));
