@@ -292,7 +292,7 @@ export class LifelongLearning {
       .map((v) => v.metrics['accuracy'])
       .filter((a) => a !== undefined);
     const mean = scores.reduce((a, b) => a + b, 0) / Math.max(1, scores.length);
-    const admitted = evaluated.verdicts.filter((v) => v.admitted).length;
+    const admitted = evaluated.verdicts.filter((v) => v.admitted || v.merged).length;
     await this.#reporter.send({
       kind: 'eval',
       status: 'completed',

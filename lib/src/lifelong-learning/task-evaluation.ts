@@ -34,6 +34,8 @@ export interface Verdict {
   readonly task: string;
   readonly revision: number;
   readonly admitted: boolean;
+  /** Not admitted, but known from now on: what it was held against answers for it. */
+  readonly merged: boolean;
   readonly reason: string;
   readonly samples: number;
   readonly metrics: Metrics;
@@ -94,7 +96,6 @@ export class TaskEvaluation {
       const held = selectTask(samples, positions);
       const verdict = await this.#judge(candidate, rival, held);
       logger.info('task evaluated', { ...verdict, metrics: undefined, ...verdict.metrics });
-      verdicts.push(verdict);
       changes.push({
         kind: 'verdict',
         task: candidate.name,
@@ -104,10 +105,14 @@ export class TaskEvaluation {
         reason: verdict.reason,
         metrics: verdict.metrics,
       });
-      const taken = verdict.admitted ? candidate : this.#merged(candidate, rival, verdict);
-      if (!taken || (!verdict.admitted && admitted.has(candidate.name))) continue;
-      admitted.set(candidate.name, { ...taken, state: 'admitted' });
-      if (!verdict.admitted) changes.push(...this.#mergeChanges(taken, verdict));
+      const merged =
+        verdict.admitted || admitted.has(candidate.name)
+          ? undefined
+          : this.#merged(candidate, rival, verdict);
+      if (merged) changes.push(...this.#mergeChanges(merged, verdict));
+      const taken = verdict.admitted ? candidate : merged;
+      if (taken) admitted.set(candidate.name, { ...taken, state: 'admitted' });
+      verdicts.push({ ...verdict, merged: merged !== undefined });
     }
     const revision = (snapshot.shared.find((s) => s.name === ALLOCATION)?.revision ?? 0) + 1;
     const value = this.#allocation([...admitted.values()], extractor.width);
@@ -150,7 +155,7 @@ export class TaskEvaluation {
     held: TaskSamples,
   ): Promise<Verdict> {
     const { task, revision } = { task: candidate.name, revision: candidate.revision };
-    const about = { task, revision, samples: held.size };
+    const about = { task, revision, samples: held.size, merged: false };
     if (held.size === 0) {
       const reason = 'there are no held-out samples of this task';
       return { ...about, admitted: false, reason, metrics: {} };
