@@ -3,6 +3,7 @@ import { isShoalError, messageOf } from '@shoal/core';
 import { Command } from 'commander';
 import { downCommand, statusCommand, upCommand } from './commands/cluster.ts';
 import { datasetListCommand, datasetPullCommand } from './commands/dataset.ts';
+import { addKnowledgeCommands } from './commands/knowledge-program.ts';
 import type { InspectFlags } from './commands/model-inspect.ts';
 import type { TrainFlags } from './commands/model-train.ts';
 import {
@@ -200,6 +201,7 @@ addClusterCommands(program);
 addObjectCommands(program);
 addDatasetCommands(program);
 addModelCommands(program);
+addKnowledgeCommands(program);
 
 try {
   await program.parseAsync();

@@ -16,20 +16,18 @@ test.each([
   [22, 22, 0.1, 60, 1.6, 0.5, 0.05],
   [27, 27, 0.1, 60, 1.6, 0.5, 1.17],
   [27, 27, 0.3, 60, 1.6, 0.5, 0.95],
-])(
-  'predicted mean vote of the standard: %f °C, %f °C, %f m/s, %f %%, %f met, %f clo',
-  (ta, tr, vel, rh, met, clo, pmv) => {
-    const vote = predictedMeanVote({
-      airTemperature: ta,
-      radiantTemperature: tr,
-      airVelocity: vel,
-      humidity: rh,
-      metabolicRate: met,
-      clothing: clo,
-    });
-    expect(Math.abs(vote - pmv)).toBeLessThan(0.1);
-  },
-);
+])('predicted mean vote of the standard: %f °C, %f °C, %f m/s, %f %%, %f met, %f clo', (...row) => {
+  const [ta, tr, vel, rh, met, clo, pmv] = row;
+  const vote = predictedMeanVote({
+    airTemperature: ta,
+    radiantTemperature: tr,
+    airVelocity: vel,
+    humidity: rh,
+    metabolicRate: met,
+    clothing: clo,
+  });
+  expect(Math.abs(vote - pmv)).toBeLessThan(0.1);
+});
 
 test('votes are the same for a seed, of all three kinds, and differ between cities', () => {
   const shares = CLIMATES.map((climate) => {

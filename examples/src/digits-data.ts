@@ -13,16 +13,17 @@ export interface DigitSplit {
 export async function digitData(
   kind: DataKind,
   sizes: { train: number; test: number },
+  seed: number = 1,
 ): Promise<DigitSplit> {
   if (kind === 'generated') {
     return {
-      train: generateDigits({ count: sizes.train, seed: 1 }),
-      test: generateDigits({ count: sizes.test, seed: 2 }),
+      train: generateDigits({ count: sizes.train, seed: 2 * seed - 1 }),
+      test: generateDigits({ count: sizes.test, seed: 2 * seed }),
     };
   }
   const { folder } = await pullDataset('mnist');
   const all = readMnist(folder);
-  const shuffled = select(all, seededRandom(1).permutation(all.size));
+  const shuffled = select(all, seededRandom(seed).permutation(all.size));
   const trainable = slice(shuffled, 0, 8_000);
   const heldOut = slice(shuffled, 8_000, 10_000);
   return { train: slice(trainable, 0, sizes.train), test: slice(heldOut, 0, sizes.test) };

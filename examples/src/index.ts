@@ -1,6 +1,7 @@
 import { federatedLearningDigits } from '../federated-learning/digits/example.ts';
 import { incrementalLearningDigits } from '../incremental-learning/digits/example.ts';
 import { jointInferenceDigits } from '../joint-inference/digits/example.ts';
+import { lifelongLearningDriftingDigits } from '../lifelong-learning/drifting-digits/example.ts';
 import { lifelongLearningThermalComfort } from '../lifelong-learning/thermal-comfort/example.ts';
 import type { Example } from './example.ts';
 
@@ -19,4 +20,5 @@ export const EXAMPLES: readonly Example[] = [
   incrementalLearningDigits,
   federatedLearningDigits,
   lifelongLearningThermalComfort,
+  lifelongLearningDriftingDigits,
 ];

@@ -133,9 +133,9 @@ function joined(parts: readonly TaskSamples[]): TaskSamples {
   return { inputs, labels, shape: first.shape, size, attributes };
 }
 
-/** A quarter of a task's samples is held out for its admission. */
+/** A tenth of a task's samples is held out for its admission. */
 function halves(samples: TaskSamples): { learn: TaskSamples; judge: TaskSamples } {
-  const cut = Math.floor(samples.size * 0.8);
+  const cut = Math.floor(samples.size * 0.9);
   const part = (from: number, to: number): TaskSamples => {
     const length = samples.inputs.length / samples.size;
     return {

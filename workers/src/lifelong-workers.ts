@@ -170,6 +170,9 @@ const KNOWLEDGE_BASE: SettingTable<KnowledgeBaseEnvironment> = {
   KB_MAX_BYTES: integer('bytes one job may keep', { min: 1, max: 2 ** 50 }, 8 * 2 ** 30),
 };
 
+/** How often models that newer ones have overtaken are removed. */
+const TIDY_MS = 10 * 60_000;
+
 /** The knowledge base of all lifelong jobs, until the signal aborts. */
 export async function knowledgeBaseWorker({ logger, signal }: WorkerContext): Promise<null> {
   const env = readConfig(KNOWLEDGE_BASE, process.env);
@@ -193,7 +196,21 @@ export async function knowledgeBaseWorker({ logger, signal }: WorkerContext): Pr
     address: await server.start(),
     encrypted: tls !== undefined,
   });
+  const tidy = async (): Promise<void> => {
+    await systemClock.sleep(TIDY_MS, signal);
+    for (const { job } of store.jobs()) {
+      const freed = store.prune(job);
+      if (freed > 0) logger.info('models that were overtaken are removed', { job, freed });
+    }
+  };
+  const tidying = superviseLoop(
+    'tidy',
+    tidy,
+    { clock: systemClock, random: seededRandom(Date.now()), logger },
+    { baseMs: 1_000, capMs: 60_000, signal },
+  );
   await untilStopped(signal);
+  await tidying;
   server.close();
   store.close();
   return null;

@@ -39,6 +39,7 @@ interface ClassifierSettings {
   readonly THREADS: number;
   readonly LIFELONG_COMPONENTS: string;
   readonly LIFELONG_MODEL: string;
+  readonly LIFELONG_ATTRIBUTES: string;
 }
 
 const SETTINGS: SettingTable<ClassifierSettings> = {
@@ -53,6 +54,7 @@ const SETTINGS: SettingTable<ClassifierSettings> = {
     '{}',
   ),
   LIFELONG_MODEL: text('untrained ONNX model of a lifelong job', ''),
+  LIFELONG_ATTRIBUTES: text('columns of a CSV that are attributes, joined by commas', ''),
 };
 
 const KINDS = [
@@ -83,7 +85,11 @@ async function run(kind: string, context: WorkerContext): Promise<unknown> {
   const lifelong = {
     create: (): OnnxEstimator => create(env.LIFELONG_MODEL),
     components: JSON.parse(env.LIFELONG_COMPONENTS) as ComponentChoices,
-    read: (path: string) => readTaskSamples(path, { shape }),
+    read: (path: string) =>
+      readTaskSamples(path, {
+        shape,
+        attributes: env.LIFELONG_ATTRIBUTES.split(',').filter((a) => a !== ''),
+      }),
   };
   const parts = { create: () => create(), read: (path: string) => readImageLines(path, shape) };
   switch (kind) {

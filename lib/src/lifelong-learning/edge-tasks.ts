@@ -27,6 +27,7 @@ import type {
 } from './knowledge-base/knowledge-base.ts';
 import { NeighbourIndex } from './knowledge-base/neighbours.ts';
 import type { LifelongComponents } from './task/components.ts';
+import { detectorFromJson, detectorPValue, type TaskDetector } from './task/detector.ts';
 import { extractorFromJson, type FeatureExtractor, featuresOf } from './task/features.ts';
 import type { Opinion } from './task/integration.ts';
 import { ALLOCATION } from './task-evaluation.ts';
@@ -68,6 +69,14 @@ export interface LifelongSample {
   readonly attributes: Readonly<Record<string, string>>;
 }
 
+/** Where a sample belongs. */
+export interface Placement {
+  /** Undefined when allocation knows no task for it. */
+  readonly task: string | undefined;
+  /** How likely a sample of the task looks at least this strange. */
+  readonly pValue: number;
+}
+
 /** Everything one version of the knowledge needs to answer. */
 interface Serving {
   readonly snapshot: KnowledgeSnapshot;
@@ -75,11 +84,13 @@ interface Serving {
   readonly allocation: JsonObject;
   readonly tasks: ReadonlyMap<string, KnowledgeTask>;
   readonly neighbours: NeighbourIndex;
+  /** Detectors of all tasks, once an allocation asked for them. */
+  detectors?: Promise<Map<string, TaskDetector>>;
 }
 
 interface Loaded {
   readonly estimator: Estimator;
-  readonly detector: JsonObject | undefined;
+  readonly detector: TaskDetector | undefined;
 }
 
 const SNAPSHOT = 'knowledge.json';
@@ -237,11 +248,30 @@ export class EdgeTasks {
     const estimator = this.#options.create({ task: task.name });
     await estimator.load(await this.#file(task.model));
     const digest = detectorOf(task);
-    const detector =
-      digest === undefined
-        ? undefined
-        : (JSON.parse(readFileSync(await this.#file(digest), 'utf8')) as JsonObject);
+    const detector = digest === undefined ? undefined : await this.#detector(digest);
     return { estimator, detector };
+  }
+
+  async #detector(digest: string): Promise<TaskDetector> {
+    return detectorFromJson(JSON.parse(readFileSync(await this.#file(digest), 'utf8')));
+  }
+
+  /** Detectors of all tasks, for an allocation that asks them; a task whose detector is not here is left out. */
+  async #allDetectors(serving: Serving): Promise<Map<string, TaskDetector>> {
+    const found = new Map<string, TaskDetector>();
+    for (const [name, task] of serving.tasks) {
+      const digest = name === GLOBAL_TASK ? undefined : detectorOf(task);
+      if (digest === undefined) continue;
+      try {
+        found.set(name, await this.#detector(digest));
+      } catch (error) {
+        this.#options.logger.warn('a task’s detector is not here', {
+          task: name,
+          reason: messageOf(error),
+        });
+      }
+    }
+    return found;
   }
 
   async #unload(): Promise<void> {
@@ -273,11 +303,6 @@ export class EdgeTasks {
     }
   }
 
-  /** Features of a sample, as the detectors see it. */
-  featuresOf(inputs: Float32Array): Float32Array {
-    return featuresOf(this.#expectServing().extractor, inputs);
-  }
-
   #expectServing(): Serving {
     if (this.#serving) return this.#serving;
     throw new ShoalError(
@@ -287,30 +312,39 @@ export class EdgeTasks {
   }
 
   /** Where a sample belongs, without running a model: what allocation and feature detectors say. */
-  async place(sample: LifelongSample): Promise<{
-    readonly task: string | undefined;
-    readonly pValue: number;
-    readonly features: Float32Array;
-  }> {
+  async place(sample: LifelongSample): Promise<Placement> {
     const serving = this.#expectServing();
-    const features = featuresOf(serving.extractor, sample.inputs);
-    const task = this.#allocate(serving, sample, features);
-    const loaded = task === undefined ? undefined : await this.#tryModel(serving, task);
-    const { unseenSampleRecognition } = this.#options.components;
-    if (task === undefined) return { task, pValue: 0, features };
-    if (!loaded?.detector || unseenSampleRecognition.needsLogits)
-      return { task, pValue: 1, features };
-    const pValue = unseenSampleRecognition.pValue(loaded.detector, { features, logits: [] });
-    return { task, pValue, features };
+    const { task, pValue } = await this.#allocate(serving, sample);
+    const { unseenSampleRecognition: recognition } = this.#options.components;
+    if (task === undefined || pValue !== undefined) return { task, pValue: pValue ?? 0 };
+    const loaded = await this.#tryModel(serving, task);
+    if (!loaded?.detector || recognition.needsLogits) return { task, pValue: 1 };
+    const { inputs } = sample;
+    return { task, pValue: detectorPValue(recognition, loaded.detector, { inputs, logits: [] }) };
   }
 
-  #allocate(serving: Serving, sample: LifelongSample, features: Float32Array): string | undefined {
-    const { taskAllocation } = this.#options.components;
-    const name = taskAllocation.allocate(serving.allocation, {
-      attributes: sample.attributes,
-      features,
-    });
-    return name !== undefined && serving.tasks.has(name) ? name : undefined;
+  /** The task of a sample, with its detector's p-value where the allocation asked for that. */
+  async #allocate(
+    serving: Serving,
+    { inputs, attributes }: LifelongSample,
+  ): Promise<{ readonly task: string | undefined; readonly pValue?: number }> {
+    const { taskAllocation, unseenSampleRecognition } = this.#options.components;
+    const isKnown = (name: string | undefined): name is string =>
+      name !== undefined && serving.tasks.has(name);
+    if (!taskAllocation.needsDetectors) {
+      const features = featuresOf(serving.extractor, inputs);
+      const name = taskAllocation.allocate(serving.allocation, { attributes, features });
+      return { task: isKnown(name) ? name : undefined };
+    }
+    serving.detectors ??= this.#allDetectors(serving);
+    const pValues = new Map<string, number>();
+    for (const [name, detector] of await serving.detectors)
+      pValues.set(name, detectorPValue(unseenSampleRecognition, detector, { inputs, logits: [] }));
+    const features = new Float32Array();
+    const name = taskAllocation.allocate(serving.allocation, { attributes, features, pValues });
+    const pValue = pValues.get(name ?? '');
+    if (!isKnown(name)) return { task: undefined };
+    return { task: name, ...(pValue === undefined ? {} : { pValue }) };
   }
 
   /**
@@ -321,26 +355,39 @@ export class EdgeTasks {
    */
   async infer(sample: LifelongSample): Promise<LifelongResult & { readonly nearest: string }> {
     const serving = this.#expectServing();
+    this.#expectSize(serving, sample);
     const { alpha = 0.05, components } = this.#options;
-    const features = featuresOf(serving.extractor, sample.inputs);
-    const task = this.#allocate(serving, sample, features);
+    const placed = await this.#allocate(serving, sample);
+    const { task } = placed;
     const loaded = task === undefined ? undefined : await this.#tryModel(serving, task);
-    let pValue = task === undefined ? 0 : 1;
-    if (task !== undefined && loaded) {
+    let pValue = task === undefined ? 0 : (placed.pValue ?? 1);
+    if (task !== undefined && loaded && pValue > alpha) {
       const predictions = await loaded.estimator.predict(sample.inputs, 1);
       const logits =
         predictions.logits ?? predictions.probabilities.map((p) => Math.log(p + 1e-12));
-      if (loaded.detector)
-        pValue = components.unseenSampleRecognition.pValue(loaded.detector, { features, logits });
+      if (loaded.detector && placed.pValue === undefined) {
+        const { inputs } = sample;
+        const recognition = components.unseenSampleRecognition;
+        pValue = detectorPValue(recognition, loaded.detector, { inputs, logits });
+      }
       if (pValue > alpha)
         return { ...this.#answer(predictions.probabilities, task, 'task'), pValue, nearest: task };
     }
     const isUnseen = pValue <= alpha;
-    const near = serving.neighbours.nearest(features, 8);
+    const near = serving.neighbours.nearest(featuresOf(serving.extractor, sample.inputs), 8);
     const answer = isUnseen
       ? await this.#answerUnseen(serving, sample, near)
       : await this.#answerGlobal(serving, sample);
     return { ...answer, isUnseen, pValue, nearest: task ?? near[0]?.task ?? '' };
+  }
+
+  #expectSize(serving: Serving, { inputs }: LifelongSample): void {
+    const { inputs: wanted } = serving.extractor;
+    if (inputs.length !== wanted)
+      throw new ShoalError(
+        'invalid_argument',
+        `a sample has ${wanted} values, got ${inputs.length}`,
+      );
   }
 
   #answer(

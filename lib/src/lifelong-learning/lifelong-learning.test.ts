@@ -139,7 +139,7 @@ test('tasks are learned, admitted and served; a task that arrives later is unsee
   await learning.evaluate(taskOf(3, 100, 6), again.candidates);
   await learning.edge.adopt();
   expect(learning.edge.tasks).toEqual(['place-0', 'place-1', 'place-3']);
-  expect(await accuracyOf(learning, taskOf(3, 60, 7))).toBeGreaterThan(0.78);
+  expect(await accuracyOf(learning, taskOf(3, 60, 7))).toBeGreaterThan(0.7);
   expect(await accuracyOf(learning, several([0, 1], 60, 3))).toBeGreaterThan(0.88);
 });
 
@@ -310,7 +310,7 @@ test('a component of your own is one file; one that throws changes nothing', asy
     ...BY_PLACE,
     taskAllocation: { method: path, param: { place: 'place-1' } },
   });
-  const learning = await open();
+  const learning = await open({ environment: { UNSEEN_ALPHA: '0.001' } });
   const { candidates } = await learning.train(several([0, 1], 100, 1));
   await learning.evaluate(several([0, 1], 50, 2), candidates);
   await learning.edge.adopt();

@@ -1,6 +1,6 @@
 import { isJsonObject, type JsonObject, type Logger, type Random, ShoalError } from '@shoal/core';
 import { inspectModel } from '@shoal/training';
-import type { Metrics, TrainOptions } from '../estimator/estimator.ts';
+import type { Estimator, Metrics, TrainOptions } from '../estimator/estimator.ts';
 import type {
   Change,
   KnowledgeBase,
@@ -9,6 +9,7 @@ import type {
 } from './knowledge-base/knowledge-base.ts';
 import type { LifelongComponents } from './task/components.ts';
 import type { DefinedTask } from './task/definition.ts';
+import { detectorToJson, fitDetector } from './task/detector.ts';
 import {
   extractorFromJson,
   extractorToJson,
@@ -16,7 +17,6 @@ import {
   featureRows,
   fitFeatures,
 } from './task/features.ts';
-import type { Observed } from './task/recognition.ts';
 import { centroid } from './task/relation.ts';
 import { selectTask, type TaskSamples } from './task/task-samples.ts';
 import { type CreateEstimator, ModelFiles } from './task-models.ts';
@@ -215,7 +215,7 @@ export class TaskTraining {
       const metrics = await estimator.train(selectTask(this.#samples, learned), { ...train });
       const bytes = await this.#files.save(estimator);
       const model = await knowledge.putModel(bytes);
-      const detector = await this.#detector(estimator.predict.bind(estimator), { held, learned });
+      const detector = await this.#detector(estimator, { held, learned });
       logger.info('task learned', {
         task: group.name,
         samples: learned.length,
@@ -231,7 +231,7 @@ export class TaskTraining {
         samples: learned.length,
         metrics: finite(metrics),
         classes: this.#classesOf(group.positions),
-        knowledge: { ...this.#knowledgeOf(group, learned), detector },
+        knowledge: { ...this.#knowledgeOf(group, learned), ...(detector ? { detector } : {}) },
       };
     } finally {
       await estimator.close();
@@ -263,28 +263,23 @@ export class TaskTraining {
 
   /** Fits the unseen-sample detector on samples the model did not train on, and stores it beside the model. */
   async #detector(
-    predict: (
-      inputs: Float32Array,
-      size: number,
-    ) => Promise<{ probabilities: Float32Array; logits?: Float32Array; classes: number }>,
+    estimator: Estimator,
     at: { readonly held: readonly number[]; readonly learned: readonly number[] },
-  ): Promise<string> {
-    const { unseenSampleRecognition } = this.#ports.components;
-    const { inputs } = selectTask(this.#samples, at.held);
+  ): Promise<string | undefined> {
+    if (at.learned.length < 2) return undefined;
+    const { components, random, knowledge } = this.#ports;
+    const recognition = components.unseenSampleRecognition;
+    const held = selectTask(this.#samples, at.held);
     const predictions =
-      unseenSampleRecognition.needsLogits && at.held.length > 0
-        ? await predict(inputs, at.held.length)
+      recognition.needsLogits && held.size > 0
+        ? await estimator.predict(held.inputs, held.size)
         : undefined;
-    const classes = predictions?.classes ?? 0;
     const logits =
       predictions?.logits ?? predictions?.probabilities.map((p) => Math.log(p + 1e-12));
-    const samples: Observed[] = at.held.map((position, i) => ({
-      features: this.#row(position),
-      logits: logits?.subarray(i * classes, (i + 1) * classes) ?? [],
-    }));
-    const trained = at.learned.map((i) => this.#row(i));
-    const state = unseenSampleRecognition.fit({ samples, trained });
-    return await this.#ports.knowledge.putModel(Buffer.from(JSON.stringify(state)));
+    const learned = selectTask(this.#samples, at.learned);
+    const data = { learned, held, logits: logits ?? new Float32Array() };
+    const detector = fitDetector(recognition, data, random.fork('detector'));
+    return await knowledge.putModel(Buffer.from(JSON.stringify(detectorToJson(detector))));
   }
 }
 

@@ -61,6 +61,12 @@ function writeDurably(path: string, bytes: Uint8Array): void {
   renameSync(draft, path);
 }
 
+/** Digests of the files a task names: its model, and its detector where it has one. */
+function filesOf(task: KnowledgeTask): string[] {
+  const { detector } = task.knowledge;
+  return typeof detector === 'string' && isDigest(detector) ? [task.model, detector] : [task.model];
+}
+
 /**
  * Every job's knowledge on one disk: SQLite for what is known, one file per model by its digest.
  * A commit is one transaction, and a model is durable before a task may name it: killed at any
@@ -358,12 +364,13 @@ export class KnowledgeStore {
     const revisions = readRevisions(this.#rows, job, this.#head(job).version).toReversed();
     const admitted = new Map<string, number>();
     const kept = new Set<string>();
-    for (const { name, state, model } of revisions) {
-      const count = admitted.get(name) ?? 0;
-      if (state === 'admitted') admitted.set(name, count + 1);
-      if (state === 'candidate' || (state === 'admitted' && count < keep)) kept.add(model);
+    for (const task of revisions) {
+      const count = admitted.get(task.name) ?? 0;
+      if (task.state === 'admitted') admitted.set(task.name, count + 1);
+      const stays = task.state === 'candidate' || (task.state === 'admitted' && count < keep);
+      if (stays) for (const file of filesOf(task)) kept.add(file);
     }
-    const gone = new Set(revisions.map((t) => t.model).filter((m) => !kept.has(m)));
+    const gone = new Set(revisions.flatMap(filesOf).filter((file) => !kept.has(file)));
     let freed = 0;
     for (const model of gone) {
       const size = this.statModel(job, model);

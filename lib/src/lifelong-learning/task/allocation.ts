@@ -8,6 +8,8 @@ import type { TaskSamples } from './task-samples.ts';
 export interface Placeable {
   readonly attributes: Readonly<Record<string, string>>;
   readonly features: Float32Array;
+  /** p-value of every task's own detector; there for allocations that ask for it. */
+  readonly pValues?: ReadonlyMap<string, number>;
 }
 
 export interface AllocationData {
@@ -22,6 +24,8 @@ export interface AllocationData {
 
 /** Places samples among known tasks. What it learned is JSON, so that it can travel to the edge. */
 export interface TaskAllocation {
+  /** Whether it wants the p-values of all tasks' detectors, which must work on features alone. */
+  readonly needsDetectors?: boolean;
   fit(data: AllocationData): JsonObject;
   /** @returns The task; undefined when it can be none of them. */
   allocate(state: JsonObject, sample: Placeable): string | undefined;
@@ -81,6 +85,22 @@ export function allocationByOrigin(options: {
       (attributes[column] ?? '').includes(contains) ? names[0] : names[1],
   };
 }
+
+/**
+ * By the tasks' own detectors: each knows the space its samples lie in, and the one that finds a
+ * sample least strange gets it (cf. Expert Gate, Aljundi et al. 2017, 1611.06194, with linear
+ * autoencoders). Nothing is fitted over tasks, so a new one does not disturb the others.
+ */
+export const leastStrange: TaskAllocation = {
+  needsDetectors: true,
+  fit: () => ({}),
+  allocate(_state, { pValues }) {
+    let best: string | undefined;
+    for (const [task, p] of pValues ?? [])
+      if (best === undefined || p > (pValues?.get(best) ?? 0)) best = task;
+    return best;
+  },
+};
 
 /** By the nearest centroid of features. */
 export const nearestCentroid: TaskAllocation = {

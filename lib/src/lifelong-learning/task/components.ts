@@ -5,6 +5,7 @@ import {
   allocationByAttribute,
   allocationByOrigin,
   firstTask,
+  leastStrange,
   nearestCentroid,
   type TaskAllocation,
   taskClassifier,
@@ -167,6 +168,7 @@ const MAKERS: { readonly [K in keyof LifelongComponents]: Makers<LifelongCompone
     TaskAllocationByCentroid: () => nearestCentroid,
     TaskAllocationByDataAttr: (p) => allocationByAttribute(p.attribute()),
     TaskAllocationByOrigin: (p) => allocationByOrigin(p.origin()),
+    TaskAllocationByDetector: () => leastStrange,
     TaskAllocationByClassifier: () => taskClassifier,
     TaskAllocationBySVC: () => taskClassifier,
     TaskAllocationDefault: () => firstTask,
@@ -277,15 +279,24 @@ export async function resolveComponents(
     );
   const of = async <K extends keyof LifelongComponents>(slot: K): Promise<LifelongComponents[K]> =>
     await one(slot, choices[slot] ?? { method: COMPONENT_NAMES[slot][0] ?? '' });
+  const [taskAllocation, unseenSampleRecognition] = [
+    await of('taskAllocation'),
+    await of('unseenSampleRecognition'),
+  ];
+  if (taskAllocation.needsDetectors && unseenSampleRecognition.needsLogits)
+    throw new ShoalError(
+      'invalid_argument',
+      'this taskAllocation asks every task’s detector, so unseenSampleRecognition must work on features: SampleRecognitionByMahalanobis or SampleRecognitionByNeighbours',
+    );
   return {
     taskDefinition: await of('taskDefinition'),
     taskRelationDiscovery: await of('taskRelationDiscovery'),
-    taskAllocation: await of('taskAllocation'),
+    taskAllocation,
     taskRemodeling: await of('taskRemodeling'),
     inferenceIntegrate: await of('inferenceIntegrate'),
     taskUpdateDecision: await of('taskUpdateDecision'),
     unseenTaskAllocation: await of('unseenTaskAllocation'),
-    unseenSampleRecognition: await of('unseenSampleRecognition'),
+    unseenSampleRecognition,
     unseenTaskDetection: await of('unseenTaskDetection'),
   };
 }

@@ -165,14 +165,38 @@ export function featuresOf(extractor: FeatureExtractor, sample: Float32Array): F
   const features = new Float32Array(width);
   let rest = 0;
   for (let i = 0; i < inputs; i++) rest += (centred[i] ?? 0) ** 2;
-  for (let c = 0, at = 0; c < width - 1; c++) {
-    let dot = 0;
-    for (let i = 0; i < inputs; i++, at++) dot += (centred[i] ?? 0) * (components[at] ?? 0);
+  for (let c = 0; c < width - 1; c += TOGETHER) project(centred, components, c, features);
+  for (let c = 0; c < width - 1; c++) {
+    const dot = features[c] ?? 0;
     features[c] = dot * (whitening[c] ?? 1);
     rest -= dot * dot;
   }
   features[width - 1] = Math.sqrt(Math.max(0, rest)) * (whitening[width - 1] ?? 1);
   return features;
+}
+
+/** Components projected in one pass: the sample is read once for all of them. */
+const TOGETHER = 4;
+
+/** Dot products with up to four components from one on; rows past the end give nothing. */
+function project(
+  centred: Float32Array,
+  components: Float32Array,
+  first: number,
+  into: Float32Array,
+): void {
+  const n = centred.length;
+  const [p, q, r, s] = [first * n, (first + 1) * n, (first + 2) * n, (first + 3) * n];
+  let [a, b, c, d] = [0, 0, 0, 0];
+  for (let i = 0; i < n; i++) {
+    const x = centred[i] ?? 0;
+    a += x * (components[p + i] ?? 0);
+    b += x * (components[q + i] ?? 0);
+    c += x * (components[r + i] ?? 0);
+    d += x * (components[s + i] ?? 0);
+  }
+  const last = into.length - 1;
+  for (const [k, dot] of [a, b, c, d].entries()) if (first + k < last) into[first + k] = dot;
 }
 
 /** Features of many samples, `[size, width]`. */

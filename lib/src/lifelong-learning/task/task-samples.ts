@@ -10,13 +10,6 @@ export interface TaskSamples extends Samples {
   readonly attributes: Readonly<Record<string, readonly string[]>>;
 }
 
-/** Attributes of one sample. */
-export function attributesOf(samples: TaskSamples, position: number): Record<string, string> {
-  return Object.fromEntries(
-    Object.entries(samples.attributes).map(([name, column]) => [name, column[position] ?? '']),
-  );
-}
-
 /** The samples at the given positions, in that order. */
 export function selectTask(samples: TaskSamples, positions: ArrayLike<number>): TaskSamples {
   const attributes = Object.fromEntries(
