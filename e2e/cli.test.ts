@@ -1,4 +1,3 @@
-import { spawn } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { seededRandom } from '@shoal/core';
@@ -13,17 +12,8 @@ beforeAll(async () => {
 });
 afterAll(async () => await c.stop());
 
-const MAIN = join(import.meta.dirname, '../cli/src/main.ts');
-
-/** Runs `shoal` on the fixture's folder; its output has no colours, as it is no terminal. */
-function shoal(args: string, input = ''): Promise<{ code: number | null; output: string }> {
-  const child = spawn(process.execPath, [MAIN, '--folder', c.folder, ...args.split(' ')]);
-  let output = '';
-  for (const stream of [child.stdout, child.stderr])
-    stream.on('data', (chunk: Buffer) => (output += chunk.toString()));
-  child.stdin.end(input);
-  return new Promise((resolve) => child.on('close', (code) => resolve({ code, output })));
-}
+const shoal = async (args: string, input = ''): ReturnType<ClusterFixture['shoal']> =>
+  await c.shoal(args, input);
 
 const pod = {
   apiVersion: 'v1',

@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -29,6 +30,8 @@ export interface Live extends JsonObject {
     }[];
   };
 }
+
+const MAIN = join(import.meta.dirname, '../cli/src/main.ts');
 
 /** A real embedded cluster in a folder of its own. */
 export class ClusterFixture {
@@ -100,6 +103,16 @@ export class ClusterFixture {
   /** The newest condition of an object. */
   async condition(kind: string, name: string): Promise<Condition | undefined> {
     return (await this.get(kind, name))?.status?.conditions?.at(-1);
+  }
+
+  /** Runs `shoal` on this folder; its output has no colours, as it is no terminal. */
+  shoal(args: string, input = ''): Promise<{ code: number | null; output: string }> {
+    const child = spawn(process.execPath, [MAIN, '--folder', this.folder, ...args.split(' ')]);
+    let output = '';
+    for (const stream of [child.stdout, child.stderr])
+      stream.on('data', (chunk: Buffer) => (output += chunk.toString()));
+    child.stdin.end(input);
+    return new Promise((resolve) => child.on('close', (code) => resolve({ code, output })));
   }
 
   pidOf(process: string): number {

@@ -122,9 +122,8 @@ interface Answer {
 
 async function ask(port: number, place: string, values: readonly number[]): Promise<Answer> {
   const node = await c.get('node', 'edge-1');
-  const addresses = (node?.status as unknown as { addresses: { type: string; address: string }[] })
-    .addresses;
-  const ip = addresses.find((a) => a.type === 'InternalIP')?.address ?? '';
+  const status = node?.status as unknown as { addresses?: { type: string; address: string }[] };
+  const ip = status.addresses?.find((a) => a.type === 'InternalIP')?.address ?? '';
   const response = await fetch(`http://${ip}:${port}/predict`, {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
@@ -176,7 +175,31 @@ test('two places are learned and served; a third is unseen, goes up once, and is
     return answer.source === 'task' ? answer : undefined;
   });
   expect(learned.label).toBe(1);
+  await expectTold();
 });
+
+/** What `shoal kb` says of the job. */
+async function expectTold(): Promise<void> {
+  expect((await c.shoal('kb list')).output).toMatch(/default\/places\/[0-9a-f]{8}\s+\d+\s+4/);
+  const shown = (await c.shoal('kb show places')).output;
+  expect(shown).toMatch(/4 tasks, 1 unseen samples \(0 labelled\)/);
+  expect(shown).toMatch(/place-2\s+1\s+\d+\s+\d+\.\d %\s+\S+ kB\s+place=place-2/);
+  const json = JSON.parse((await c.shoal('kb show places --json')).output) as { version: number };
+  const diff = await c.shoal(`kb diff places 2 ${json.version}`);
+  expect(diff.output).toMatch(/place-2\s+added/);
+  const out = join(c.folder, 'knowledge');
+  expect((await c.shoal(`kb export places --out ${out}`)).output).toMatch(/place-2@1\.onnx/);
+  expect((await c.shoal(`model inspect ${join(out, 'place-2@1.onnx')}`)).output).toMatch(/Gemm/);
+  const samples = await c.shoal('kb samples places --json');
+  const [sample] = JSON.parse(samples.output) as { id: string }[];
+  expect((await c.shoal(`kb label places ${sample?.id} 1`)).output).toMatch(
+    / is 1 \(version \d+\)/,
+  );
+  expect((await c.shoal('kb label places nothing 1')).output).toMatch(/has no sample "nothing"/);
+  expect((await c.shoal('kb show nowhere')).output).toMatch(
+    /no job "nowhere"; it has: default\/places/,
+  );
+}
 
 test('knowledge base killed -9 while a stage runs: the worker tries again, nothing is lost or doubled', async () => {
   const made = await apply(job('kills', 8092), 'kills');

@@ -120,6 +120,7 @@ export class OnnxEstimator implements Estimator {
     const { epochs = 3, seed = 1, threads = 2, trainable, proximal = 0 } = this.#options;
     if (samples.size === 0)
       throw new ShoalError('invalid_argument', 'there are no samples to train on');
+    await this.#expectLabels(samples);
     const trainer = await Trainer.create({
       model: this.#bytes,
       loss: this.#options.loss ?? 'softmax-cross-entropy',
@@ -138,6 +139,17 @@ export class OnnxEstimator implements Estimator {
     } finally {
       await trainer.release();
     }
+  }
+
+  /** A class the model has no output for would teach it nothing, silently. */
+  async #expectLabels(samples: Samples): Promise<void> {
+    const { classes } = await this.predict(slice(samples, 0, 1).inputs, 1);
+    const bad = samples.labels.findIndex((l) => l < 0n || l >= BigInt(classes));
+    if (bad >= 0 && classes > 1)
+      throw new ShoalError(
+        'invalid_argument',
+        `label ${samples.labels[bad]} of sample ${bad} is not one of the model's ${classes} classes`,
+      );
   }
 
   async #epoch(

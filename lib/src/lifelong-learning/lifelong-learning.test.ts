@@ -273,6 +273,10 @@ test('too few samples wait; unknown attributes, no samples and odd sizes are tol
     /no attribute "place"; they have: none/,
   );
   await expect(learning.train({ ...few, size: 0 })).rejects.toThrow(/no samples/);
+  const labels = few.labels.map(() => 7n);
+  await expect(learning.train({ ...few, labels })).rejects.toThrow(
+    /label 7 of sample 0 is not one of the model's 2 classes/,
+  );
   const sample = sampleOf(taskOf(0, 1, 3), 0);
   await expect(learning.inference({ ...sample, attributes: {} })).rejects.toThrow(
     /the sample has no attribute "place"/,
