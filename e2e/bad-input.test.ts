@@ -201,11 +201,14 @@ test('a worker that exits non-zero is seen in the pod, and its log is one comman
   });
   expect(failed).toMatchObject({ stage: 'Train', type: 'Failed' });
   expect(failed.message).toMatch(/ended with exit code 3; see: kubectl logs il-train-/);
-  const events = (await c.client.request(
-    'GET',
-    '/api/v1/namespaces/default/events?fieldSelector=involvedObject.kind%3DIncrementalLearningJob',
-  )) as { items: { reason: string; type: string; message: string }[] };
-  const failure = events.items.find((e) => e.reason === 'TrainFailed');
+  // The event is written after the status it is about.
+  const failure = await c.until('its event', async () => {
+    const events = (await c.client.request(
+      'GET',
+      '/api/v1/namespaces/default/events?fieldSelector=involvedObject.kind%3DIncrementalLearningJob',
+    )) as { items: { reason: string; type: string; message: string }[] };
+    return events.items.find((e) => e.reason === 'TrainFailed');
+  });
   expect(failure).toMatchObject({
     type: 'Warning',
     message: expect.stringContaining('exit code 3') as string,

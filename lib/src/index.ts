@@ -87,6 +87,19 @@ export type {
   StrategyState,
 } from './federated-learning/strategy.ts';
 export { TrainerModel, type TrainerModelOptions } from './federated-learning/trainer-model.ts';
+export { type BudgetOptions, UploadBudget } from './hard-example/budget.ts';
+export {
+  calibrationError,
+  fitTemperature,
+  type LabelledLogits,
+} from './hard-example/calibration.ts';
+export { configureMiner } from './hard-example/configured-miner.ts';
+export {
+  type DeferralModel,
+  deferralScore,
+  fitDeferral,
+  type ModelPair,
+} from './hard-example/deferral.ts';
 export type {
   EdgeResult,
   HardExampleMiner,
@@ -94,6 +107,11 @@ export type {
   Verdict,
 } from './hard-example/miner.ts';
 export { createMiner, MINER_NAMES } from './hard-example/miners.ts';
+export {
+  conformalRiskThreshold,
+  learnThenTestThreshold,
+  type ScoredSample,
+} from './hard-example/risk-control.ts';
 export { followModel, type HotUpdateOptions } from './incremental-learning/hot-update.ts';
 export {
   hostPathOf,

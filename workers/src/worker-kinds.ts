@@ -13,7 +13,7 @@ import {
   AggregationServer,
   argMax,
   BigModelService,
-  createMiner,
+  configureMiner,
   type Estimator,
   FEDERATED_SETTINGS,
   type FederatedEnvironment,
@@ -77,7 +77,7 @@ export async function inferWorker(
   context: WorkerContext,
 ): Promise<{ swaps: number }> {
   const env = readConfig(WORKER_SETTINGS, process.env);
-  const miner = createMiner(
+  const miner = configureMiner(
     env.HEM_NAME || 'CrossEntropy',
     parseMinerParameters(env.HEM_PARAMETERS),
   );

@@ -1,6 +1,11 @@
 /** What an edge model said of one sample: class probabilities, or detected boxes. */
 export type EdgeResult =
-  | { readonly kind: 'probabilities'; readonly probabilities: ArrayLike<number> }
+  | {
+      readonly kind: 'probabilities';
+      readonly probabilities: ArrayLike<number>;
+      /** What the probabilities are the softmax of, where the model gives it. */
+      readonly logits?: ArrayLike<number>;
+    }
   | {
       readonly kind: 'boxes';
       /** Each box `[x1, y1, x2, y2, score, class]`, score in [0, 1]. */

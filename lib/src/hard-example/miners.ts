@@ -1,4 +1,5 @@
 import { type Random, ShoalError, seededRandom } from '@shoal/core';
+import { deferralFromJson, deferralScore } from './deferral.ts';
 import {
   confidences,
   type EdgeResult,
@@ -6,10 +7,16 @@ import {
   type MinerParameters,
 } from './miner.ts';
 
-type Factory = (
-  read: (name: string, fallback: number) => number,
-  random: Random,
-) => HardExampleMiner;
+/** Reads the parameters of one miner. */
+interface Reader {
+  /** A number in [0, 1]. */
+  (name: string, fallback: number): number;
+  /** Any finite number. */
+  readonly any: (name: string, fallback: number) => number;
+  readonly text: (name: string) => string;
+}
+
+type Factory = (read: Reader, random: Random) => HardExampleMiner;
 
 function below(
   name: string,
@@ -53,7 +60,7 @@ export function certainty(result: EdgeResult): number {
 }
 
 /** Share of confident boxes: 1 − |{score ≤ θ_box}|/n; hard when it is ≤ θ_img. */
-function ibt(read: (name: string, fallback: number) => number): HardExampleMiner {
+function ibt(read: Reader): HardExampleMiner {
   const box = read('threshold_box', 0.5);
   const image = read('threshold_img', 0.5);
   return {
@@ -69,7 +76,42 @@ function ibt(read: (name: string, fallback: number) => number): HardExampleMiner
   };
 }
 
-/** Sedna's miners: its names, parameters and meaning, defined for every input. */
+/** Largest probability less the second largest; of a detector, its least sure box. */
+function margin(result: EdgeResult): number {
+  if (result.kind === 'boxes')
+    return result.boxes.length === 0 ? NOTHING_FOUND : Math.min(...confidences(result));
+  let [first, second] = [0, 0];
+  for (let k = 0; k < result.probabilities.length; k++) {
+    const p = result.probabilities[k] ?? 0;
+    if (p > first) [first, second] = [p, first];
+    else if (p > second) second = p;
+  }
+  return Math.min(1, first - second);
+}
+
+/**
+ * Free energy log Σ exp z (Liu et al. 2020, 2010.03759), brought to [0, 1] by a logistic curve: ½ at
+ * `energy_center`, steeper for a small `energy_scale`. Without logits their differences from the
+ * likeliest class are all there is, and the score says what the largest probability says.
+ */
+function energy(result: EdgeResult, center: number, scale: number): number {
+  if (result.kind === 'boxes') return certainty(result);
+  const z = Array.from(result.logits ?? result.probabilities, (v) =>
+    result.logits ? v : Math.log(Math.max(v, 1e-12)),
+  );
+  const top = Math.max(...z);
+  const logSum = top + Math.log(z.reduce((sum, v) => sum + Math.exp(v - top), 0));
+  return 1 / (1 + Math.exp(-((result.logits ? logSum : -logSum - top) - center) / scale));
+}
+
+function learned(read: Reader): HardExampleMiner {
+  const model = deferralFromJson(read.text('model'));
+  return below('LearnedDeferral', read('threshold', 0.5), (result) =>
+    result.kind === 'boxes' ? certainty(result) : deferralScore(model, result.probabilities),
+  );
+}
+
+/** Sedna's miners (its names, parameters and meaning, defined for every input), and ours behind them. */
 const FACTORIES: Readonly<Record<string, Factory>> = {
   Threshold: (read) =>
     below('Threshold', read('threshold', 0.5), (result) => {
@@ -81,6 +123,15 @@ const FACTORIES: Readonly<Record<string, Factory>> = {
   Random: (read, random) => below('Random', read('random_ratio', 0.3), () => random.next()),
   CloudOnly: () => ({ name: 'CloudOnly', judge: () => ({ hard: true, score: 0, threshold: 1 }) }),
   EdgeOnly: () => ({ name: 'EdgeOnly', judge: () => ({ hard: false, score: 1, threshold: 0 }) }),
+  Margin: (read) => below('Margin', read('threshold_margin', 0.5), margin),
+  Entropy: (read) => below('Entropy', read('threshold_entropy', 0.5), certainty),
+  Energy: (read) => {
+    const [center, scale] = [read.any('energy_center', 5), read.any('energy_scale', 1)];
+    if (!(scale > 0))
+      throw new ShoalError('invalid_argument', `energy_scale must be > 0, got ${scale}`);
+    return below('Energy', read('threshold', 0.5), (r) => energy(r, center, scale));
+  },
+  LearnedDeferral: (read) => learned(read),
 };
 
 /** Names a manifest may give under `hardExampleMining.name`. */
@@ -104,17 +155,7 @@ export function createMiner(
       `hard example mining "${name}" is not known; known are: ${MINER_NAMES.join(', ')}`,
     );
   const known = new Set<string>();
-  const read = (key: string, fallback: number): number => {
-    known.add(key);
-    const value = Number(parameters[key] ?? fallback);
-    if (!(value >= 0 && value <= 1)) {
-      throw new ShoalError(
-        'invalid_argument',
-        `hard example mining ${name}: ${key} must be a number from 0 to 1, got "${parameters[key]}"`,
-      );
-    }
-    return value;
-  };
+  const { read } = readerOf(name, parameters, known);
   const miner = factory(read, random);
   const unknown = Object.keys(parameters).find((key) => !known.has(key));
   if (unknown !== undefined) {
@@ -124,4 +165,34 @@ export function createMiner(
     );
   }
   return miner;
+}
+
+/** Reads parameters and notes which ones there are. */
+function readerOf(
+  name: string,
+  parameters: MinerParameters,
+  known: Set<string>,
+): { readonly read: Reader } {
+  const refuse = (key: string, wanted: string): never => {
+    throw new ShoalError(
+      'invalid_argument',
+      `hard example mining ${name}: ${key} must be ${wanted}, got "${parameters[key] ?? ''}"`,
+    );
+  };
+  const any = (key: string, fallback: number): number => {
+    known.add(key);
+    const value = Number(parameters[key] ?? fallback);
+    return Number.isFinite(value) ? value : refuse(key, 'a number');
+  };
+  const share = (key: string, fallback: number): number => {
+    known.add(key);
+    const value = Number(parameters[key] ?? fallback);
+    return value >= 0 && value <= 1 ? value : refuse(key, 'a number from 0 to 1');
+  };
+  const text = (key: string): string => {
+    known.add(key);
+    const value = parameters[key];
+    return value === undefined ? refuse(key, 'given') : String(value);
+  };
+  return { read: Object.assign(share, { any, text }) };
 }

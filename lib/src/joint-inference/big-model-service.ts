@@ -1,14 +1,18 @@
 import {
+  type ErrorCode,
   fromNode,
   integer,
   isJsonObject,
+  isShoalError,
   readConfig,
   type SettingTable,
   ShoalError,
   text,
 } from '@shoal/core';
-import fastify, { type FastifyInstance } from 'fastify';
+import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { Estimator } from '../estimator/estimator.ts';
+import { Batcher, type BatcherFigures, type BatcherOptions } from './batcher.ts';
+import { DEADLINE_HEADER, TENSOR_TYPE, tensorBody, tensorRows } from './tensor-body.ts';
 
 export interface BigModelServiceOptions {
   readonly estimator: Estimator;
@@ -18,6 +22,8 @@ export interface BigModelServiceOptions {
   readonly port: number;
   /** Largest request body. Default 16 MiB. */
   readonly maxBodyBytes?: number;
+  /** How samples of many requests become one run of the model. */
+  readonly batching?: Omit<BatcherOptions, 'run'>;
 }
 
 interface BigModelEnvironment {
@@ -25,6 +31,9 @@ interface BigModelEnvironment {
   readonly BIG_MODEL_BIND_IP: string;
   readonly BIG_MODEL_BIND_PORT: number;
   readonly POD_IP: string;
+  readonly MAX_BATCH: number;
+  readonly MAX_BATCH_DELAY_MS: number;
+  readonly MAX_QUEUE: number;
 }
 
 const SETTINGS: SettingTable<BigModelEnvironment> = {
@@ -32,7 +41,23 @@ const SETTINGS: SettingTable<BigModelEnvironment> = {
   BIG_MODEL_BIND_IP: text('address to listen on; default POD_IP', ''),
   BIG_MODEL_BIND_PORT: integer('port to listen on', { min: 0, max: 65_535 }, 5000),
   POD_IP: text('address of this pod', '127.0.0.1'),
+  MAX_BATCH: integer('most samples in one run of the model', { min: 1, max: 4096 }, 32),
+  MAX_BATCH_DELAY_MS: integer('how long an idle model waits for more', { min: 0, max: 1000 }, 0),
+  MAX_QUEUE: integer('samples that may wait; more are refused', { min: 1, max: 1e6 }, 1024),
 };
+
+/** HTTP status of an error of ours. */
+const STATUS: Readonly<Partial<Record<ErrorCode, number>>> = {
+  invalid_argument: 400,
+  resource_exhausted: 503,
+  deadline_exceeded: 504,
+};
+
+function exposition(figures: BatcherFigures): string {
+  return Object.entries(figures)
+    .map(([name, value]) => `shoal_big_model_${name} ${value}\n`)
+    .join('');
+}
 
 function readSamples(body: unknown): Float32Array[] {
   const data = isJsonObject(body) ? body['data'] : undefined;
@@ -48,38 +73,47 @@ function readSamples(body: unknown): Float32Array[] {
   });
 }
 
-function join(samples: readonly Float32Array[]): Float32Array {
-  const size = samples.reduce((n, s) => n + s.length, 0);
-  const all = new Float32Array(size);
-  let at = 0;
-  for (const sample of samples) {
-    all.set(sample, at);
-    at += sample.length;
-  }
-  return all;
-}
-
 /** The big model in the cloud behind `POST /<name>/predict`. */
 export class BigModelService {
   readonly #options: BigModelServiceOptions;
   readonly #server: FastifyInstance;
+  readonly #batcher: Batcher;
 
   constructor(options: BigModelServiceOptions) {
     this.#options = options;
+    const run: BatcherOptions['run'] = async (inputs, size) =>
+      await options.estimator.predict(inputs, size);
+    this.#batcher = new Batcher({ ...options.batching, run });
     this.#server = fastify({ bodyLimit: options.maxBodyBytes ?? 16 * 1024 * 1024 });
     const base = `/${options.serviceName}`;
     this.#server.get('/healthz', () => ({ status: 'ok' }));
     this.#server.get(base, () => ({ infos: [{ path: `${base}/predict`, name: 'predict' }] }));
-    this.#server.post(`${base}/predict`, async (request) => ({
-      result: await this.#predict(request.body),
-    }));
+    this.#server.addContentTypeParser(TENSOR_TYPE, { parseAs: 'buffer' }, (_request, body, done) =>
+      done(null, body),
+    );
+    this.#server.post(
+      `${base}/predict`,
+      async (request, reply) => await this.#answer(request, reply),
+    );
+    this.#server.get('/metrics', (_request, reply) =>
+      reply.type('text/plain').send(exposition(this.#batcher.figures)),
+    );
     this.#server.setErrorHandler((error, _request, reply) => {
-      const bad = error instanceof ShoalError && error.code === 'invalid_argument';
-      const code = error instanceof Error && 'statusCode' in error ? Number(error.statusCode) : 500;
+      const code = isShoalError(error)
+        ? (STATUS[error.code] ?? 500)
+        : error instanceof Error && 'statusCode' in error
+          ? Number(error.statusCode)
+          : 500;
+      if (code === 503) void reply.header('Retry-After', '1');
       return reply
-        .code(bad ? 400 : code)
+        .code(code)
         .send({ error: error instanceof Error ? error.message : String(error) });
     });
+  }
+
+  /** Batches that were run and requests that were refused. */
+  get figures(): BatcherFigures {
+    return this.#batcher.figures;
   }
 
   /** Reads name, address and port from the worker's environment. */
@@ -93,18 +127,29 @@ export class BigModelService {
       serviceName: env.JOB_NAME,
       host: env.BIG_MODEL_BIND_IP || env.POD_IP,
       port: env.BIG_MODEL_BIND_PORT,
+      batching: {
+        maxBatch: env.MAX_BATCH,
+        maxDelayMs: env.MAX_BATCH_DELAY_MS,
+        maxQueue: env.MAX_QUEUE,
+      },
     });
   }
 
-  async #predict(body: unknown): Promise<number[][]> {
-    const samples = readSamples(body);
-    const { probabilities, classes, size } = await this.#options.estimator.predict(
-      join(samples),
-      samples.length,
-    );
-    return Array.from({ length: size }, (_, i) =>
-      Array.from(probabilities.subarray(i * classes, (i + 1) * classes)),
-    );
+  /** Answers in the form it was asked: tensors for tensors, JSON for JSON. */
+  async #answer(request: FastifyRequest, reply: FastifyReply): Promise<unknown> {
+    const header = (name: string): string | undefined => {
+      const value = request.headers[name];
+      return typeof value === 'string' ? value : undefined;
+    };
+    const deadline = Number(header(DEADLINE_HEADER) ?? Number.NaN);
+    const deadlineMs = Number.isFinite(deadline) && deadline > 0 ? deadline : undefined;
+    if (!Buffer.isBuffer(request.body)) {
+      const rows = await this.#batcher.predict(readSamples(request.body), deadlineMs);
+      return { result: rows.map((row) => Array.from(row)) };
+    }
+    const rows = await this.#batcher.predict(tensorRows(request.body, header), deadlineMs);
+    const { body, headers } = tensorBody(rows);
+    return reply.headers(headers).send(Buffer.from(body.buffer));
   }
 
   /** Starts listening; resolves with the base URL. @throws ShoalError when the port is taken. */
@@ -115,6 +160,11 @@ export class BigModelService {
     } catch (error) {
       throw fromNode(error, `the big model service cannot listen on ${host}:${port}`);
     }
+  }
+
+  /** Stops listening; the model stays open. */
+  async closeServer(): Promise<void> {
+    await this.#server.close();
   }
 
   async close(): Promise<void> {

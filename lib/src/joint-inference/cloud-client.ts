@@ -1,4 +1,5 @@
 import { isJsonObject, ShoalError } from '@shoal/core';
+import { DEADLINE_HEADER, tensorBody, tensorRows } from './tensor-body.ts';
 
 /** Asks the big model for its opinion of one sample. */
 export interface CloudModel {
@@ -13,18 +14,30 @@ export interface CloudClientOptions {
   readonly serviceName: string;
   /** Longest wait for an answer in milliseconds. Default 2000. */
   readonly deadlineMs?: number;
+  /** `json` is Sedna's; `tensor` sends bytes instead of digits. Default `tensor`. */
+  readonly wire?: 'json' | 'tensor';
 }
 
-/** Speaks Sedna's JSON endpoint: `POST /<name>/predict {"data": [sample]}` → `{"result": [row]}`. */
+/**
+ * Asks `POST /<name>/predict`: with Sedna's JSON (`{"data": [sample]}` → `{"result": [row]}`), or with
+ * tensors (float32 bytes with dtype and shape in the headers, both ways).
+ */
 export function createCloudClient(options: CloudClientOptions): CloudModel {
-  const { deadlineMs = 2_000 } = options;
+  const { deadlineMs = 2_000, wire = 'tensor' } = options;
   const url = `${options.url}/${encodeURIComponent(options.serviceName)}/predict`;
   return {
     infer: async (sample) => {
+      const sent =
+        wire === 'tensor'
+          ? tensorBody([sample])
+          : {
+              body: JSON.stringify({ data: [Array.from(sample)] }),
+              headers: { 'Content-Type': 'application/json' },
+            };
       const response = await fetch(url, {
         method: 'POST',
-        headers: { 'Content-Type': 'application/json' },
-        body: JSON.stringify({ data: [Array.from(sample)] }),
+        headers: { ...sent.headers, [DEADLINE_HEADER]: String(deadlineMs) },
+        body: sent.body,
         signal: AbortSignal.timeout(deadlineMs),
       }).catch((error: unknown) => {
         const late = error instanceof Error && error.name === 'TimeoutError';
@@ -39,9 +52,29 @@ export function createCloudClient(options: CloudClientOptions): CloudModel {
           'unavailable',
           `the cloud model at ${url} answers HTTP ${response.status}`,
         );
-      return readRow(await response.json(), url);
+      return wire === 'tensor'
+        ? await tensorRow(response, url)
+        : readRow(await response.json(), url);
     },
   };
+}
+
+/** The one row of a tensor answer; a server that knows only JSON is understood as well. */
+async function tensorRow(response: Response, url: string): Promise<readonly number[]> {
+  if ((response.headers.get('content-type') ?? '').includes('json'))
+    return readRow(await response.json(), url);
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  let row: Float32Array | undefined;
+  try {
+    [row] = tensorRows(bytes, (name) => response.headers.get(name) ?? undefined);
+  } catch (error) {
+    throw new ShoalError('data_corrupt', `the cloud model at ${url} answered with no tensor`, {
+      cause: error,
+    });
+  }
+  if (!row?.every(Number.isFinite))
+    throw new ShoalError('data_corrupt', `the cloud model at ${url} answered NaN or infinity`);
+  return [...row];
 }
 
 function readRow(body: unknown, url: string): readonly number[] {

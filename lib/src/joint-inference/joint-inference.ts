@@ -1,14 +1,15 @@
-import { messageOf, readConfig, type SettingTable, text } from '@shoal/core';
+import { integer, messageOf, readConfig, type SettingTable, text } from '@shoal/core';
 import { argMax } from '../estimator/classification-metrics.ts';
 import type { Estimator } from '../estimator/estimator.ts';
+import { configureMiner } from '../hard-example/configured-miner.ts';
 import type { HardExampleMiner } from '../hard-example/miner.ts';
-import { createMiner } from '../hard-example/miners.ts';
 import { Reporter } from '../report/local-controller.ts';
 import {
   parseMinerParameters,
   WORKER_SETTINGS,
   type WorkerEnvironment,
 } from '../report/worker-environment.ts';
+import { withBreaker } from './circuit-breaker.ts';
 import { type CloudModel, createCloudClient } from './cloud-client.ts';
 
 /** One inference, and how it came about. */
@@ -58,12 +59,14 @@ export interface JointInferenceOptions {
 interface JointEnvironment extends WorkerEnvironment {
   readonly BIG_MODEL_IP: string;
   readonly BIG_MODEL_PORT: string;
+  readonly CLOUD_DEADLINE_MS: number;
 }
 
 const JOINT_SETTINGS: SettingTable<JointEnvironment> = {
   ...WORKER_SETTINGS,
   BIG_MODEL_IP: text('host of the worker in the cloud; empty: edge only', ''),
   BIG_MODEL_PORT: text('its port', '5000'),
+  CLOUD_DEADLINE_MS: integer('longest wait for its answer', { min: 1, max: 600_000 }, 2_000),
 };
 
 /**
@@ -96,7 +99,7 @@ export class JointInference {
     source: Readonly<Record<string, string | undefined>> = process.env,
   ): JointInference {
     const env = readConfig(JOINT_SETTINGS, source);
-    const miner = createMiner(
+    const miner = configureMiner(
       env.HEM_NAME || 'CrossEntropy',
       parseMinerParameters(env.HEM_PARAMETERS),
     );
@@ -104,7 +107,17 @@ export class JointInference {
     return new JointInference({
       estimator,
       miner,
-      ...(env.BIG_MODEL_IP ? { cloud: createCloudClient({ url, serviceName: env.JOB_NAME }) } : {}),
+      ...(env.BIG_MODEL_IP
+        ? {
+            cloud: withBreaker(
+              createCloudClient({
+                url,
+                serviceName: env.JOB_NAME,
+                deadlineMs: env.CLOUD_DEADLINE_MS,
+              }),
+            ),
+          }
+        : {}),
       reporter: new Reporter({
         server: env.LC_SERVER,
         workerName: env.WORKER_NAME,
@@ -126,8 +139,9 @@ export class JointInference {
   async inference(sample: Float32Array): Promise<JointInferenceResult> {
     const startedAt = performance.now();
     const { estimator, miner, cloud } = this.#options;
-    const { probabilities } = await estimator.predict(sample, 1);
-    const verdict = miner.judge({ kind: 'probabilities', probabilities });
+    const { probabilities, logits } = await estimator.predict(sample, 1);
+    const said = { kind: 'probabilities', probabilities } as const;
+    const verdict = miner.judge(logits ? { ...said, logits } : said);
     const edge = Array.from(probabilities);
     const edgeLabel = argMax(probabilities, 0, probabilities.length);
     this.#counts.inferences++;
