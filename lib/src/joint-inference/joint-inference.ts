@@ -1,8 +1,16 @@
-import { integer, messageOf, readConfig, type SettingTable, text } from '@shoal/core';
+import {
+  choice,
+  integer,
+  messageOf,
+  readConfig,
+  type SettingTable,
+  ShoalError,
+  text,
+} from '@shoal/core';
 import { argMax } from '../estimator/classification-metrics.ts';
 import type { Estimator } from '../estimator/estimator.ts';
 import { configureMiner } from '../hard-example/configured-miner.ts';
-import type { HardExampleMiner } from '../hard-example/miner.ts';
+import type { HardExampleMiner, Verdict } from '../hard-example/miner.ts';
 import { Reporter } from '../report/local-controller.ts';
 import {
   parseMinerParameters,
@@ -19,6 +27,8 @@ export interface JointInferenceResult {
   readonly probabilities: readonly number[];
   /** Whose answer this is. */
   readonly source: 'edge' | 'cloud';
+  /** Which model of the edge answered or was asked last, from 0; more than 0 in a cascade. */
+  readonly tier: number;
   readonly hard: boolean;
   /** The miner's score of the edge's answer, and the threshold it was held against. */
   readonly score: number;
@@ -40,8 +50,22 @@ export interface JointInferenceMetrics {
   readonly uploadCloudRatio: number;
   /** Hard samples that the edge had to answer because the cloud gave none. */
   readonly fallbackNumber: number;
-  /** Share of uploads on which both models agree. */
+  /** Share of uploads on which both models agree; of samples the edge was asked about as well. */
   readonly agreement: number;
+  /** Samples kept for the cloud while it is away (`fallback: 'queue'`), and those given up since. */
+  readonly queuedNumber: number;
+  readonly droppedNumber: number;
+  /** Bytes of samples that were answered at the edge. */
+  readonly bytesSaved: number;
+  /** Mean milliseconds until an answer, by who gave it; 0 before the first. */
+  readonly edgeLatencyMs: number;
+  readonly cloudLatencyMs: number;
+}
+
+/** A model at the edge, and who decides whether its answer will do. */
+export interface EdgeTier {
+  readonly estimator: Estimator;
+  readonly miner: HardExampleMiner;
 }
 
 export interface JointInferenceOptions {
@@ -52,14 +76,57 @@ export interface JointInferenceOptions {
   readonly reporter?: Reporter;
   /** Milliseconds between reports. Default 30 000. */
   readonly reportPeriodMs?: number;
-  /** `edge-result` answers a hard sample at the edge when the cloud is away; `error` throws. */
-  readonly fallback?: 'edge-result' | 'error';
+  /**
+   * `inference-then-mining` asks the edge and sends up what is hard; `mining-then-inference` asks `route`
+   * first, and the edge only where that says it will do. Default the former.
+   */
+  readonly mode?: MiningMode;
+  /** Judges a sample before any model has seen it. */
+  readonly route?: (sample: Float32Array) => Verdict;
+  /** Larger models at the edge, asked one after another before the cloud is. */
+  readonly cascade?: readonly EdgeTier[];
+  /**
+   * When the cloud is away: `edge-result` answers a hard sample at the edge, `queue` does so too and
+   * asks the cloud again later, `error` throws. Default `edge-result`.
+   */
+  readonly fallback?: 'edge-result' | 'queue' | 'error';
+  /** Told what the cloud says of a queued sample. */
+  readonly onLate?: (late: LateAnswer) => void;
+  /** Samples that may be queued; the oldest are given up. Default 1,000. */
+  readonly queueSize?: number;
 }
+
+export const MINING_MODES = ['inference-then-mining', 'mining-then-inference'] as const;
+export type MiningMode = (typeof MINING_MODES)[number];
+
+/** The cloud's answer to a sample that was answered at the edge meanwhile. */
+export interface LateAnswer {
+  readonly sample: Float32Array;
+  readonly edgeLabel: number;
+  readonly probabilities: readonly number[];
+}
+
+/** What the edge said. */
+interface EdgeAnswer {
+  readonly row: readonly number[];
+  readonly label: number;
+  readonly verdict: Verdict;
+  readonly tier: number;
+}
+
+interface Queued {
+  readonly sample: Float32Array;
+  readonly edgeLabel: number;
+}
+
+const RETRY_MS = 1_000;
 
 interface JointEnvironment extends WorkerEnvironment {
   readonly BIG_MODEL_IP: string;
   readonly BIG_MODEL_PORT: string;
   readonly CLOUD_DEADLINE_MS: number;
+  readonly MINING_MODE: MiningMode;
+  readonly CLOUD_FALLBACK: 'edge-result' | 'queue' | 'error';
 }
 
 const JOINT_SETTINGS: SettingTable<JointEnvironment> = {
@@ -67,6 +134,12 @@ const JOINT_SETTINGS: SettingTable<JointEnvironment> = {
   BIG_MODEL_IP: text('host of the worker in the cloud; empty: edge only', ''),
   BIG_MODEL_PORT: text('its port', '5000'),
   CLOUD_DEADLINE_MS: integer('longest wait for its answer', { min: 1, max: 600_000 }, 2_000),
+  MINING_MODE: choice('what comes first', MINING_MODES, 'inference-then-mining'),
+  CLOUD_FALLBACK: choice(
+    'what answers a hard sample while the cloud is away',
+    ['edge-result', 'queue', 'error'],
+    'edge-result',
+  ),
 };
 
 /**
@@ -78,16 +151,40 @@ const JOINT_SETTINGS: SettingTable<JointEnvironment> = {
  */
 export class JointInference {
   readonly #options: JointInferenceOptions;
-  readonly #counts = { inferences: 0, hard: 0, uploads: 0, fallbacks: 0, agreed: 0 };
-  readonly #timer: NodeJS.Timeout | undefined;
+  readonly #counts = {
+    inferences: 0,
+    hard: 0,
+    uploads: 0,
+    fallbacks: 0,
+    agreed: 0,
+    compared: 0,
+    dropped: 0,
+    bytesSaved: 0,
+    edgeAnswers: 0,
+    edgeMs: 0,
+    cloudAnswers: 0,
+    cloudMs: 0,
+  };
+  readonly #timers: NodeJS.Timeout[] = [];
+  #queue: Queued[] = [];
+  #draining = false;
   #reported = 0;
 
+  /** @throws ShoalError `invalid_argument` for a mode that lacks what it needs. */
   constructor(options: JointInferenceOptions) {
     this.#options = options;
-    if (options.reporter) {
-      this.#timer = setInterval(() => void this.report(), options.reportPeriodMs ?? 30_000);
-      this.#timer.unref();
-    }
+    if (options.mode === 'mining-then-inference' && !options.route)
+      throw new ShoalError(
+        'invalid_argument',
+        'mining-then-inference needs route, which judges a sample before a model has seen it',
+      );
+    const every = (ms: number, body: () => Promise<void>): void => {
+      const timer = setInterval(() => void body(), ms);
+      timer.unref();
+      this.#timers.push(timer);
+    };
+    if (options.reporter) every(options.reportPeriodMs ?? 30_000, async () => await this.report());
+    if (options.fallback === 'queue') every(RETRY_MS, async () => await this.drain());
   }
 
   /**
@@ -97,6 +194,7 @@ export class JointInference {
   static fromEnvironment(
     estimator: Estimator,
     source: Readonly<Record<string, string | undefined>> = process.env,
+    more: Pick<JointInferenceOptions, 'route' | 'cascade' | 'onLate'> = {},
   ): JointInference {
     const env = readConfig(JOINT_SETTINGS, source);
     const miner = configureMiner(
@@ -105,8 +203,11 @@ export class JointInference {
     );
     const url = `http://${env.BIG_MODEL_IP}:${env.BIG_MODEL_PORT}`;
     return new JointInference({
+      ...more,
       estimator,
       miner,
+      mode: env.MINING_MODE,
+      fallback: env.CLOUD_FALLBACK,
       ...(env.BIG_MODEL_IP
         ? {
             cloud: withBreaker(
@@ -138,27 +239,67 @@ export class JointInference {
    */
   async inference(sample: Float32Array): Promise<JointInferenceResult> {
     const startedAt = performance.now();
-    const { estimator, miner, cloud } = this.#options;
-    const { probabilities, logits } = await estimator.predict(sample, 1);
-    const said = { kind: 'probabilities', probabilities } as const;
-    const verdict = miner.judge(logits ? { ...said, logits } : said);
-    const edge = Array.from(probabilities);
-    const edgeLabel = argMax(probabilities, 0, probabilities.length);
+    const { cloud } = this.#options;
     this.#counts.inferences++;
+    const routed = this.#route(sample);
+    // A sample that is routed up costs the edge nothing, unless the cloud has no answer.
+    const edge = routed?.hard && cloud ? undefined : await this.#askEdge(sample, routed);
+    const verdict = edge?.verdict ?? routed ?? { hard: true, score: 0, threshold: 1 };
     if (verdict.hard) this.#counts.hard++;
     const answer = verdict.hard && cloud ? await this.#ask(cloud, sample) : undefined;
-    const final = answer && 'row' in answer ? answer.row : edge;
-    const label = argMax(Float32Array.from(final), 0, final.length);
-    if (answer && 'row' in answer && label === edgeLabel) this.#counts.agreed++;
-    return {
-      label,
-      probabilities: final,
-      edgeLabel,
-      ...verdict,
-      source: answer && 'row' in answer ? 'cloud' : 'edge',
-      latencyMs: performance.now() - startedAt,
-      ...(answer && 'why' in answer ? { fallback: answer.why } : {}),
-    };
+    if (answer && 'row' in answer)
+      return this.#cloudResult(answer.row, edge, { verdict, startedAt });
+    const said = edge ?? (await this.#askEdge(sample, routed));
+    if (answer) this.#keep({ sample, edgeLabel: said.label });
+    const latencyMs = performance.now() - startedAt;
+    this.#counts.edgeAnswers++;
+    this.#counts.edgeMs += latencyMs;
+    this.#counts.bytesSaved += sample.byteLength;
+    const { label, row: probabilities, tier } = said;
+    const result = { label, probabilities, edgeLabel: label, ...verdict, tier, latencyMs };
+    return { ...result, source: 'edge', ...(answer ? { fallback: answer.why } : {}) };
+  }
+
+  #cloudResult(
+    row: readonly number[],
+    edge: EdgeAnswer | undefined,
+    at: { readonly verdict: Verdict; readonly startedAt: number },
+  ): JointInferenceResult {
+    const label = argMax(Float32Array.from(row), 0, row.length);
+    if (edge) this.#compare(edge.label, label);
+    const latencyMs = performance.now() - at.startedAt;
+    this.#counts.cloudAnswers++;
+    this.#counts.cloudMs += latencyMs;
+    const { label: edgeLabel, tier } = edge ?? { label, tier: 0 };
+    const result = { label, probabilities: row, edgeLabel, ...at.verdict, tier, latencyMs };
+    return { ...result, source: 'cloud' };
+  }
+
+  #route(sample: Float32Array): Verdict | undefined {
+    const { mode, route } = this.#options;
+    return mode === 'mining-then-inference' ? route?.(sample) : undefined;
+  }
+
+  /** Asks the edge's models one after another until one is sure enough. */
+  async #askEdge(sample: Float32Array, routed: Verdict | undefined): Promise<EdgeAnswer> {
+    const { estimator, miner, cascade = [] } = this.#options;
+    const tiers: readonly EdgeTier[] = [{ estimator, miner }, ...cascade];
+    let last: EdgeAnswer | undefined;
+    for (const [tier, { estimator: model, miner: judge }] of tiers.entries()) {
+      const { probabilities, logits } = await model.predict(sample, 1);
+      const said = { kind: 'probabilities', probabilities } as const;
+      const verdict = routed ?? judge.judge(logits ? { ...said, logits } : said);
+      const label = argMax(probabilities, 0, probabilities.length);
+      last = { row: Array.from(probabilities), label, verdict, tier };
+      if (!verdict.hard) break;
+    }
+    if (!last) throw new Error('there is always one model at the edge');
+    return last;
+  }
+
+  #compare(edgeLabel: number, cloudLabel: number): void {
+    this.#counts.compared++;
+    if (edgeLabel === cloudLabel) this.#counts.agreed++;
   }
 
   async #ask(
@@ -176,15 +317,53 @@ export class JointInference {
     }
   }
 
+  #keep(queued: Queued): void {
+    if (this.#options.fallback !== 'queue') return;
+    // The caller may use the sample's memory again.
+    this.#queue.push({ ...queued, sample: queued.sample.slice() });
+    const { queueSize = 1_000 } = this.#options;
+    while (this.#queue.length > queueSize) {
+      this.#queue.shift();
+      this.#counts.dropped++;
+    }
+  }
+
+  /** Asks the cloud about queued samples until it is away again. */
+  async drain(): Promise<void> {
+    const { cloud, onLate } = this.#options;
+    if (this.#draining || !cloud) return;
+    this.#draining = true;
+    try {
+      for (let next = this.#queue[0]; next; next = this.#queue[0]) {
+        const row = await cloud.infer(next.sample);
+        this.#queue.shift();
+        this.#counts.uploads++;
+        this.#compare(next.edgeLabel, argMax(Float32Array.from(row), 0, row.length));
+        onLate?.({ ...next, probabilities: row });
+      }
+    } catch {
+      // still away: what is queued stays
+    } finally {
+      this.#draining = false;
+    }
+  }
+
   get metrics(): JointInferenceMetrics {
-    const { inferences, hard, uploads, fallbacks, agreed } = this.#counts;
+    const counts = this.#counts;
+    const { inferences, uploads } = counts;
+    const mean = (sum: number, count: number): number => (count === 0 ? 0 : sum / count);
     return {
       inferenceNumber: inferences,
-      hardExampleNumber: hard,
+      hardExampleNumber: counts.hard,
       uploadNumber: uploads,
-      uploadCloudRatio: inferences === 0 ? 0 : uploads / inferences,
-      fallbackNumber: fallbacks,
-      agreement: uploads === 0 ? 1 : agreed / uploads,
+      uploadCloudRatio: mean(uploads, inferences),
+      fallbackNumber: counts.fallbacks,
+      agreement: counts.compared === 0 ? 1 : counts.agreed / counts.compared,
+      queuedNumber: this.#queue.length,
+      droppedNumber: counts.dropped,
+      bytesSaved: counts.bytesSaved,
+      edgeLatencyMs: mean(counts.edgeMs, counts.edgeAnswers),
+      cloudLatencyMs: mean(counts.cloudMs, counts.cloudAnswers),
     };
   }
 
@@ -207,8 +386,9 @@ export class JointInference {
 
   /** Stops reporting, after a last report, and frees the model. */
   async close(): Promise<void> {
-    clearInterval(this.#timer);
+    for (const timer of this.#timers) clearInterval(timer);
     await this.report();
     await this.#options.estimator.close();
+    for (const { estimator } of this.#options.cascade ?? []) await estimator.close();
   }
 }
