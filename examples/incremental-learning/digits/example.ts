@@ -1,20 +1,14 @@
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { ShoalError, seededRandom } from '@shoal/core';
+import { seededRandom } from '@shoal/core';
 import { type Drift, generateDigits } from '@shoal/datasets';
 import { concatenate, OnnxEstimator, type Samples, select, slice, toImageLine } from '@shoal/lib';
 import { conv2d, dense, flatten, maxPool2d, relu, sequential } from '@shoal/training';
 import { parseAllDocuments } from 'yaml';
 import { digitData, driftPixels } from '../../src/digits-data.ts';
-import type {
-  ClusterObject,
-  DataKind,
-  Example,
-  ExampleContext,
-  ExampleResult,
-} from '../../src/example.ts';
+import type { DataKind, Example, ExampleContext, ExampleResult } from '../../src/example.ts';
+import { followStages, untilServed } from '../../src/follow-job.ts';
 import { accuracyOf, predictOverHttp } from '../../src/predict-over-http.ts';
-import { waitFor } from '../../src/wait.ts';
 
 /** The scanner was moved and its lamp is old: digits turn, fade and blur. */
 const DRIFT: Drift = { rotation: 28, fading: 0.35, blur: 1 };
@@ -98,41 +92,6 @@ async function measure(samples: Samples, context: ExampleContext): Promise<numbe
   );
 }
 
-interface JobStatus {
-  readonly conditions?: readonly {
-    readonly stage: string;
-    readonly type: string;
-    readonly message?: string;
-  }[];
-  readonly round?: number;
-  readonly deployedModel?: string;
-}
-
-/** Follows the stages until a model is deployed; a stage that fails or declines ends the wait. */
-async function followJob(context: ExampleContext): Promise<void> {
-  let shown = '';
-  const until = (object: ClusterObject): boolean => {
-    const status = (object.status ?? {}) as JobStatus;
-    const last = status.conditions?.at(-1);
-    const now = last ? `round ${status.round}: ${last.stage} ${last.type}` : '';
-    if (now !== shown && last) context.stage(now);
-    shown = now;
-    if (last?.type === 'Failed')
-      throw new ShoalError(
-        'failed_precondition',
-        `${last.stage} failed: ${last.message ?? 'no reason given'}`,
-      );
-    return status.deployedModel !== undefined;
-  };
-  await waitFor(context, {
-    kind: 'IncrementalLearningJob',
-    name: 'digits',
-    what: 'a deployed model',
-    timeoutMs: 90_000,
-    until,
-  });
-}
-
 /** A served model meets a changed world, learns from labelled samples, and is replaced while serving. */
 async function run(context: ExampleContext): Promise<ExampleResult> {
   const data = await prepareData(context.data);
@@ -145,15 +104,7 @@ async function run(context: ExampleContext): Promise<ExampleResult> {
   context.stage('starting the job');
   const manifest = readFileSync(join(import.meta.dirname, 'manifest.yaml'), 'utf8');
   await context.apply(parseAllDocuments(manifest).map((d) => d.toJS() as object));
-  const endpoints = (o: ClusterObject): boolean =>
-    ((o as { subsets?: { addresses?: unknown[] }[] }).subsets?.[0]?.addresses?.length ?? 0) > 0;
-  await waitFor(context, {
-    kind: 'Endpoints',
-    name: 'digits-inference',
-    what: 'a ready worker',
-    timeoutMs: 60_000,
-    until: endpoints,
-  });
+  await untilServed(context, 'digits-inference');
 
   context.stage('measuring the served model');
   const before = {
@@ -163,7 +114,7 @@ async function run(context: ExampleContext): Promise<ExampleResult> {
   context.stage(`${data.arriving.size} labelled digits arrive`);
   const startedAt = performance.now();
   appendFileSync(stream, lines(data.arriving));
-  await followJob(context);
+  await followStages(context, { kind: 'IncrementalLearningJob', name: 'digits' });
   const seconds = (performance.now() - startedAt) / 1000;
   context.stage('measuring the served model again');
   const after = {

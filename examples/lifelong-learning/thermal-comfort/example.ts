@@ -1,17 +1,11 @@
 import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { ShoalError, seededRandom } from '@shoal/core';
+import { seededRandom } from '@shoal/core';
 import { parseAllDocuments } from 'yaml';
-import type {
-  ClusterObject,
-  Example,
-  ExampleContext,
-  ExampleResult,
-  ResultRow,
-} from '../../src/example.ts';
+import type { Example, ExampleContext, ExampleResult, ResultRow } from '../../src/example.ts';
+import { followStages, type StagedStatus, untilServed } from '../../src/follow-job.ts';
 import { heatMapSvg } from '../../src/heat-map.ts';
 import { type StudyResult, studyRows, studyTasks } from '../../src/lifelong-study.ts';
-import { waitFor } from '../../src/wait.ts';
 import { type Cities, type City, citiesOf, linesOf } from './cities.ts';
 import {
   COMPONENTS,
@@ -60,49 +54,13 @@ async function ask(
   return { accuracy: hits / votes.size, unseen: unseen / votes.size };
 }
 
-interface JobStatus {
-  readonly conditions?: readonly { stage: string; type: string; message?: string }[];
-  readonly round?: number;
-  readonly deployedModel?: string;
-  readonly knowledgeBase?: { AIModels?: { numberOfAIModels?: number } };
+interface JobStatus extends StagedStatus {
+  readonly knowledgeBase?: { readonly AIModels?: { readonly numberOfAIModels?: number } };
 }
 
 /** Follows the stages until another version is deployed. */
 async function deployed(context: ExampleContext, before: string | undefined): Promise<JobStatus> {
-  let shown = '';
-  const until = (object: ClusterObject): boolean => {
-    const status = (object.status ?? {}) as JobStatus;
-    const last = status.conditions?.at(-1);
-    const now = last ? `round ${status.round}: ${last.stage} ${last.type}` : '';
-    if (now !== shown && last) context.stage(now);
-    shown = now;
-    if (last?.type === 'Failed')
-      throw new ShoalError(
-        'failed_precondition',
-        `${last.stage} failed: ${last.message ?? 'no reason given'}`,
-      );
-    return status.deployedModel !== undefined && status.deployedModel !== before;
-  };
-  const job = await waitFor(context, {
-    kind: 'LifelongLearningJob',
-    name: 'comfort',
-    what: 'a deployed version of the knowledge base',
-    timeoutMs: 90_000,
-    until,
-  });
-  return (job.status ?? {}) as JobStatus;
-}
-
-async function serving(context: ExampleContext): Promise<void> {
-  const addresses = (o: ClusterObject): boolean =>
-    ((o as { subsets?: { addresses?: unknown[] }[] }).subsets?.[0]?.addresses?.length ?? 0) > 0;
-  await waitFor(context, {
-    kind: 'Endpoints',
-    name: 'comfort-inference',
-    what: 'a ready worker',
-    timeoutMs: 60_000,
-    until: addresses,
-  });
+  return await followStages(context, { kind: 'LifelongLearningJob', name: 'comfort', before });
 }
 
 /** The manifest for votes of so many columns. */
@@ -133,7 +91,7 @@ async function onTheCluster(context: ExampleContext, source: Cities): Promise<Re
   appendFileSync(file, `${Array.from(order, (i) => lines[i]).join('\n')}\n`);
   context.stage(`${lines.length} votes of ${known.length} cities arrive`);
   const first = await deployed(context, undefined);
-  await serving(context);
+  await untilServed(context, 'comfort-inference');
   const asked = async (city: City): ReturnType<typeof ask> => await ask(city, columns, context);
   const before = await inTurn(known, asked);
   const strange = await asked(stranger);

@@ -18,6 +18,7 @@ import {
   silentLogger,
   systemClock,
 } from '@shoal/core';
+import { Assembly, MAX_VECTOR_BYTES, sendChunks } from '../transfer/chunks.ts';
 import { decompress } from './compression.ts';
 import { type LayoutEntry, layoutDigest } from './federated-model.ts';
 import {
@@ -28,7 +29,6 @@ import {
 import { allFinite } from './kernels.ts';
 import { type FederationResult, RoundRunner } from './round-runner.ts';
 import type { RoundSummary } from './round-store.ts';
-import { Assembly, MAX_VECTOR_BYTES, sendChunks } from './wire-transfer.ts';
 
 export interface AggregationServerOptions extends FederationOptions {
   /** Folder for models and rounds; what makes a restart go on where it was. */

@@ -18,10 +18,10 @@ import {
   silentLogger,
   systemClock,
 } from '@shoal/core';
+import { Assembly, sendChunks } from '../transfer/chunks.ts';
 import { Compressor } from './compression.ts';
 import { type FederatedModel, type LocalTask, layoutDigest } from './federated-model.ts';
 import type { RoundSummary } from './round-store.ts';
-import { Assembly, sendChunks } from './wire-transfer.ts';
 
 export interface ParticipantOptions {
   /** `host:port` of the aggregator. */

@@ -1,19 +1,9 @@
 import { createHash } from 'node:crypto';
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { digestOf, fromNode, ShoalError } from '@shoal/core';
+import { digestOf, ShoalError } from '@shoal/core';
+import { writeDurably } from '../transfer/durable-file.ts';
 import type { RestoredRound } from './round.ts';
 import type { StrategyState, UpdateInfo } from './strategy.ts';
 
@@ -50,24 +40,6 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS counted (
     round INTEGER NOT NULL, participant TEXT NOT NULL, PRIMARY KEY (round, participant)) STRICT;
   CREATE TABLE IF NOT EXISTS rounds (round INTEGER PRIMARY KEY, summary TEXT NOT NULL) STRICT;`;
-
-/** Writes a file so that it is there in full after a power cut, or not at all. */
-function writeDurably(path: string, parts: readonly Uint8Array[]): void {
-  const draft = `${path}.tmp`;
-  let file: number | undefined;
-  try {
-    file = openSync(draft, 'w');
-    for (const part of parts) {
-      for (let at = 0; at < part.length; ) at += writeSync(file, part, at);
-    }
-    fsyncSync(file);
-  } catch (error) {
-    throw fromNode(error, `writing ${path}`);
-  } finally {
-    if (file !== undefined) closeSync(file);
-  }
-  renameSync(draft, path);
-}
 
 function bytesOf(values: Float32Array): Uint8Array {
   return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);

@@ -95,6 +95,11 @@ interface Loaded {
 
 const SNAPSHOT = 'knowledge.json';
 
+/** Merged tasks share a model, but each has a detector of its own. */
+function keyOf(task: KnowledgeTask): string {
+  return `${task.model} ${detectorOf(task) ?? ''}`;
+}
+
 function servingOf(snapshot: KnowledgeSnapshot): Serving {
   const shared = (name: string): JsonObject | undefined =>
     snapshot.shared.find((s) => s.name === name)?.value;
@@ -117,7 +122,7 @@ export class EdgeTasks {
   readonly #options: EdgeTasksOptions;
   readonly #models: string;
   #serving: Serving | undefined;
-  /** Loaded models by digest, the one used longest ago first. */
+  /** Loaded models with their detectors, the one used longest ago first. */
   readonly #loaded = new Map<string, Promise<Loaded>>();
   readonly #missing = new Map<string, number>();
 
@@ -226,20 +231,21 @@ export class EdgeTasks {
 
   /** A task's model, loaded; a model that is fetched by two samples at once is fetched once. */
   async #model(task: KnowledgeTask): Promise<Loaded> {
-    const known = this.#loaded.get(task.model);
+    const key = keyOf(task);
+    const known = this.#loaded.get(key);
     if (known) {
-      this.#loaded.delete(task.model);
-      this.#loaded.set(task.model, known);
+      this.#loaded.delete(key);
+      this.#loaded.set(key, known);
       return await known;
     }
     const loading = this.#open(task);
-    this.#loaded.set(task.model, loading);
+    this.#loaded.set(key, loading);
     try {
       const loaded = await loading;
       await this.#unload();
       return loaded;
     } catch (error) {
-      this.#loaded.delete(task.model);
+      this.#loaded.delete(key);
       throw error;
     }
   }
@@ -276,11 +282,11 @@ export class EdgeTasks {
 
   async #unload(): Promise<void> {
     const { maxLoaded = 8 } = this.#options;
-    const global = this.#serving?.tasks.get(GLOBAL_TASK)?.model;
-    for (const [digest, loaded] of this.#loaded) {
+    const global = this.#serving?.tasks.get(GLOBAL_TASK);
+    for (const [key, loaded] of this.#loaded) {
       if (this.#loaded.size <= maxLoaded + 1) return;
-      if (digest === global) continue;
-      this.#loaded.delete(digest);
+      if (global && key === keyOf(global)) continue;
+      this.#loaded.delete(key);
       await (await loaded).estimator.close();
     }
   }

@@ -259,6 +259,17 @@ test('a new task whose model is no better is merged: known, and answered by what
   await learning.edge.adopt();
   const { source, task } = await learning.inference(sampleOf(taskOf(0, 1, 3), 0));
   expect([source, task]).toEqual(['task', 'place-0']);
+  // One model, but every place has a detector of its own: what is usual at one is strange at the other.
+  const unseen = async (from: number, place: string): Promise<number> => {
+    const samples = taskOf(from, 60, 7);
+    let count = 0;
+    for (let i = 0; i < samples.size; i++)
+      if ((await learning.edge.infer({ ...sampleOf(samples, i), attributes: { place } })).isUnseen)
+        count++;
+    return count;
+  };
+  expect(await unseen(1, 'place-1')).toBeLessThan(15);
+  expect(await unseen(1, 'place-0')).toBeGreaterThan(20);
 });
 
 test('too few samples wait; unknown attributes, no samples and odd sizes are told', async () => {

@@ -16,7 +16,7 @@ import {
   StatModelRequestSchema,
 } from '@shoal/api';
 import { digestOf } from '@shoal/core';
-import { Assembly, sendChunks } from '../../federated-learning/wire-transfer.ts';
+import { Assembly, sendChunks } from '../../transfer/chunks.ts';
 import { fromStatus } from './grpc-errors.ts';
 import type {
   Change,

@@ -28,7 +28,7 @@ import {
   type StatModelRequest,
 } from '@shoal/api';
 import { type KeyPair, type Logger, messageOf, ShoalError, silentLogger } from '@shoal/core';
-import { Assembly, sendChunks } from '../../federated-learning/wire-transfer.ts';
+import { Assembly, sendChunks } from '../../transfer/chunks.ts';
 import { toStatus } from './grpc-errors.ts';
 import type { KnowledgeStore } from './store.ts';
 import { opens } from './tokens.ts';

@@ -1,19 +1,8 @@
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
 import { canonicalJson, digestOf, fromNode, isDigest, ShoalError } from '@shoal/core';
+import { DRAFT, writeDurably } from '../../transfer/durable-file.ts';
 import { checkChange } from './check-change.ts';
 import {
   type Change,
@@ -46,21 +35,6 @@ export interface JobSummary {
 
 const DEFAULT_BUDGET = 8 * 2 ** 30;
 
-function writeDurably(path: string, bytes: Uint8Array): void {
-  const draft = `${path}.${process.pid}.tmp`;
-  let file: number | undefined;
-  try {
-    file = openSync(draft, 'w');
-    for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at);
-    fsyncSync(file);
-  } catch (error) {
-    throw fromNode(error, `writing ${path}`);
-  } finally {
-    if (file !== undefined) closeSync(file);
-  }
-  renameSync(draft, path);
-}
-
 /** Digests of the files a task names: its model, and its detector where it has one. */
 function filesOf(task: KnowledgeTask): string[] {
   const { detector } = task.knowledge;
@@ -89,7 +63,7 @@ export class KnowledgeStore {
     try {
       mkdirSync(this.#models, { recursive: true });
       for (const name of readdirSync(this.#models))
-        if (name.endsWith('.tmp')) rmSync(join(this.#models, name), { force: true });
+        if (name.endsWith(DRAFT)) rmSync(join(this.#models, name), { force: true });
     } catch (error) {
       throw fromNode(error, `opening knowledge base ${options.dir}`);
     }
@@ -336,7 +310,7 @@ export class KnowledgeStore {
     this.#db.exec('BEGIN IMMEDIATE');
     try {
       this.#charge(job, bytes.length);
-      writeDurably(path, bytes);
+      writeDurably(path, [bytes]);
       this.#db.exec('COMMIT');
     } catch (error) {
       this.#db.exec('ROLLBACK');
