@@ -190,7 +190,7 @@ export interface TriggerCondition {
   readonly metric: string;
 }
 
-/** When this stage may begin: the condition must hold, inside the timer window if one is given. */
+/** When this stage may begin: the condition must hold, with all of `all` and one of `any`, inside the timer window if one is given. */
 export interface Trigger {
   /** How often the condition is checked, in seconds. */
   readonly checkPeriodSeconds?: number;
@@ -198,13 +198,17 @@ export interface Trigger {
   readonly timer?: TriggerTimer;
   /** metric <operator> threshold */
   readonly condition: TriggerCondition;
+  /** Conditions that must hold as well: guards, such as recall_delta >= -0.02. */
+  readonly all?: readonly TriggerCondition[];
+  /** Conditions of which at least one must hold as well. */
+  readonly any?: readonly TriggerCondition[];
 }
 
 /** Training. */
 export interface TrainSpec {
   /** The pod of this worker. Labels, annotations and environment are kept as written. */
   readonly template: PodTemplate;
-  /** When this stage may begin: the condition must hold, inside the timer window if one is given. */
+  /** When this stage may begin: the condition must hold, with all of `all` and one of `any`, inside the timer window if one is given. */
   readonly trigger: Trigger;
 }
 
@@ -230,7 +234,7 @@ export interface DeployModel {
 export interface DeploySpec {
   /** The model that is served. */
   readonly model: DeployModel;
-  /** When this stage may begin: the condition must hold, inside the timer window if one is given. */
+  /** When this stage may begin: the condition must hold, with all of `all` and one of `any`, inside the timer window if one is given. */
   readonly trigger: Trigger;
   /** How hard examples are recognised. */
   readonly hardExampleMining: HardExampleMining;
@@ -492,7 +496,7 @@ export interface LifelongDataset {
 export interface LifelongTrainSpec {
   /** The pod of this worker. Labels, annotations and environment are kept as written. */
   readonly template: PodTemplate;
-  /** When this stage may begin: the condition must hold, inside the timer window if one is given. */
+  /** When this stage may begin: the condition must hold, with all of `all` and one of `any`, inside the timer window if one is given. */
   readonly trigger: Trigger;
 }
 

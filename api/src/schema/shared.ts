@@ -70,9 +70,23 @@ export const OPERATORS = [
 
 const clock = { pattern: '^([01][0-9]|2[0-3]):[0-5][0-9]$' };
 
+/** One comparison of a trigger. */
+const triggerCondition = (description: string): Field =>
+  object(
+    description,
+    {
+      'operator!': string('Comparison.', { enum: [...OPERATORS] }),
+      'threshold!': number('Right-hand side of the comparison.'),
+      'metric!': string(
+        'num_of_samples for training; for deployment a metric, metric[i], or metric_delta (new − old).',
+      ),
+    },
+    'TriggerCondition',
+  );
+
 /** When a stage may begin. */
 export const trigger: Field = object(
-  'When this stage may begin: the condition must hold, inside the timer window if one is given.',
+  'When this stage may begin: the condition must hold, with all of `all` and one of `any`, inside the timer window if one is given.',
   {
     checkPeriodSeconds: integer('How often the condition is checked, in seconds.', {
       minimum: 1,
@@ -87,16 +101,14 @@ export const trigger: Field = object(
       },
       'TriggerTimer',
     ),
-    'condition!': object(
-      'metric <operator> threshold',
-      {
-        'operator!': string('Comparison.', { enum: [...OPERATORS] }),
-        'threshold!': number('Right-hand side of the comparison.'),
-        'metric!': string(
-          'num_of_samples for training; for deployment a metric, metric[i], or metric_delta (new − old).',
-        ),
-      },
-      'TriggerCondition',
+    'condition!': triggerCondition('metric <operator> threshold'),
+    all: list(
+      'Conditions that must hold as well: guards, such as recall_delta >= -0.02.',
+      triggerCondition('metric <operator> threshold'),
+    ),
+    any: list(
+      'Conditions of which at least one must hold as well.',
+      triggerCondition('metric <operator> threshold'),
     ),
   },
   'Trigger',

@@ -73,3 +73,25 @@ test('windows, also over midnight', () => {
     reason: expect.stringContaining('outside 00:00–01:00') as string,
   });
 });
+
+test('guards: all of them must hold; of any, one is enough; the reason names what did not', () => {
+  const condition = { metric: 'accuracy_delta', operator: '>' as const, threshold: 0 };
+  const all = [{ metric: 'recall_delta', operator: '>=' as const, threshold: -0.02 }];
+  const any = [
+    { metric: 'precision_delta', operator: '>' as const, threshold: 0.1 },
+    { metric: 'accuracy', operator: '>' as const, threshold: 0.9 },
+  ];
+  const good = { accuracy_delta: 0.01, recall_delta: -0.01, precision_delta: 0, accuracy: 0.95 };
+  expect(decide({ condition, all, any }, good, 0)).toEqual({
+    fires: true,
+    reason:
+      'accuracy_delta = 0.01, asked for > 0; recall_delta = -0.01, asked for >= -0.02; accuracy = 0.95, asked for > 0.9',
+  });
+  expect(decide({ condition, all, any }, { ...good, recall_delta: -0.1 }, 0)).toEqual({
+    fires: false,
+    reason: 'recall_delta = -0.1, asked for >= -0.02',
+  });
+  expect(decide({ condition, all, any }, { ...good, accuracy: 0.8 }, 0).reason).toMatch(
+    /^none of: precision_delta = 0, .*; accuracy = 0.8/,
+  );
+});

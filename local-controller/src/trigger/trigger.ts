@@ -49,26 +49,42 @@ function localTime(nowMs: number): string {
   return `${String(date.getHours()).padStart(2, '0')}:${String(date.getMinutes()).padStart(2, '0')}`;
 }
 
-/** Decides a trigger: the condition must hold, inside the timer's window if there is one. */
-export function decide(
-  trigger: Pick<Trigger, 'condition' | 'timer'>,
-  figures: TriggerFigures,
-  nowMs: number,
-): TriggerVerdict {
-  const { metric, operator, threshold } = trigger.condition;
+/** Whether one comparison holds, and what it compared. */
+function compare(condition: Trigger['condition'], figures: TriggerFigures): TriggerVerdict {
+  const { metric, operator, threshold } = condition;
   const value = figure(figures, metric);
   if (value === undefined) {
     const known = Object.keys(figures).join(', ') || 'none';
     return { fires: false, reason: `there is no figure "${metric}"; there are: ${known}` };
   }
   const name = SYMBOLS[operator] ?? operator;
-  const holds = COMPARE[name]?.(value, threshold) ?? false;
-  const text = `${metric} = ${Number(value.toFixed(6))}, asked for ${operator} ${threshold}`;
-  if (!holds) return { fires: false, reason: text };
-  const { timer } = trigger;
+  const fires = COMPARE[name]?.(value, threshold) ?? false;
+  const reason = `${metric} = ${Number(value.toFixed(6))}, asked for ${operator} ${threshold}`;
+  return { fires, reason };
+}
+
+/**
+ * Decides a trigger: the condition must hold, with all of `all` and, where there are some, one of
+ * `any`, inside the timer's window if there is one. The reason is that of the first that does not hold.
+ */
+export function decide(
+  trigger: Pick<Trigger, 'condition' | 'all' | 'any' | 'timer'>,
+  figures: TriggerFigures,
+  nowMs: number,
+): TriggerVerdict {
+  const { condition, all = [], any = [], timer } = trigger;
+  const needed = [condition, ...all].map((c) => compare(c, figures));
+  const failed = needed.find((v) => !v.fires);
+  if (failed) return failed;
+  const choices = any.map((c) => compare(c, figures));
+  const chosen = choices.find((v) => v.fires);
+  const tell = (verdicts: readonly TriggerVerdict[]): string =>
+    verdicts.map((v) => v.reason).join('; ');
+  if (choices.length > 0 && !chosen) return { fires: false, reason: `none of: ${tell(choices)}` };
+  const reason = tell(chosen ? [...needed, chosen] : needed);
   if (timer && !inWindow(localTime(nowMs), timer))
-    return { fires: false, reason: `${text}, but outside ${timer.start}–${timer.end}` };
-  return { fires: true, reason: text };
+    return { fires: false, reason: `${reason}, but outside ${timer.start}–${timer.end}` };
+  return { fires: true, reason };
 }
 
 /**
