@@ -97,6 +97,15 @@ test('an edge that is always wrong sends everything up; one that never is keeps 
   expect(conformalRiskThreshold(right, 0.05)).toBe(lowest);
 });
 
+test('errors of a saturated model, which scores exactly 1, are not kept by a promise', () => {
+  const saturated = Array.from({ length: 1_000 }, (_, i) => ({ score: 1, wrong: i < 20 }));
+  for (const threshold of [
+    conformalRiskThreshold(saturated, 0.01),
+    learnThenTestThreshold(saturated, { alpha: 0.01, delta: 0.05 }),
+  ])
+    expect(riskOf(threshold, saturated)).toBe(0);
+});
+
 test('bounds by hand', () => {
   expect(binomialTail(3, 1, 0.5)).toBeCloseTo(0.5, 12);
   expect(hoeffdingBentkus(0, 10, 0.5)).toBeCloseTo(0.5 ** 10, 12); // kl(0, ½) = ln 2

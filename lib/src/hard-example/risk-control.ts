@@ -18,6 +18,9 @@ function expectLevel(name: string, value: number): void {
     throw new ShoalError('invalid_argument', `${name} must be in (0, 1), got ${value}`);
 }
 
+/** A threshold above every score, 1 included: a saturated softmax scores exactly 1. Its risk is 0. */
+const EVERYTHING_UP = 1 + Number.EPSILON;
+
 /** Thresholds from the safest (everything goes up) down, each with the errors it would keep. */
 function candidates(ordered: readonly ScoredSample[]): { threshold: number; kept: number }[] {
   const found: { threshold: number; kept: number }[] = [];
@@ -36,7 +39,7 @@ function candidates(ordered: readonly ScoredSample[]): { threshold: number; kept
  * is the share of all samples that are answered at the edge and wrong. Then E[risk] ≤ α.
  *
  * @param alpha α in (0, 1).
- * @returns Threshold in [0, 1]; samples that score below it go up.
+ * @returns Threshold in [0, 1], or just above 1 when everything must go up; samples that score below it do.
  * @throws ShoalError `failed_precondition` when there are fewer than 1/α − 1 samples: no threshold
  *   could keep the promise.
  */
@@ -48,13 +51,12 @@ export function conformalRiskThreshold(samples: readonly ScoredSample[], alpha: 
       'failed_precondition',
       `a risk of ${alpha} cannot be promised from ${n} calibration samples; at least ${Math.ceil(1 / alpha - 1)} are needed`,
     );
-  // A threshold above every score sends everything up: its risk is 0.
-  let best = Number.MIN_VALUE + 1;
+  let best = EVERYTHING_UP;
   for (const { threshold, kept } of candidates(sorted(samples))) {
     if (kept / (n + 1) + 1 / (n + 1) > alpha) break;
     best = threshold;
   }
-  return Math.min(1, best);
+  return best;
 }
 
 function logBinomial(n: number, k: number): number {
@@ -103,7 +105,7 @@ export function learnThenTestThreshold(
       'failed_precondition',
       `a risk of ${alpha} with confidence ${1 - delta} cannot be promised from ${n} calibration samples; at least ${Math.ceil(Math.log(delta) / Math.log1p(-alpha))} are needed`,
     );
-  let best = 1;
+  let best = EVERYTHING_UP;
   for (const { threshold, kept } of candidates(sorted(samples))) {
     if (hoeffdingBentkus(kept, n, alpha) > delta) break;
     best = threshold;

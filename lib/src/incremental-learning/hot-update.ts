@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { dirname, isAbsolute, join } from 'node:path';
-import { type Clock, isJsonObject, type Logger, messageOf } from '@shoal/core';
+import { type Clock, isJsonObject, isShoalError, type Logger, messageOf } from '@shoal/core';
 import type { Estimator } from '../estimator/estimator.ts';
 import type { Reporter } from '../report/local-controller.ts';
 
@@ -20,6 +20,8 @@ export interface HotUpdateOptions {
   readonly logger: Logger;
   readonly signal: AbortSignal;
 }
+
+const AWAY: ReadonlySet<string> = new Set(['unavailable', 'deadline_exceeded']);
 
 interface Pointer {
   readonly path: string;
@@ -49,6 +51,8 @@ async function swap(pointer: Pointer, options: HotUpdateOptions): Promise<void> 
     await options.selfTest(next);
   } catch (error) {
     await next.close();
+    // The model is not refused: it could not be fetched. The next poll tries again.
+    if (isShoalError(error) && AWAY.has(error.code)) throw error;
     options.logger.error('new model refused, the old one goes on', { reason: messageOf(error) });
     await options.reporter.send({
       kind: 'deploy',
@@ -77,7 +81,9 @@ export async function followModel(options: HotUpdateOptions): Promise<void> {
         await swap(pointer, options);
         current = pointer.updated;
       } catch (error) {
-        options.logger.warn('model update not reported, will retry', { reason: messageOf(error) });
+        options.logger.warn('model update not taken or not reported, will retry', {
+          reason: messageOf(error),
+        });
       }
     }
     await clock.sleep(options.periodMs, signal).catch(() => undefined);

@@ -1,4 +1,4 @@
-import { type Clock, ShoalError, systemClock } from '@shoal/core';
+import { type Clock, isShoalError, ShoalError, systemClock } from '@shoal/core';
 import type { CloudModel } from './cloud-client.ts';
 
 export interface BreakerOptions {
@@ -39,6 +39,12 @@ export function withBreaker(model: CloudModel, options: BreakerOptions = {}): Cl
         openedAt = undefined;
         return row;
       } catch (error) {
+        // An answer about the sample is an answer: the cloud is there.
+        if (isShoalError(error) && error.retry === 'terminal') {
+          inRow = 0;
+          openedAt = undefined;
+          throw error;
+        }
         inRow++;
         if (isTrial || inRow >= failures) openedAt = clock.now();
         throw error;

@@ -47,11 +47,14 @@ export function createCloudClient(options: CloudClientOptions): CloudModel {
           { cause: error },
         );
       });
-      if (!response.ok)
+      if (!response.ok) {
+        // 429 and 503 ask to come again; other 4xx say that this sample will never do.
+        const never = response.status >= 400 && response.status < 500 && response.status !== 429;
         throw new ShoalError(
-          'unavailable',
+          never ? 'invalid_argument' : 'unavailable',
           `the cloud model at ${url} answers HTTP ${response.status}`,
         );
+      }
       return wire === 'tensor'
         ? await tensorRow(response, url)
         : readRow(await response.json(), url);

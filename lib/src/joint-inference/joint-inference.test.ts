@@ -168,3 +168,22 @@ test('a cascade asks larger models at the edge before the cloud', async () => {
   expect(await joint.inference(hardest)).toMatchObject({ tier: 1, source: 'cloud' });
   await joint.close();
 });
+
+test('a queued sample the cloud can never answer makes way for those behind it', async () => {
+  let away = true;
+  const cloud = {
+    infer: (sample: Float32Array): Promise<number[]> => {
+      if (away) return Promise.reject(new ShoalError('unavailable', 'no answer'));
+      if (Number(sample[0]?.toFixed(2)) === 0.51)
+        return Promise.reject(new ShoalError('invalid_argument', 'HTTP 400'));
+      return Promise.resolve([0.1, 0.9]);
+    },
+  };
+  const options = { estimator: echo, miner, cloud, fallback: 'queue' } as const;
+  const joint = new JointInference(options);
+  for (const p of [0.51, 0.53]) await joint.inference(Float32Array.of(p, 1 - p));
+  away = false;
+  await joint.drain();
+  expect(joint.metrics).toMatchObject({ queuedNumber: 0, droppedNumber: 1, uploadNumber: 1 });
+  await joint.close();
+});

@@ -1,6 +1,7 @@
 import {
   choice,
   integer,
+  isShoalError,
   messageOf,
   readConfig,
   type SettingTable,
@@ -328,6 +329,27 @@ export class JointInference {
     }
   }
 
+  /**
+   * The cloud's answer to a queued sample, which then leaves the queue; so does one that the cloud
+   * cannot answer, however often it is asked.
+   */
+  async #askLate(cloud: CloudModel, next: Queued): Promise<readonly number[] | undefined> {
+    // A full queue may have given it up meanwhile.
+    const leave = (): void => {
+      if (this.#queue[0] === next) this.#queue.shift();
+    };
+    try {
+      const row = await cloud.infer(next.sample);
+      leave();
+      return row;
+    } catch (error) {
+      if (!isShoalError(error) || error.retry === 'backoff') throw error;
+      leave();
+      this.#counts.dropped++;
+      return undefined;
+    }
+  }
+
   /** Asks the cloud about queued samples until it is away again. */
   async drain(): Promise<void> {
     const { cloud, onLate } = this.#options;
@@ -335,8 +357,8 @@ export class JointInference {
     this.#draining = true;
     try {
       for (let next = this.#queue[0]; next; next = this.#queue[0]) {
-        const row = await cloud.infer(next.sample);
-        this.#queue.shift();
+        const row = await this.#askLate(cloud, next);
+        if (!row) continue;
         this.#counts.uploads++;
         this.#compare(next.edgeLabel, argMax(Float32Array.from(row), 0, row.length));
         onLate?.({ ...next, probabilities: row });

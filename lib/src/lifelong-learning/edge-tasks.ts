@@ -3,11 +3,9 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
-  renameSync,
   rmSync,
   statSync,
   utimesSync,
-  writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import {
@@ -20,6 +18,7 @@ import {
 } from '@shoal/core';
 import { argMax } from '../estimator/classification-metrics.ts';
 import type { Estimator, Predictions } from '../estimator/estimator.ts';
+import { writeDurably } from '../transfer/durable-file.ts';
 import type {
   KnowledgeBase,
   KnowledgeSnapshot,
@@ -94,6 +93,10 @@ interface Loaded {
 }
 
 const SNAPSHOT = 'knowledge.json';
+/** A model that made room may still be answering. */
+const CLOSE_AFTER_MS = 5_000;
+/** How long after a fetch that failed the same is not tried again. */
+const MISSING_MS = 5_000;
 
 /** Merged tasks share a model, but each has a detector of its own. */
 function keyOf(task: KnowledgeTask): string {
@@ -125,6 +128,7 @@ export class EdgeTasks {
   /** Loaded models with their detectors, the one used longest ago first. */
   readonly #loaded = new Map<string, Promise<Loaded>>();
   readonly #missing = new Map<string, number>();
+  readonly #whole = new Set<string>();
 
   constructor(options: EdgeTasksOptions) {
     this.#options = options;
@@ -176,8 +180,7 @@ export class EdgeTasks {
       );
     await this.#selfTest(await this.#model(global), serving.extractor.inputs);
     const path = join(dir, SNAPSHOT);
-    writeFileSync(`${path}.tmp`, JSON.stringify(snapshot));
-    renameSync(`${path}.tmp`, path);
+    writeDurably(path, [Buffer.from(JSON.stringify(snapshot))]);
     this.#serving = serving;
     this.#missing.clear();
     return snapshot.version;
@@ -193,7 +196,7 @@ export class EdgeTasks {
   async #file(digest: string): Promise<string> {
     if (!isDigest(digest)) throw new ShoalError('data_corrupt', `"${digest}" is not a digest`);
     const path = join(this.#models, `${digest.slice(7)}.onnx`);
-    if (existsSync(path)) {
+    if (this.#isWhole(path, digest)) {
       const now = new Date();
       utimesSync(path, now, now); // what is used stays
       return path;
@@ -202,9 +205,17 @@ export class EdgeTasks {
     if (digestOf(bytes) !== digest)
       throw new ShoalError('data_corrupt', `what came as ${digest} is something else`);
     this.#makeRoom(bytes.length);
-    writeFileSync(`${path}.tmp`, bytes);
-    renameSync(`${path}.tmp`, path);
+    writeDurably(path, [bytes]);
     return path;
+  }
+
+  /** Whether a file is here and is what its name says; looked at once in the life of a process. */
+  #isWhole(path: string, digest: string): boolean {
+    if (!existsSync(path)) return false;
+    if (this.#whole.has(digest)) return true;
+    if (digestOf(readFileSync(path)) !== digest) return false;
+    this.#whole.add(digest);
+    return true;
   }
 
   /** Removes files used longest ago until there is room; the global model stays. */
@@ -242,7 +253,7 @@ export class EdgeTasks {
     this.#loaded.set(key, loading);
     try {
       const loaded = await loading;
-      await this.#unload();
+      this.#unload();
       return loaded;
     } catch (error) {
       this.#loaded.delete(key);
@@ -264,6 +275,11 @@ export class EdgeTasks {
 
   /** Detectors of all tasks, for an allocation that asks them; a task whose detector is not here is left out. */
   async #allDetectors(serving: Serving): Promise<Map<string, TaskDetector>> {
+    const missing = (): void => {
+      // Asked for again after a while: the network may be back.
+      setTimeout(() => delete serving.detectors, MISSING_MS).unref();
+    };
+    let complete = true;
     const found = new Map<string, TaskDetector>();
     for (const [name, task] of serving.tasks) {
       const digest = name === GLOBAL_TASK ? undefined : detectorOf(task);
@@ -271,23 +287,32 @@ export class EdgeTasks {
       try {
         found.set(name, await this.#detector(digest));
       } catch (error) {
+        complete = false;
         this.#options.logger.warn('a task’s detector is not here', {
           task: name,
           reason: messageOf(error),
         });
       }
     }
+    if (!complete) missing();
     return found;
   }
 
-  async #unload(): Promise<void> {
+  #unload(): void {
     const { maxLoaded = 8 } = this.#options;
     const global = this.#serving?.tasks.get(GLOBAL_TASK);
     for (const [key, loaded] of this.#loaded) {
       if (this.#loaded.size <= maxLoaded + 1) return;
       if (global && key === keyOf(global)) continue;
       this.#loaded.delete(key);
-      await (await loaded).estimator.close();
+      // Not awaited: another task's slow or failed fetch is none of this sample's business.
+      void loaded.then(
+        async ({ estimator }) => {
+          await new Promise((resolve) => setTimeout(resolve, CLOSE_AFTER_MS).unref());
+          await estimator.close();
+        },
+        () => undefined,
+      );
     }
   }
 
@@ -296,7 +321,7 @@ export class EdgeTasks {
     const task = serving.tasks.get(name);
     if (!task) return undefined;
     const failed = this.#missing.get(task.model);
-    if (failed !== undefined && Date.now() - failed < 5_000) return undefined;
+    if (failed !== undefined && Date.now() - failed < MISSING_MS) return undefined;
     try {
       return await this.#model(task);
     } catch (error) {
@@ -342,9 +367,9 @@ export class EdgeTasks {
       const name = taskAllocation.allocate(serving.allocation, { attributes, features });
       return { task: isKnown(name) ? name : undefined };
     }
-    serving.detectors ??= this.#allDetectors(serving);
+    const detectors = await (serving.detectors ??= this.#allDetectors(serving));
     const pValues = new Map<string, number>();
-    for (const [name, detector] of await serving.detectors)
+    for (const [name, detector] of detectors)
       pValues.set(name, detectorPValue(unseenSampleRecognition, detector, { inputs, logits: [] }));
     const features = new Float32Array();
     const name = taskAllocation.allocate(serving.allocation, { attributes, features, pValues });

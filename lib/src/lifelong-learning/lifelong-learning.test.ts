@@ -11,6 +11,7 @@ import { LifelongLearning, type LifelongOptions } from './lifelong-learning.ts';
 import type { ComponentChoices } from './task/components.ts';
 import { concatenateTasks, type TaskSamples } from './task/task-samples.ts';
 import type { CreateEstimator } from './task-models.ts';
+import { UnseenSpool } from './unseen-spool.ts';
 
 const WIDTH = 5;
 const cleanups: (() => void | Promise<void>)[] = [];
@@ -270,6 +271,54 @@ test('a new task whose model is no better is merged: known, and answered by what
   };
   expect(await unseen(1, 'place-1')).toBeLessThan(15);
   expect(await unseen(1, 'place-0')).toBeGreaterThan(20);
+});
+
+test('what is below the threshold is neither admitted nor merged, and nothing is deployed of it', async () => {
+  const { base, open } = bench(BY_PLACE);
+  const learning = await open({ criterion: { threshold: 1.01 } });
+  const { candidates } = await learning.train(several([0, 1], 100, 1));
+  const { verdicts } = await learning.evaluate(several([0, 1], 40, 2), candidates);
+  expect(verdicts.map((v) => v.admitted || v.merged)).toEqual([false, false, false]);
+  expect((await base.snapshot()).tasks).toEqual([]);
+  await expect(learning.edge.adopt()).rejects.toThrow(/no feature extractor|no global model/);
+});
+
+test('uploads are cut by bytes; a sample too large for the base is dropped, not sent for ever', async () => {
+  const spool = new UnseenSpool({ path: ':memory:', edge: 'e' });
+  const add = (length: number): void =>
+    spool.add({
+      task: '',
+      attributes: {},
+      shape: [length],
+      inputs: new Float32Array(length),
+      recordedAtMs: 1,
+    });
+  for (let i = 0; i < 6; i++) add(25_000);
+  add(2 * 1024 * 1024);
+  expect([spool.pendingCount, spool.dropped]).toEqual([6, 1]);
+  expect(spool.pending(100, 250_000)).toHaveLength(2);
+  expect(spool.pending(100, 1)).toHaveLength(1);
+  expect(spool.pending(100)).toHaveLength(6);
+  spool.close();
+  await Promise.resolve();
+});
+
+test('a detector or a model file that was torn by a power cut is fetched again', async () => {
+  const { open } = bench({ ...BY_PLACE, taskAllocation: { method: 'TaskAllocationByDetector' } });
+  const teacher = await open();
+  const { candidates } = await teacher.train(several([0, 1], 200, 1));
+  await teacher.evaluate(several([0, 1], 50, 2), candidates);
+  const dir = folder();
+  const environment = { edge_output_url: dir, UNSEEN_ALPHA: '0.001' };
+  const edge = await open({ environment });
+  await edge.edge.adopt();
+  await edge.inference(sampleOf(taskOf(1, 1, 5), 0));
+  await edge.close();
+  for (const file of readdirSync(join(dir, 'models'))) writeFileSync(join(dir, 'models', file), '');
+  const again = await open({ environment });
+  expect(again.edge.restore()).toBe(true);
+  await again.edge.adopt();
+  expect((await again.inference(sampleOf(taskOf(1, 1, 5), 0))).source).toBe('task');
 });
 
 test('too few samples wait; unknown attributes, no samples and odd sizes are told', async () => {

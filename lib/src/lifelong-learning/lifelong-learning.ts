@@ -103,7 +103,9 @@ export interface LifelongOptions {
   readonly logger?: Logger;
 }
 
+/** One upload: small enough to arrive within a call's deadline over a slow link. */
 const UPLOAD_BATCH = 100;
+const UPLOAD_BYTES = 512 * 1024;
 
 function writeIndex(path: string, index: KnowledgeIndex): void {
   try {
@@ -391,7 +393,7 @@ export class LifelongLearning {
   async upload(): Promise<number> {
     let sent = 0;
     for (;;) {
-      const batch = this.#unseen.pending(UPLOAD_BATCH);
+      const batch = this.#unseen.pending(UPLOAD_BATCH, UPLOAD_BYTES);
       if (batch.length === 0) break;
       await this.#knowledge.commit(batch.map((sample) => ({ kind: 'sample', sample })));
       this.#unseen.arrived(batch.map((s) => s.id));

@@ -82,7 +82,6 @@ export class TaskEvaluation {
       random: random.fork('definition'),
     };
     const defined = samples.size > 0 ? components.taskDefinition.define(samples, context) : [];
-    const global = candidates.find((c) => c.name === GLOBAL_TASK);
     const verdicts: Verdict[] = [];
     const changes: Change[] = [];
     const admitted = new Map(snapshot.tasks.map((t) => [t.name, t]));
@@ -92,7 +91,7 @@ export class TaskEvaluation {
         candidate.name === GLOBAL_TASK
           ? Array.from({ length: samples.size }, (_, i) => i)
           : defined.filter((d) => names.has(d.name)).flatMap((d) => d.positions);
-      const rival = admitted.get(candidate.name) ?? admitted.get(GLOBAL_TASK) ?? global;
+      const rival = admitted.get(candidate.name) ?? admitted.get(GLOBAL_TASK);
       const held = selectTask(samples, positions);
       const verdict = await this.#judge(candidate, rival, held);
       logger.info('task evaluated', { ...verdict, metrics: undefined, ...verdict.metrics });
@@ -108,7 +107,7 @@ export class TaskEvaluation {
       const merged =
         verdict.admitted || admitted.has(candidate.name)
           ? undefined
-          : this.#merged(candidate, rival, verdict);
+          : await this.#merged(candidate, rival, held);
       if (merged) changes.push(...this.#mergeChanges(merged, verdict));
       const taken = verdict.admitted ? candidate : merged;
       if (taken) admitted.set(candidate.name, { ...taken, state: 'admitted' });
@@ -124,15 +123,16 @@ export class TaskEvaluation {
    * A new task whose own model is no better is merged: it is known from now on, and the model it was
    * held against answers for it.
    */
-  #merged(
+  async #merged(
     candidate: KnowledgeTask,
     rival: KnowledgeTask | undefined,
-    verdict: Verdict,
-  ): KnowledgeTask | undefined {
-    const judged = Number.isFinite(verdict.metrics[this.#metric]);
-    if (!rival || !judged || rival.model === candidate.model || candidate.name === GLOBAL_TASK)
-      return undefined;
-    return { ...candidate, model: rival.model, modelBytes: rival.modelBytes, metrics: {} };
+    held: TaskSamples,
+  ): Promise<KnowledgeTask | undefined> {
+    if (!rival || held.size === 0 || candidate.name === GLOBAL_TASK) return undefined;
+    const metrics = await this.#score(rival, held);
+    const score = metrics[this.#metric] ?? Number.NaN;
+    if (!(score >= (this.#ports.criterion.threshold ?? Number.NEGATIVE_INFINITY))) return undefined;
+    return { ...candidate, model: rival.model, modelBytes: rival.modelBytes, metrics };
   }
 
   #mergeChanges(task: KnowledgeTask, verdict: Verdict): Change[] {

@@ -2,6 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { fromNode } from '@shoal/core';
+import { MAX_SAMPLE_BYTES } from './knowledge-base/check-change.ts';
 import type { KnowledgeSample } from './knowledge-base/knowledge-base.ts';
 
 export interface SpoolOptions {
@@ -35,7 +36,8 @@ export class UnseenSpool {
     } catch (error) {
       throw fromNode(error, `opening ${options.path}`);
     }
-    this.#db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;');
+    // FULL: a rolled back insert would give an id again that the cloud holds already.
+    this.#db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;');
     this.#db.exec(`
       CREATE TABLE IF NOT EXISTS samples (
         number INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL, inputs BLOB NOT NULL,
@@ -81,6 +83,11 @@ export class UnseenSpool {
   /** Keeps a sample. A full spool drops the oldest, sent ones first; what was never sent is counted. */
   add(sample: SpooledSample): void {
     const { inputs, ...body } = sample;
+    if (inputs.byteLength > MAX_SAMPLE_BYTES) {
+      // The knowledge base would refuse it, and everything behind it with it.
+      this.#setFact('dropped', this.dropped + 1);
+      return;
+    }
     const bytes = new Uint8Array(inputs.buffer, inputs.byteOffset, inputs.byteLength);
     this.#db
       .prepare('INSERT INTO samples (body, inputs) VALUES (?, ?)')
@@ -103,8 +110,15 @@ export class UnseenSpool {
       .run(count);
   }
 
-  /** Samples that are not known to have arrived, oldest first. */
-  pending(limit: number): KnowledgeSample[] {
+  /** Samples that are not known to have arrived, oldest first: so many, and about so many bytes. */
+  pending(limit: number, maxBytes: number = Number.POSITIVE_INFINITY): KnowledgeSample[] {
+    const found = this.#unsent(limit);
+    let bytes = 0;
+    const fits = found.findIndex((s, i) => (bytes += s.inputs.byteLength) > maxBytes && i > 0);
+    return fits < 0 ? found : found.slice(0, fits);
+  }
+
+  #unsent(limit: number): KnowledgeSample[] {
     const instance = this.#instance;
     return this.#db
       .prepare('SELECT * FROM samples WHERE sent = 0 ORDER BY number LIMIT ?')

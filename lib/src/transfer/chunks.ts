@@ -68,7 +68,8 @@ interface Writable<Frame> {
   off(event: 'drain' | 'close' | 'error', listener: () => void): unknown;
 }
 
-function drained(stream: Writable<never>): Promise<void> {
+/** Resolves when a stream takes more, or never will again. */
+export function drained(stream: Pick<Writable<never>, 'once' | 'off'>): Promise<void> {
   return new Promise((resolve) => {
     const done = (): void => {
       for (const event of ['drain', 'close', 'error'] as const) stream.off(event, done);

@@ -44,12 +44,20 @@ const tokenSecret = (job: LifelongLearningJob): string => `${job.metadata.name}-
 /** The secret with the job's token; made once. */
 async function ensureToken(job: LifelongLearningJob, ports: LifelongPorts): Promise<void> {
   const { namespace = '' } = job.metadata;
-  if (await ports.api.get(SECRET, namespace, tokenSecret(job))) return;
   const token = knowledgeToken(ports.knowledgeBase.key, knowledgeJob(job.metadata));
+  const name = tokenSecret(job);
+  const known = await ports.api.get(SECRET, namespace, name);
+  const data = Buffer.from(token).toString('base64');
+  const isOurs =
+    (known as { data?: { token?: string } } | undefined)?.data?.token === data &&
+    known?.metadata.ownerReferences?.some((o) => o.uid === job.metadata.uid);
+  if (isOurs) return;
+  // That of an earlier job of this name, or made with an earlier key.
+  if (known) await ports.api.delete(SECRET, namespace, name);
   await ports.api.create(SECRET, {
-    metadata: { name: tokenSecret(job), namespace, ownerReferences: [ownerReference(job)] },
+    metadata: { name, namespace, ownerReferences: [ownerReference(job)] },
     type: 'Opaque',
-    data: { token: Buffer.from(token).toString('base64') },
+    data: { token: data },
   });
 }
 

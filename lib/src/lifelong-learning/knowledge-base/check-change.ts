@@ -3,7 +3,8 @@ import type { Change, KnowledgeSample } from './knowledge-base.ts';
 
 const MAX_NAME = 253;
 const MAX_JSON = 4 * 1024 * 1024;
-const MAX_SAMPLE_BYTES = 4 * 1024 * 1024;
+/** Bytes of one sample's values. */
+export const MAX_SAMPLE_BYTES: number = 4 * 1024 * 1024;
 
 function refuse(message: string): never {
   throw new ShoalError('invalid_argument', message);

@@ -28,7 +28,7 @@ import {
   type StatModelRequest,
 } from '@shoal/api';
 import { type KeyPair, type Logger, messageOf, ShoalError, silentLogger } from '@shoal/core';
-import { Assembly, sendChunks } from '../../transfer/chunks.ts';
+import { Assembly, drained, sendChunks } from '../../transfer/chunks.ts';
 import { toStatus } from './grpc-errors.ts';
 import type { KnowledgeStore } from './store.ts';
 import { opens } from './tokens.ts';
@@ -209,7 +209,7 @@ export class KnowledgeServer {
     };
     for (const sample of this.#store.samples(job, query)) {
       const more = call.write(create(SampleRecordSchema, sampleToWire(sample)));
-      if (!more) await new Promise((resolve) => call.once('drain', resolve));
+      if (!more) await drained(call);
     }
   }
 
