@@ -258,6 +258,14 @@ test('a new task whose model is no better is merged: known, and answered by what
   expect(new Set(tasks.map((t) => t.model)).size).toBe(1);
   expect(tasks[1]?.reason).toMatch(/merged: accuracy/);
   await learning.edge.adopt();
+  // An evaluation that is made again after its answer got lost says the same and changes nothing.
+  const again = await learning.evaluate(several([0, 1], 60, 2), candidates);
+  expect(again.verdicts.map((v) => [v.admitted, v.merged])).toEqual([
+    [true, false],
+    [false, true],
+    [false, true],
+  ]);
+  expect((await base.snapshot()).tasks).toEqual(tasks);
   const { source, task } = await learning.inference(sampleOf(taskOf(0, 1, 3), 0));
   expect([source, task]).toEqual(['task', 'place-0']);
   // One model, but every place has a detector of its own: what is usual at one is strange at the other.

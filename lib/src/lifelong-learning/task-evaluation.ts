@@ -51,6 +51,17 @@ function finite(metrics: Metrics): Record<string, number> {
   return Object.fromEntries(Object.entries(metrics).filter(([, v]) => Number.isFinite(v)));
 }
 
+/** What an evaluation said that was killed after its commit, before anybody heard of it. */
+function alreadyDecided(
+  candidate: KnowledgeTask,
+  known: KnowledgeTask | undefined,
+): Verdict | undefined {
+  if (known?.revision !== candidate.revision) return undefined;
+  const admitted = known.model === candidate.model;
+  const { name: task, revision, metrics, reason = '' } = known;
+  return { task, revision, admitted, merged: !admitted, reason, samples: 0, metrics };
+}
+
 /**
  * One evaluation stage: every candidate against what answers for its task now (the admitted
  * revision, else the global model), on the same held-out samples. What is admitted and what the
@@ -86,6 +97,11 @@ export class TaskEvaluation {
     const changes: Change[] = [];
     const admitted = new Map(snapshot.tasks.map((t) => [t.name, t]));
     for (const candidate of candidates) {
+      const decided = alreadyDecided(candidate, admitted.get(candidate.name));
+      if (decided) {
+        verdicts.push(decided);
+        continue;
+      }
       const names = new Set(membersOf(candidate).map((m) => m.name));
       const positions =
         candidate.name === GLOBAL_TASK

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { digestOf, seededRandom } from '@shoal/core';
@@ -134,6 +134,19 @@ test('a full base refuses more, keeps what it has, and has room again after prun
   };
   expect(() => store.commit('j', [sample])).toThrow(/is full/);
   expect(store.samples('j')).toEqual([]);
+});
+
+test('pruning removes what a dead training left, and counts anew', () => {
+  const { store, dir } = storeOf();
+  const orphan = store.putModel('j', Buffer.from('nobody names me'));
+  const fresh = store.putModel('j', Buffer.from('on my way'));
+  const folderOf = join(dir, 'models', digestOf('j').slice(7, 23));
+  const dayBefore = new Date(Date.now() - 25 * 3600 * 1000);
+  utimesSync(join(folderOf, orphan.slice(7)), dayBefore, dayBefore);
+  expect(store.prune('j')).toBe('nobody names me'.length);
+  expect(store.statModel('j', orphan)).toBeUndefined();
+  expect(store.statModel('j', fresh)).toBe(9);
+  expect(store.snapshot('j').storedBytes).toBe(9);
 });
 
 test('a damaged model file is noticed', () => {

@@ -34,6 +34,8 @@ export interface JobSummary {
 }
 
 const DEFAULT_BUDGET = 8 * 2 ** 30;
+/** A file that no revision names after so long belongs to a training that died. */
+const ORPHAN_MS = 24 * 3600 * 1000;
 
 /** Digests of the files a task names: its model, and its detector where it has one. */
 function filesOf(task: KnowledgeTask): string[] {
@@ -182,7 +184,7 @@ export class KnowledgeStore {
     if (bytes > 0 && storedBytes + bytes > this.#budget)
       throw new ShoalError(
         'resource_exhausted',
-        `knowledge base ${job} is full: ${storedBytes} of ${this.#budget} bytes are used, ${bytes} more were offered; raise KB_MAX_BYTES or retire tasks`,
+        `knowledge base ${job} is full: ${storedBytes} of ${this.#budget} bytes are used, ${bytes} more were offered; raise KB_MAX_BYTES, or remove what is not needed`,
       );
     this.#run('UPDATE jobs SET stored_bytes = stored_bytes + ? WHERE job = ?', [bytes, job]);
   }
@@ -330,7 +332,8 @@ export class KnowledgeStore {
   }
 
   /**
-   * Removes model files of revisions that were refused, retired, or overtaken by `keep` newer ones.
+   * Removes model files of revisions that were refused, retired, or overtaken by `keep` newer ones, and
+   * those no revision came to name within a day; counts anew what is stored.
    *
    * @returns Bytes that became free.
    */
@@ -341,18 +344,25 @@ export class KnowledgeStore {
     for (const task of revisions) {
       const count = admitted.get(task.name) ?? 0;
       if (task.state === 'admitted') admitted.set(task.name, count + 1);
-      const stays = task.state === 'candidate' || (task.state === 'admitted' && count < keep);
-      if (stays) for (const file of filesOf(task)) kept.add(file);
+      // A candidate that a newer revision has overtaken will never be judged.
+      const stays =
+        (task.state === 'candidate' && count === 0) || (task.state === 'admitted' && count < keep);
+      if (stays) for (const file of filesOf(task)) kept.add(file.slice(7));
     }
-    const gone = new Set(revisions.flatMap(filesOf).filter((file) => !kept.has(file)));
-    let freed = 0;
-    for (const model of gone) {
-      const size = this.statModel(job, model);
-      if (size === undefined) continue;
-      rmSync(this.#modelPath(job, model));
-      freed += size;
+    const dir = join(this.#modelPath(job, digestOf('')), '..');
+    const named = new Set(revisions.flatMap(filesOf).map((file) => file.slice(7)));
+    let [freed, left] = [0, 0];
+    for (const file of existsSync(dir) ? readdirSync(dir) : []) {
+      const { size, mtimeMs } = statSync(join(dir, file));
+      // One that no revision names may be on its way to one, unless its training died long ago.
+      const gone = named.has(file) ? !kept.has(file) : mtimeMs < Date.now() - ORPHAN_MS;
+      if (gone) rmSync(join(dir, file));
+      if (gone) freed += size;
+      else left += size;
     }
-    this.#run('UPDATE jobs SET stored_bytes = stored_bytes - ? WHERE job = ?', [freed, job]);
+    const sql = 'SELECT coalesce(sum(length(inputs)), 0) AS n FROM samples WHERE job = ?';
+    const samples = Number(this.#rows(sql, job)[0]?.['n'] ?? 0);
+    this.#run('UPDATE jobs SET stored_bytes = ? WHERE job = ?', [left + samples, job]);
     return freed;
   }
 
