@@ -4,8 +4,8 @@ import { Command } from 'commander';
 import { downCommand, statusCommand, upCommand } from './commands/cluster.ts';
 import { datasetListCommand, datasetPullCommand } from './commands/dataset.ts';
 import { addKnowledgeCommands } from './commands/knowledge-program.ts';
-import type { InspectFlags } from './commands/model-inspect.ts';
-import type { TrainFlags } from './commands/model-train.ts';
+import { addLabelCommands } from './commands/label-program.ts';
+import { addModelCommands } from './commands/model-program.ts';
 import {
   applyCommand,
   deleteCommand,
@@ -129,68 +129,6 @@ function addDatasetCommands(program: Command): void {
     .action(datasetPullCommand);
 }
 
-function collect(value: string, before: string[]): string[] {
-  return [...before, value];
-}
-
-const TRAIN_EXAMPLES = `
-Example:
-  $ shoal model train lenet.onnx --data mnist/ --loss softmax-cross-entropy --epochs 3
-  $ shoal model train price.onnx --data houses.csv --target price --loss mean-squared-error
-
-The file may come from torch.onnx.export(), tf2onnx, or @shoal/training. The result opens in any
-ONNX consumer.`;
-
-function addModelCommands(program: Command): void {
-  const model = program
-    .command('model')
-    .description('look into ONNX files and fine-tune them, without Python');
-  model
-    .command('inspect')
-    .description('graph, parameters, what is trainable, which operator would block training')
-    .argument('<file>', 'an ONNX file')
-    .option('--output <name>', 'the output training would start from; default the first')
-    .option('--dimension <name=size>', 'size of a symbolic dimension; repeatable', collect, [])
-    .option('--nodes', 'list every node')
-    .option('--json', 'as JSON')
-    .action(async (file: string, flags: InspectFlags) => {
-      // Loaded when wanted: the model runtime costs every other command a quarter second.
-      const { modelInspectCommand } = await import('./commands/model-inspect.ts');
-      await modelInspectCommand(file, flags);
-    });
-  model
-    .command('train')
-    .description('fine-tune any ONNX file on labelled samples')
-    .argument('<file>', 'an ONNX file')
-    .requiredOption(
-      '--data <path>',
-      '.csv, .jsonl (image lines), .npz (x and y), or a folder of IDX files',
-    )
-    .option(
-      '--loss <name>',
-      'softmax-cross-entropy, binary-cross-entropy, mean-squared-error, huber',
-      'softmax-cross-entropy',
-    )
-    .option('--optimizer <name>', 'sgd, adam, adamw, rmsprop, adagrad', 'adam')
-    .option('--learning-rate <number>', 'size of a step', '0.001')
-    .option('--schedule <name>', 'constant, or cosine down to 0', 'constant')
-    .option('--epochs <n>', 'passes over the data', '3')
-    .option('--batch-size <n>', 'samples per step', '32')
-    .option('--validation <share>', 'share of the samples held out', '0.1')
-    .option('--freeze <pattern>', 'parameters to leave alone, * for any; repeatable', collect, [])
-    .option('--target <column>', 'column of a CSV file to predict')
-    .option('--dimension <name=size>', 'size of a symbolic dimension; repeatable', collect, [])
-    .option('--threads <n>', 'threads of the runtime', '2')
-    .option('--seed <n>', 'order of samples and dropout', '1')
-    .option('--out <file>', 'where to write; default <file>.trained.onnx')
-    .option('--json', 'no table, only the last line')
-    .addHelpText('after', TRAIN_EXAMPLES)
-    .action(async (file: string, flags: TrainFlags) => {
-      const { modelTrainCommand } = await import('./commands/model-train.ts');
-      await modelTrainCommand(file, flags);
-    });
-}
-
 const program = new Command('shoal')
   .description('AI that is trained and served by a cloud and many edge machines together.')
   .option('--folder <path>', 'folder whose cluster is meant', process.cwd())
@@ -202,6 +140,7 @@ addObjectCommands(program);
 addDatasetCommands(program);
 addModelCommands(program);
 addKnowledgeCommands(program);
+addLabelCommands(program);
 
 try {
   await program.parseAsync();

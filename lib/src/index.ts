@@ -1,6 +1,8 @@
 export { type IdxArray, parseIdx } from './data/idx.ts';
 export {
   type ImageLine,
+  imageData,
+  parseImageData,
   parseImageLines,
   readImageLines,
   toImageLine,
@@ -19,6 +21,10 @@ export {
   TRAINING_FORMATS,
   type TrainingData,
 } from './data/training-data.ts';
+export { Adwin } from './drift/adwin.ts';
+export type { DriftDetector } from './drift/detector.ts';
+export { DRIFT_DETECTORS, driftDetector } from './drift/drift-detector.ts';
+export { PageHinkley } from './drift/page-hinkley.ts';
 export {
   BoostedTreesEstimator,
   type BoostedTreesOptions,
@@ -36,6 +42,7 @@ export type {
   Estimator,
   Metrics,
   Predictions,
+  Rehearsal,
   TrainOptions,
   TrainProgress,
 } from './estimator/estimator.ts';
@@ -112,12 +119,39 @@ export {
   learnThenTestThreshold,
   type ScoredSample,
 } from './hard-example/risk-control.ts';
+export {
+  exampleId,
+  type FoundExample,
+  HardExampleSink,
+  type HardExampleSinkOptions,
+} from './incremental-learning/hard-example-sink.ts';
 export { followModel, type HotUpdateOptions } from './incremental-learning/hot-update.ts';
+export {
+  IncrementalInference,
+  type IncrementalInferenceMetrics,
+  type IncrementalInferenceOptions,
+  type IncrementalResult,
+} from './incremental-learning/incremental-inference.ts';
 export {
   hostPathOf,
   type IncrementalEnvironment,
   IncrementalLearning,
 } from './incremental-learning/incremental-learning.ts';
+export {
+  type LabellerOptions,
+  type LabellingPass,
+  labelWithModel,
+} from './incremental-learning/labeller.ts';
+export { RehearsalBuffer, type RehearsalOptions } from './incremental-learning/rehearsal-buffer.ts';
+export {
+  type CloudSample,
+  SampleClient,
+  type SampleClientOptions,
+  type SampleJobCounts,
+  type SampleQuery as HardSampleQuery,
+  type SampleState,
+  type SampleVerdict,
+} from './incremental-learning/sample-client.ts';
 export {
   BigModelService,
   type BigModelServiceOptions,

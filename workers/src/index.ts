@@ -19,6 +19,7 @@ export {
   evaluateWorker,
   inferWorker,
   jointInferenceWorker,
+  labelWorker,
   participateWorker,
   trainWorker,
   type WorkerParts,

@@ -2,13 +2,21 @@ import { readFileSync } from 'node:fs';
 import {
   choice,
   integer,
+  type JsonObject,
   readConfig,
   real,
   type SettingTable,
   ShoalError,
   text,
 } from '@shoal/core';
-import { type ComponentChoices, OnnxEstimator, readImageLines, readTaskSamples } from '@shoal/lib';
+import {
+  type ComponentChoices,
+  imageData,
+  OnnxEstimator,
+  parseImageData,
+  readImageLines,
+  readTaskSamples,
+} from '@shoal/lib';
 import {
   evaluateTasksWorker,
   knowledgeBaseWorker,
@@ -22,6 +30,7 @@ import {
   evaluateWorker,
   inferWorker,
   jointInferenceWorker,
+  labelWorker,
   participateWorker,
   trainWorker,
 } from './worker-kinds.ts';
@@ -61,6 +70,7 @@ const KINDS = [
   'train',
   'evaluate',
   'infer',
+  'label',
   'joint-inference',
   'big-model',
   'aggregate',
@@ -74,6 +84,7 @@ const KINDS = [
 async function run(kind: string, context: WorkerContext): Promise<unknown> {
   const env = readConfig(SETTINGS, process.env);
   const shape = env.INPUT_SHAPE.split(',').map(Number);
+  const elements = shape.reduce((n, d) => n * d, 1);
   const create = (model?: string): OnnxEstimator =>
     new OnnxEstimator({
       ...(model ? { model: readFileSync(model) } : {}),
@@ -91,17 +102,21 @@ async function run(kind: string, context: WorkerContext): Promise<unknown> {
         attributes: env.LIFELONG_ATTRIBUTES.split(',').filter((a) => a !== ''),
       }),
   };
-  const parts = { create: () => create(), read: (path: string) => readImageLines(path, shape) };
+  const parts = {
+    create: () => create(),
+    read: (path: string) => readImageLines(path, shape),
+    describe: imageData,
+    parse: (data: JsonObject) => parseImageData(data, shape),
+  };
   switch (kind) {
     case 'train':
       return await trainWorker(parts, context);
     case 'evaluate':
       return await evaluateWorker(parts, context);
     case 'infer':
-      return await inferWorker(
-        { create: () => create(), probe: new Float32Array(shape.reduce((n, d) => n * d, 1)) },
-        context,
-      );
+      return await inferWorker({ ...parts, probe: new Float32Array(elements) }, context);
+    case 'label':
+      return await labelWorker({ estimator: create(), parse: parts.parse }, context);
     case 'joint-inference':
       return await jointInferenceWorker(create(), context);
     case 'aggregate':

@@ -186,7 +186,7 @@ export interface TriggerCondition {
   readonly operator: 'gt' | '>' | 'ge' | '>=' | 'eq' | '=' | '==' | 'ne' | '!=' | 'le' | '<=' | 'lt' | '<';
   /** Right-hand side of the comparison. */
   readonly threshold: number;
-  /** num_of_samples for training; for deployment a metric, metric[i], or metric_delta (new − old). */
+  /** num_of_samples or drift (alarms since the last training) for training; for deployment a metric, metric[i], or metric_delta (new − old). */
   readonly metric: string;
 }
 
@@ -212,12 +212,34 @@ export interface TrainSpec {
   readonly trigger: Trigger;
 }
 
+/** A Dataset of the same namespace, by name. */
+export interface DatasetReference {
+  /** Name of the Dataset. */
+  readonly name: string;
+}
+
+/** One guarded slice: the evaluation samples of a class, or another dataset. */
+export interface Guard {
+  /** Name of the slice. */
+  readonly name: string;
+  /** Class whose evaluation samples are the slice. */
+  readonly label?: number;
+  /** A Dataset of the same namespace, by name. */
+  readonly dataset?: DatasetReference;
+  /** Metric that is compared. */
+  readonly metric?: string;
+  /** How much lower than the deployed model’s it may be. */
+  readonly maxDrop?: number;
+}
+
 /** Evaluation. */
 export interface EvalSpec {
   /** The pod of this worker. Labels, annotations and environment are kept as written. */
   readonly template: PodTemplate;
   /** A Model of the same namespace, by name. */
   readonly initialEvalModel?: ModelReference;
+  /** Slices on which a new model may not be worse, whatever the trigger says. */
+  readonly guards?: readonly Guard[];
 }
 
 /** The model that is served. */
@@ -228,6 +250,16 @@ export interface DeployModel {
   readonly hotUpdateEnabled?: boolean;
   /** How often the worker looks for a new model. */
   readonly pollPeriodSeconds?: number;
+  /** Digest of a model of status.models that is served whatever training brings; see `shoal model rollback`. */
+  readonly pin?: string;
+}
+
+/** Watches the confidence of the served model; each alarm counts for the training trigger’s metric `drift`. */
+export interface DriftDetection {
+  /** The test. */
+  readonly name: 'PageHinkley' | 'ADWIN';
+  /** PageHinkley: delta, threshold, minInstances. ADWIN: delta. */
+  readonly parameters?: readonly Parameter[];
 }
 
 /** Deployment. */
@@ -238,8 +270,44 @@ export interface DeploySpec {
   readonly trigger: Trigger;
   /** How hard examples are recognised. */
   readonly hardExampleMining: HardExampleMining;
+  /** Watches the confidence of the served model; each alarm counts for the training trigger’s metric `drift`. */
+  readonly driftDetection?: DriftDetection;
   /** The pod of this worker. Labels, annotations and environment are kept as written. */
   readonly template: PodTemplate;
+}
+
+/** What an edge keeps until the cloud has it; the oldest go first. */
+export interface EdgeSpool {
+  /** Samples. */
+  readonly maxSamples?: number;
+  /** Bytes. */
+  readonly maxBytes?: number;
+}
+
+/** A model in the cloud that labels what it is sure of; the rest gets its guess as a suggestion. */
+export interface LabelModel {
+  /** Name of a Model in the same namespace. */
+  readonly name: string;
+  /** Least probability of the likeliest class for a label. */
+  readonly minConfidence?: number;
+  /** The pod of this worker. Labels, annotations and environment are kept as written. */
+  readonly template: PodTemplate;
+}
+
+/** Who labels beside people; people label with `shoal label`. */
+export interface LabelSources {
+  /** A model in the cloud that labels what it is sure of; the rest gets its guess as a suggestion. */
+  readonly model?: LabelModel;
+}
+
+/** Hard examples become training data: kept at the edge, sent to the cloud, labelled there, appended to the dataset. Left out: hard examples are marked, not kept. */
+export interface HardExamples {
+  /** Samples the cloud keeps for this job until they are in the dataset. */
+  readonly maxSamples?: number;
+  /** What an edge keeps until the cloud has it; the oldest go first. */
+  readonly edgeSpool?: EdgeSpool;
+  /** Who labels beside people; people label with `shoal label`. */
+  readonly labels?: LabelSources;
 }
 
 /** Dataset, models, and the three stages. */
@@ -254,6 +322,8 @@ export interface IncrementalLearningJobSpec {
   readonly evalSpec: EvalSpec;
   /** Deployment. */
   readonly deploySpec: DeploySpec;
+  /** Hard examples become training data: kept at the edge, sent to the cloud, labelled there, appended to the dataset. Left out: hard examples are marked, not kept. */
+  readonly hardExamples?: HardExamples;
   /** Secret for outputDir. */
   readonly credentialName?: string;
   /** Host path or s3:// where stages write. */
@@ -282,6 +352,58 @@ export interface StageCondition {
   readonly stage: 'Train' | 'Eval' | 'Deploy';
 }
 
+/** Hard examples on their way into the dataset. */
+export interface HardExampleStatus {
+  /** Kept by the edges. */
+  readonly collected?: number;
+  /** Given up by edges whose spool was full. */
+  readonly dropped?: number;
+  /** Waiting at the edges. */
+  readonly spooled?: number;
+  /** In the cloud, without a label. */
+  readonly waiting?: number;
+  /** Labelled, not yet in the dataset. */
+  readonly labelled?: number;
+  /** In the dataset. */
+  readonly delivered?: number;
+  /** Refused, by a person or because they fit no line of the dataset. */
+  readonly rejected?: number;
+}
+
+/** Figures of the serving workers together. */
+export interface InferenceStatus {
+  /** Samples answered. */
+  readonly inferences?: number;
+  /** Of them hard. */
+  readonly hard?: number;
+  /** hard / inferences. */
+  readonly hardRatio?: number;
+  /** Times the drift detection rang. */
+  readonly driftAlarms?: number;
+  /** When it rang last. */
+  readonly lastDriftAlarm?: string;
+}
+
+/** One figure. */
+export interface ModelMetric {
+  /** Name. */
+  readonly key: string;
+  /** Value, as text. */
+  readonly value: string;
+}
+
+/** One of them. */
+export interface ServedModel {
+  /** sha256 of the model. */
+  readonly digest: string;
+  /** Round that made it; 0 is the model the job began with. */
+  readonly round: number;
+  /** When it began to serve. */
+  readonly deployedAt?: string;
+  /** Its evaluation. */
+  readonly metrics?: readonly ModelMetric[];
+}
+
 /** The stage machine. */
 export interface IncrementalLearningJobStatus {
   /** The stage machine’s log, newest last; the last 50 are kept. */
@@ -294,6 +416,12 @@ export interface IncrementalLearningJobStatus {
   readonly round?: number;
   /** sha256 of the model that is served. */
   readonly deployedModel?: string;
+  /** Hard examples on their way into the dataset. */
+  readonly hardExamples?: HardExampleStatus;
+  /** Figures of the serving workers together. */
+  readonly inference?: InferenceStatus;
+  /** Models that were served, newest last; the last 10 are kept. `shoal model rollback` goes back to one. */
+  readonly models?: readonly ServedModel[];
   /** Why the job is not making progress, if it is not. */
   readonly message?: string;
   /** The generation of spec that this status is about. */
@@ -306,12 +434,6 @@ export interface AggregationWorker {
   readonly model: ModelReference;
   /** The pod of this worker. Labels, annotations and environment are kept as written. */
   readonly template: PodTemplate;
-}
-
-/** A Dataset of the same namespace, by name. */
-export interface DatasetReference {
-  /** Name of the Dataset. */
-  readonly name: string;
 }
 
 /** A participant. */

@@ -78,7 +78,7 @@ const triggerCondition = (description: string): Field =>
       'operator!': string('Comparison.', { enum: [...OPERATORS] }),
       'threshold!': number('Right-hand side of the comparison.'),
       'metric!': string(
-        'num_of_samples for training; for deployment a metric, metric[i], or metric_delta (new − old).',
+        'num_of_samples or drift (alarms since the last training) for training; for deployment a metric, metric[i], or metric_delta (new − old).',
       ),
     },
     'TriggerCondition',

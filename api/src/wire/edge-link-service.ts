@@ -4,6 +4,8 @@ import {
   EdgeFrameSchema,
   GetBlobRequestSchema,
   PutBlobResultSchema,
+  PutSamplesRequestSchema,
+  PutSamplesResultSchema,
   StatBlobRequestSchema,
   StatBlobResultSchema,
 } from './edge-link_pb.ts';
@@ -19,6 +21,7 @@ export interface EdgeLinkMethods {
   readonly getBlob: MethodBetween<typeof GetBlobRequestSchema, typeof BlobChunkSchema>;
   readonly putBlob: MethodBetween<typeof BlobChunkSchema, typeof PutBlobResultSchema>;
   readonly statBlob: MethodBetween<typeof StatBlobRequestSchema, typeof StatBlobResultSchema>;
+  readonly putSamples: MethodBetween<typeof PutSamplesRequestSchema, typeof PutSamplesResultSchema>;
 }
 
 /** The methods of `api/proto/edge-link.proto`. */
@@ -39,4 +42,8 @@ export const EDGE_LINK_METHODS: EdgeLinkMethods = {
     { request: true },
   ),
   statBlob: method('StatBlob', { request: StatBlobRequestSchema, response: StatBlobResultSchema }),
+  putSamples: method('PutSamples', {
+    request: PutSamplesRequestSchema,
+    response: PutSamplesResultSchema,
+  }),
 };

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file edge-link.proto.
  */
 export const file_edge_link: GenFile = /*@__PURE__*/
-  fileDesc("Cg9lZGdlLWxpbmsucHJvdG8SEXNob2FsLmVkZ2VsaW5rLnYxIuUBCglFZGdlRnJhbWUSKQoFaGVsbG8YASABKAsyGC5zaG9hbC5lZGdlbGluay52MS5IZWxsb0gAEiUKA2FjaxgCIAEoCzIWLnNob2FsLmVkZ2VsaW5rLnYxLkFja0gAEisKBnJlY29yZBgDIAEoCzIZLnNob2FsLmVkZ2VsaW5rLnYxLlJlY29yZEgAEicKBHBpbmcYBCABKAsyFy5zaG9hbC5lZGdlbGluay52MS5QaW5nSAASJwoEcG9uZxgFIAEoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLlBvbmdIAEIHCgVmcmFtZSKjAgoKQ2xvdWRGcmFtZRItCgd3ZWxjb21lGAEgASgLMhouc2hvYWwuZWRnZWxpbmsudjEuV2VsY29tZUgAEikKBWJhdGNoGAIgASgLMhguc2hvYWwuZWRnZWxpbmsudjEuQmF0Y2hIABIyCgpyZWNvcmRfYWNrGAMgASgLMhwuc2hvYWwuZWRnZWxpbmsudjEuUmVjb3JkQWNrSAASJwoEcGluZxgEIAEoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLlBpbmdIABInCgRwb25nGAUgASgLMhcuc2hvYWwuZWRnZWxpbmsudjEuUG9uZ0gAEiwKB2dvX2F3YXkYBiABKAsyGS5zaG9hbC5lZGdlbGluay52MS5Hb0F3YXlIAEIHCgVmcmFtZSJkCgVIZWxsbxIPCgdib290X2lkGAEgASgJEhAKCHN0b3JlX2lkGAIgASgJEg4KBmN1cnNvchgDIAEoBBIRCglwcm90b2NvbHMYBCADKAkSFQoNZWRnZV9zdG9yZV9pZBgFIAEoCSJqCgdXZWxjb21lEg0KBWVwb2NoGAEgASgEEhAKCHN0b3JlX2lkGAIgASgJEgwKBGhlYWQYAyABKAQSEQoJY29tcGFjdGVkGAQgASgEEgwKBG1vZGUYBSABKAkSDwoHcGluZ19tcxgGIAEoDSJ+CgVCYXRjaBIQCghzdG9yZV9pZBgBIAEoCRINCgVlcG9jaBgCIAEoBBIMCgRmcm9tGAMgASgEEgoKAnRvGAQgASgEEhAKCHNuYXBzaG90GAUgASgIEigKBWl0ZW1zGAYgAygLMhkuc2hvYWwuZWRnZWxpbmsudjEuQ2hhbmdlInsKBkNoYW5nZRILCgNyZXYYASABKAQSCgoCb3AYAiABKAkSDAoEa2luZBgDIAEoCRIRCgluYW1lc3BhY2UYBCABKAkSDAoEbmFtZRgFIAEoCRILCgN1aWQYBiABKAkSDgoGZGlnZXN0GAcgASgJEgwKBGJvZHkYCCABKAwiPQoDQWNrEg4KBmN1cnNvchgBIAEoBBImCgVuYWNrcxgCIAMoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLk5hY2siIgoETmFjaxILCgNyZXYYASABKAQSDQoFZXJyb3IYAiABKAkiQAoGUmVjb3JkEg4KBnN0cmVhbRgBIAEoCRILCgNzZXEYAiABKAQSCwoDa2V5GAMgASgJEgwKBGJvZHkYBCABKAwiKAoJUmVjb3JkQWNrEg4KBnN0cmVhbRgBIAEoCRILCgNzZXEYAiABKAQiFQoEUGluZxINCgVub25jZRgBIAEoBCIVCgRQb25nEg0KBW5vbmNlGAEgASgEIjAKBkdvQXdheRIOCgZyZWFzb24YASABKAkSFgoOcmV0cnlfYWZ0ZXJfbXMYAiABKA0iMAoOR2V0QmxvYlJlcXVlc3QSDgoGZGlnZXN0GAEgASgJEg4KBm9mZnNldBgCIAEoBCJNCglCbG9iQ2h1bmsSDgoGZGlnZXN0GAEgASgJEg4KBm9mZnNldBgCIAEoBBISCgpzaXplX2J5dGVzGAMgASgEEgwKBGRhdGEYBCABKAwiOQoNUHV0QmxvYlJlc3VsdBIWCg5yZWNlaXZlZF9ieXRlcxgBIAEoBBIQCghjb21wbGV0ZRgCIAEoCCIhCg9TdGF0QmxvYlJlcXVlc3QSDgoGZGlnZXN0GAEgASgJIjoKDlN0YXRCbG9iUmVzdWx0EhYKDnJlY2VpdmVkX2J5dGVzGAEgASgEEhAKCGNvbXBsZXRlGAIgASgIMsQCCghFZGdlTGluaxJKCgdDb25uZWN0Ehwuc2hvYWwuZWRnZWxpbmsudjEuRWRnZUZyYW1lGh0uc2hvYWwuZWRnZWxpbmsudjEuQ2xvdWRGcmFtZSgBMAESTAoHR2V0QmxvYhIhLnNob2FsLmVkZ2VsaW5rLnYxLkdldEJsb2JSZXF1ZXN0Ghwuc2hvYWwuZWRnZWxpbmsudjEuQmxvYkNodW5rMAESSwoHUHV0QmxvYhIcLnNob2FsLmVkZ2VsaW5rLnYxLkJsb2JDaHVuaxogLnNob2FsLmVkZ2VsaW5rLnYxLlB1dEJsb2JSZXN1bHQoARJRCghTdGF0QmxvYhIiLnNob2FsLmVkZ2VsaW5rLnYxLlN0YXRCbG9iUmVxdWVzdBohLnNob2FsLmVkZ2VsaW5rLnYxLlN0YXRCbG9iUmVzdWx0YgZwcm90bzM");
+  fileDesc("Cg9lZGdlLWxpbmsucHJvdG8SEXNob2FsLmVkZ2VsaW5rLnYxIuUBCglFZGdlRnJhbWUSKQoFaGVsbG8YASABKAsyGC5zaG9hbC5lZGdlbGluay52MS5IZWxsb0gAEiUKA2FjaxgCIAEoCzIWLnNob2FsLmVkZ2VsaW5rLnYxLkFja0gAEisKBnJlY29yZBgDIAEoCzIZLnNob2FsLmVkZ2VsaW5rLnYxLlJlY29yZEgAEicKBHBpbmcYBCABKAsyFy5zaG9hbC5lZGdlbGluay52MS5QaW5nSAASJwoEcG9uZxgFIAEoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLlBvbmdIAEIHCgVmcmFtZSKjAgoKQ2xvdWRGcmFtZRItCgd3ZWxjb21lGAEgASgLMhouc2hvYWwuZWRnZWxpbmsudjEuV2VsY29tZUgAEikKBWJhdGNoGAIgASgLMhguc2hvYWwuZWRnZWxpbmsudjEuQmF0Y2hIABIyCgpyZWNvcmRfYWNrGAMgASgLMhwuc2hvYWwuZWRnZWxpbmsudjEuUmVjb3JkQWNrSAASJwoEcGluZxgEIAEoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLlBpbmdIABInCgRwb25nGAUgASgLMhcuc2hvYWwuZWRnZWxpbmsudjEuUG9uZ0gAEiwKB2dvX2F3YXkYBiABKAsyGS5zaG9hbC5lZGdlbGluay52MS5Hb0F3YXlIAEIHCgVmcmFtZSJkCgVIZWxsbxIPCgdib290X2lkGAEgASgJEhAKCHN0b3JlX2lkGAIgASgJEg4KBmN1cnNvchgDIAEoBBIRCglwcm90b2NvbHMYBCADKAkSFQoNZWRnZV9zdG9yZV9pZBgFIAEoCSJqCgdXZWxjb21lEg0KBWVwb2NoGAEgASgEEhAKCHN0b3JlX2lkGAIgASgJEgwKBGhlYWQYAyABKAQSEQoJY29tcGFjdGVkGAQgASgEEgwKBG1vZGUYBSABKAkSDwoHcGluZ19tcxgGIAEoDSJ+CgVCYXRjaBIQCghzdG9yZV9pZBgBIAEoCRINCgVlcG9jaBgCIAEoBBIMCgRmcm9tGAMgASgEEgoKAnRvGAQgASgEEhAKCHNuYXBzaG90GAUgASgIEigKBWl0ZW1zGAYgAygLMhkuc2hvYWwuZWRnZWxpbmsudjEuQ2hhbmdlInsKBkNoYW5nZRILCgNyZXYYASABKAQSCgoCb3AYAiABKAkSDAoEa2luZBgDIAEoCRIRCgluYW1lc3BhY2UYBCABKAkSDAoEbmFtZRgFIAEoCRILCgN1aWQYBiABKAkSDgoGZGlnZXN0GAcgASgJEgwKBGJvZHkYCCABKAwiPQoDQWNrEg4KBmN1cnNvchgBIAEoBBImCgVuYWNrcxgCIAMoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLk5hY2siIgoETmFjaxILCgNyZXYYASABKAQSDQoFZXJyb3IYAiABKAkiQAoGUmVjb3JkEg4KBnN0cmVhbRgBIAEoCRILCgNzZXEYAiABKAQSCwoDa2V5GAMgASgJEgwKBGJvZHkYBCABKAwiKAoJUmVjb3JkQWNrEg4KBnN0cmVhbRgBIAEoCRILCgNzZXEYAiABKAQiFQoEUGluZxINCgVub25jZRgBIAEoBCIVCgRQb25nEg0KBW5vbmNlGAEgASgEIjAKBkdvQXdheRIOCgZyZWFzb24YASABKAkSFgoOcmV0cnlfYWZ0ZXJfbXMYAiABKA0iMAoOR2V0QmxvYlJlcXVlc3QSDgoGZGlnZXN0GAEgASgJEg4KBm9mZnNldBgCIAEoBCJNCglCbG9iQ2h1bmsSDgoGZGlnZXN0GAEgASgJEg4KBm9mZnNldBgCIAEoBBISCgpzaXplX2J5dGVzGAMgASgEEgwKBGRhdGEYBCABKAwiOQoNUHV0QmxvYlJlc3VsdBIWCg5yZWNlaXZlZF9ieXRlcxgBIAEoBBIQCghjb21wbGV0ZRgCIAEoCCIhCg9TdGF0QmxvYlJlcXVlc3QSDgoGZGlnZXN0GAEgASgJIjoKDlN0YXRCbG9iUmVzdWx0EhYKDnJlY2VpdmVkX2J5dGVzGAEgASgEEhAKCGNvbXBsZXRlGAIgASgIIn8KEVB1dFNhbXBsZXNSZXF1ZXN0EgwKBGtpbmQYASABKAkSEQoJbmFtZXNwYWNlGAIgASgJEgwKBG5hbWUYAyABKAkSCwoDdWlkGAQgASgJEi4KB3NhbXBsZXMYBSADKAsyHS5zaG9hbC5lZGdlbGluay52MS5FZGdlU2FtcGxlIiYKCkVkZ2VTYW1wbGUSCgoCaWQYASABKAkSDAoEYm9keRgCIAEoDCIxChBQdXRTYW1wbGVzUmVzdWx0Eg0KBXRha2VuGAEgAygJEg4KBnJlYXNvbhgCIAEoCTKdAwoIRWRnZUxpbmsSSgoHQ29ubmVjdBIcLnNob2FsLmVkZ2VsaW5rLnYxLkVkZ2VGcmFtZRodLnNob2FsLmVkZ2VsaW5rLnYxLkNsb3VkRnJhbWUoATABEkwKB0dldEJsb2ISIS5zaG9hbC5lZGdlbGluay52MS5HZXRCbG9iUmVxdWVzdBocLnNob2FsLmVkZ2VsaW5rLnYxLkJsb2JDaHVuazABEksKB1B1dEJsb2ISHC5zaG9hbC5lZGdlbGluay52MS5CbG9iQ2h1bmsaIC5zaG9hbC5lZGdlbGluay52MS5QdXRCbG9iUmVzdWx0KAESUQoIU3RhdEJsb2ISIi5zaG9hbC5lZGdlbGluay52MS5TdGF0QmxvYlJlcXVlc3QaIS5zaG9hbC5lZGdlbGluay52MS5TdGF0QmxvYlJlc3VsdBJXCgpQdXRTYW1wbGVzEiQuc2hvYWwuZWRnZWxpbmsudjEuUHV0U2FtcGxlc1JlcXVlc3QaIy5zaG9hbC5lZGdlbGluay52MS5QdXRTYW1wbGVzUmVzdWx0YgZwcm90bzM");
 
 /**
  * @generated from message shoal.edgelink.v1.EdgeFrame
@@ -582,6 +582,93 @@ export const StatBlobResultSchema: GenMessage<StatBlobResult> = /*@__PURE__*/
   messageDesc(file_edge_link, 17);
 
 /**
+ * @generated from message shoal.edgelink.v1.PutSamplesRequest
+ */
+export type PutSamplesRequest = Message<"shoal.edgelink.v1.PutSamplesRequest"> & {
+  /**
+   * @generated from field: string kind = 1;
+   */
+  kind: string;
+
+  /**
+   * @generated from field: string namespace = 2;
+   */
+  namespace: string;
+
+  /**
+   * @generated from field: string name = 3;
+   */
+  name: string;
+
+  /**
+   * @generated from field: string uid = 4;
+   */
+  uid: string;
+
+  /**
+   * @generated from field: repeated shoal.edgelink.v1.EdgeSample samples = 5;
+   */
+  samples: EdgeSample[];
+};
+
+/**
+ * Describes the message shoal.edgelink.v1.PutSamplesRequest.
+ * Use `create(PutSamplesRequestSchema)` to create a new message.
+ */
+export const PutSamplesRequestSchema: GenMessage<PutSamplesRequest> = /*@__PURE__*/
+  messageDesc(file_edge_link, 18);
+
+/**
+ * @generated from message shoal.edgelink.v1.EdgeSample
+ */
+export type EdgeSample = Message<"shoal.edgelink.v1.EdgeSample"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * A hard example as JSON.
+   *
+   * @generated from field: bytes body = 2;
+   */
+  body: Uint8Array;
+};
+
+/**
+ * Describes the message shoal.edgelink.v1.EdgeSample.
+ * Use `create(EdgeSampleSchema)` to create a new message.
+ */
+export const EdgeSampleSchema: GenMessage<EdgeSample> = /*@__PURE__*/
+  messageDesc(file_edge_link, 19);
+
+/**
+ * @generated from message shoal.edgelink.v1.PutSamplesResult
+ */
+export type PutSamplesResult = Message<"shoal.edgelink.v1.PutSamplesResult"> & {
+  /**
+   * Samples the cloud holds now, or has held: the edge may forget them.
+   *
+   * @generated from field: repeated string taken = 1;
+   */
+  taken: string[];
+
+  /**
+   * Why others were not taken; empty when all were.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message shoal.edgelink.v1.PutSamplesResult.
+ * Use `create(PutSamplesResultSchema)` to create a new message.
+ */
+export const PutSamplesResultSchema: GenMessage<PutSamplesResult> = /*@__PURE__*/
+  messageDesc(file_edge_link, 20);
+
+/**
  * The cloud-edge channel: one outbound connection per edge, mutual TLS. A node's identity is the
  * common name of its certificate; nothing in a message can change it.
  *
@@ -623,6 +710,16 @@ export const EdgeLink: GenService<{
     methodKind: "unary";
     input: typeof StatBlobRequestSchema;
     output: typeof StatBlobResultSchema;
+  },
+  /**
+   * Hard examples up; what was taken once is taken, however often it is sent.
+   *
+   * @generated from rpc shoal.edgelink.v1.EdgeLink.PutSamples
+   */
+  putSamples: {
+    methodKind: "unary";
+    input: typeof PutSamplesRequestSchema;
+    output: typeof PutSamplesResultSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_edge_link, 0);

@@ -63,6 +63,95 @@ export interface StageAssignment {
   readonly accepted?: string;
   /** Digest of the model that is served now, once one was deployed. */
   readonly served?: string;
+  /** Digest of the model that is served whatever training brings. */
+  readonly pinned?: string;
+  readonly guards?: readonly GuardedFigure[];
+  /** What an edge, and the cloud, keep of hard examples; undefined: they are not kept. */
+  readonly spool?: SpoolLimits;
+  /** For the dataset’s node: labelled samples to append. */
+  readonly labelled?: LabelledBatch;
+  /** When serving models were found to drift, RFC 3339, oldest first. */
+  readonly driftAlarms?: readonly string[];
+}
+
+/**
+ * A hard example on its way to the cloud. `data` is a line of the dataset without its label: what
+ * is appended there once somebody has said what it is.
+ */
+export interface HardExample {
+  /** `sha256:…` of the canonical JSON of `data`: the same sample is one sample. */
+  readonly id: string;
+  readonly data: JsonObject;
+  /** What the served model took it for. */
+  readonly predicted?: number | string;
+  /** Class probabilities of the served model, the likeliest classes at least. */
+  readonly probabilities?: readonly number[];
+  /** Difficulty in [0, 1], and the threshold it was held against. */
+  readonly score?: number;
+  readonly threshold?: number;
+  /** RFC 3339. */
+  readonly collectedAt: string;
+  readonly worker?: string;
+}
+
+/** Class index, or a name for datasets with names. */
+export type SampleLabel = number | string;
+
+/** A line of the blob with labelled samples that goes to the dataset’s node. */
+export interface LabelledSample {
+  readonly id: string;
+  readonly data: JsonObject;
+  readonly label: SampleLabel;
+}
+
+/** Samples for the dataset: a blob of {@link LabelledSample} lines. Batches count from 1. */
+export interface LabelledBatch {
+  readonly batch: number;
+  readonly digest: string;
+  readonly samples: number;
+}
+
+/** A figure of the evaluation in which a new model may not be worse than the deployed one. */
+export interface GuardedFigure {
+  readonly name: string;
+  /** For example `accuracy@night`. */
+  readonly figure: string;
+  readonly maxDrop: number;
+}
+
+/** State record `<kind>/<namespace>/<name>/Samples`: a batch is in the dataset, for good. */
+export interface SamplesReport {
+  readonly uid: string;
+  readonly batch: number;
+  /** Samples that fit no line of the dataset, with the reason. */
+  readonly refused: readonly { readonly id: string; readonly reason: string }[];
+}
+
+/** State record `<kind>/<namespace>/<name>/Inference`: what a node’s serving worker says of itself. */
+export interface InferenceReport {
+  readonly uid: string;
+  readonly ownerInfo: Readonly<Record<string, unknown>>;
+  readonly spool?: SpoolCounts;
+}
+
+export interface SpoolLimits {
+  readonly maxSamples: number;
+  readonly maxBytes: number;
+  /** Samples of the job that the cloud keeps until they are in the dataset. */
+  readonly inCloud: number;
+}
+
+/** Hard examples of a job on one node. */
+export interface SpoolCounts {
+  readonly collected: number;
+  readonly dropped: number;
+  readonly spooled: number;
+}
+
+/** State records `…/Pinned` and `…/Initial`: a model is installed here, or was served from the start. */
+export interface ModelReport {
+  readonly uid: string;
+  readonly digest: string;
 }
 
 /** State record `Dataset/<namespace>/<name>`. */

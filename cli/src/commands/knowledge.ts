@@ -1,77 +1,35 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { EVERY_JOB, knowledgeToken } from '@shoal/api';
-import { fromNode, type KeyPair, ShoalError } from '@shoal/core';
+import { fromNode, ShoalError } from '@shoal/core';
 import { KnowledgeClient, type KnowledgeSnapshot, type KnowledgeTask } from '@shoal/lib';
-import { layoutOf } from '../embedded/layout.ts';
-import { runningState } from '../embedded/lock.ts';
 import { renderTable } from '../terminal/table.ts';
+import {
+  pickJob,
+  type ServiceFlags,
+  type ServiceOfCluster,
+  serviceAccess,
+} from './service-access.ts';
 
-/** Where a knowledge base is: the folder's cluster, or one named by hand. */
-export interface KnowledgeFlags {
-  readonly folder: string;
-  readonly server?: string;
-  /** File with the shared key. */
-  readonly key?: string;
-  /** File with the PEM of the authority. */
-  readonly authority?: string;
-  readonly json?: boolean;
-}
+export type KnowledgeFlags = ServiceFlags;
 
-interface Access {
-  readonly address: string;
-  readonly token: string;
-  readonly authority?: string;
-}
-
-function read(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch (error) {
-    throw fromNode(error, `reading ${path}`);
-  }
-}
-
-/** @throws ShoalError `failed_precondition` when no cluster runs in the folder and no server is named. */
-function access(flags: KnowledgeFlags): Access {
-  const layout = layoutOf(flags.folder);
-  const state = runningState(layout);
-  const address = flags.server ?? state?.knowledgeBase;
-  if (address === undefined)
-    throw new ShoalError(
-      'failed_precondition',
-      `no cluster runs in ${flags.folder}; start one with "shoal up", or name a knowledge base with --server and --key`,
-    );
-  const keyFile = flags.key ?? join(layout.managerDir, 'knowledge-base.key');
-  const token = knowledgeToken(read(keyFile).trim(), EVERY_JOB);
-  if (flags.authority !== undefined) return { address, token, authority: read(flags.authority) };
-  if (flags.server !== undefined) return { address, token };
-  const authority = JSON.parse(read(join(layout.managerDir, 'edge-link-ca.json'))) as KeyPair;
-  return { address, token, authority: authority.certificate };
-}
+const SERVICE: ServiceOfCluster = {
+  what: 'knowledge base',
+  address: (state) => state.knowledgeBase,
+  keyFile: 'knowledge-base.key',
+  token: knowledgeToken,
+};
 
 /** Opens a job by its full name or a part of it that fits one job. */
 async function openJob(
   flags: KnowledgeFlags,
   name: string,
 ): Promise<{ client: KnowledgeClient; job: string }> {
-  const at = access(flags);
+  const at = serviceAccess(flags, SERVICE);
   const operator = new KnowledgeClient({ ...at, job: EVERY_JOB });
   const jobs = (await operator.jobs()).map((j) => j.job);
   operator.close();
-  const exact = jobs.filter((j) => j === name);
-  const found =
-    exact.length > 0
-      ? exact
-      : jobs.filter((j) => j.split('/').includes(name) || j.startsWith(`${name}/`));
-  const [job] = found;
-  if (job === undefined || found.length > 1)
-    throw new ShoalError(
-      found.length > 1 ? 'invalid_argument' : 'not_found',
-      found.length > 1
-        ? `"${name}" is the name of ${found.length} jobs: ${found.join(', ')}; give the whole name`
-        : `the knowledge base has no job "${name}"; it has: ${jobs.join(', ') || 'none'}`,
-    );
+  const job = pickJob(jobs, name, 'the knowledge base');
   return { client: new KnowledgeClient({ ...at, job }), job };
 }
 
@@ -85,7 +43,7 @@ function bytes(count: number): string {
 
 /** `shoal kb list` */
 export async function knowledgeListCommand(flags: KnowledgeFlags): Promise<void> {
-  const client = new KnowledgeClient({ ...access(flags), job: EVERY_JOB });
+  const client = new KnowledgeClient({ ...serviceAccess(flags, SERVICE), job: EVERY_JOB });
   const jobs = await client.jobs();
   client.close();
   print(flags.json, jobs, () =>

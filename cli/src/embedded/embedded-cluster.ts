@@ -27,6 +27,7 @@ export interface EmbeddedOptions {
 const YEAR_MS = 365 * 24 * 3600 * 1000;
 const START_TIMEOUT_MS = 40_000;
 const KNOWLEDGE_BASE_PORT = 9020;
+const SAMPLES_PORT = 9010;
 /** The project's root: what stands for the working directory of our images. */
 const PROJECT = join(import.meta.dirname, '../../..');
 const IMAGES = ['shoal/workers', 'shoal/examples'].map((image) => ({
@@ -114,6 +115,7 @@ export class EmbeddedCluster {
       token: randomBytes(24).toString('base64url'),
       managerUrl: `http://${addresses.manager}:9080`,
       knowledgeBase: `${addresses.manager}:${KNOWLEDGE_BASE_PORT}`,
+      samples: `${addresses.manager}:${SAMPLES_PORT}`,
       cloudNode: 'cloud-1',
       edgeNodes: Array.from({ length: edges }, (_, i) => `edge-${i + 1}`),
       startedAt: new Date().toISOString(),
@@ -270,6 +272,8 @@ export class EmbeddedCluster {
         SHOAL_GM_HTTP_ADDRESS: this.#addresses.manager,
         SHOAL_GM_HTTP_PORT: '9080',
         SHOAL_GM_KB_SERVER: this.state.knowledgeBase,
+        SHOAL_GM_SAMPLES_ADDRESS: this.state.samples,
+        SHOAL_GM_SAMPLES_SERVER: this.state.samples,
       },
     });
   }

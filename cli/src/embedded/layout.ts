@@ -43,6 +43,8 @@ export interface ClusterState {
   readonly managerUrl: string;
   /** `host:port` of the knowledge base. */
   readonly knowledgeBase: string;
+  /** `host:port` of the sample service, for those who label. */
+  readonly samples: string;
   readonly cloudNode: string;
   readonly edgeNodes: readonly string[];
   readonly startedAt: string;

@@ -71,7 +71,15 @@ export async function issueKnowledgeBaseCertificate(
 
 /** The key shared by the manager and the knowledge base: made once, by whoever needs it first. */
 export function knowledgeBaseKey(dataDir: string, file?: string): string {
-  const path = file || join(dataDir, 'knowledge-base.key');
+  return sharedKey(dataDir, file || join(dataDir, 'knowledge-base.key'));
+}
+
+/** The key of the sample service's tokens. */
+export function samplesKey(dataDir: string): string {
+  return sharedKey(dataDir, join(dataDir, 'samples.key'));
+}
+
+function sharedKey(dataDir: string, path: string): string {
   const read = (): string => readFileSync(path, 'utf8').trim();
   try {
     mkdirSync(dataDir, { recursive: true });

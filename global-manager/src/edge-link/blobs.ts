@@ -11,7 +11,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { digester, fromNode, isDigest, ShoalError } from '@shoal/core';
+import { digester, digestOf, fromNode, isDigest, ShoalError } from '@shoal/core';
 
 /** Largest artifact taken. */
 const MAX_BLOB_BYTES = 8 * 1024 ** 3;
@@ -84,6 +84,20 @@ export class BlobStore {
       closeSync(file);
     }
     return receivedBytes + fresh.length;
+  }
+
+  /** Stores content that is here as a whole. @returns Its digest. */
+  async put(data: Uint8Array): Promise<string> {
+    const digest = digestOf(data);
+    const { receivedBytes, complete } = this.stat(digest);
+    if (complete) return digest;
+    this.append(digest, {
+      offset: receivedBytes,
+      sizeBytes: data.length,
+      data: data.subarray(receivedBytes),
+    });
+    await this.finish(digest);
+    return digest;
   }
 
   /** Checks a blob that has arrived and gives it its name. @throws ShoalError `data_corrupt`. */

@@ -212,6 +212,18 @@ export class Feed {
     return row !== undefined;
   }
 
+  /** What a node has been told of an object, if it is meant for it. */
+  assigned<T>(node: string, key: FeedKey): T | undefined {
+    const row = this.#db
+      .prepare(
+        "SELECT b.bytes FROM change c JOIN body b ON b.digest=c.digest WHERE node=? AND kind=? AND namespace=? AND name=? AND uid=? AND op='put'",
+      )
+      .get(node, key.kind, key.namespace, key.name, key.uid);
+    return row
+      ? (JSON.parse(Buffer.from(row['bytes'] as Uint8Array).toString('utf8')) as T)
+      : undefined;
+  }
+
   lastSeq(node: string, stream: string): number {
     return Number(
       this.#db.prepare('SELECT seq FROM stream WHERE node=? AND stream=?').get(node, stream)?.[

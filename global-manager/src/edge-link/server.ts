@@ -7,19 +7,17 @@ import {
   EDGE_LINK_METHODS,
   type EdgeFrame,
   PutBlobResultSchema,
+  type PutSamplesRequest,
+  PutSamplesResultSchema,
+  type StageAssignment,
   StatBlobResultSchema,
 } from '@shoal/api';
-import {
-  type ErrorCode,
-  isShoalError,
-  type KeyPair,
-  type Logger,
-  messageOf,
-  ShoalError,
-} from '@shoal/core';
+import { type KeyPair, type Logger, messageOf, ShoalError } from '@shoal/core';
 import type { Metrics } from '../operator/metrics.ts';
+import type { SampleStore } from '../samples/sample-store.ts';
 import type { BlobStore } from './blobs.ts';
 import type { Feed } from './feed.ts';
+import { toStatus } from './grpc-status.ts';
 import { PING_MS, Session } from './session.ts';
 
 export interface EdgeLinkServerOptions {
@@ -29,32 +27,13 @@ export interface EdgeLinkServerOptions {
   readonly authority: string;
   readonly feed: Feed;
   readonly blobs: BlobStore;
+  readonly samples: SampleStore;
   readonly metrics: Metrics;
   readonly logger: Logger;
 }
 
 const CHUNK_BYTES = 256 * 1024;
 const MAX_MESSAGE_BYTES = 32 * 1024 * 1024;
-
-const STATUS: Partial<Record<ErrorCode, grpc.status>> = {
-  invalid_argument: grpc.status.INVALID_ARGUMENT,
-  not_found: grpc.status.NOT_FOUND,
-  permission_denied: grpc.status.PERMISSION_DENIED,
-  unauthenticated: grpc.status.UNAUTHENTICATED,
-  out_of_range: grpc.status.OUT_OF_RANGE,
-  data_corrupt: grpc.status.DATA_LOSS,
-  resource_exhausted: grpc.status.RESOURCE_EXHAUSTED,
-  unavailable: grpc.status.UNAVAILABLE,
-};
-
-function toStatus(
-  error: unknown,
-): Partial<grpc.StatusObject> & { code: grpc.status; details: string } {
-  const code = isShoalError(error)
-    ? (STATUS[error.code] ?? grpc.status.INTERNAL)
-    : grpc.status.INTERNAL;
-  return { code, details: messageOf(error) };
-}
 
 /** Who calls: the common name of the client certificate. */
 function nodeOf(
@@ -109,6 +88,10 @@ export class EdgeLinkServer {
         call: grpc.ServerUnaryCall<{ digest: string }, unknown>,
         callback: grpc.sendUnaryData<unknown>,
       ) => this.#statBlob(call, callback),
+      putSamples: (
+        call: grpc.ServerUnaryCall<PutSamplesRequest, unknown>,
+        callback: grpc.sendUnaryData<unknown>,
+      ) => this.#putSamples(call, callback),
     });
     options.feed.onAppend((node) => this.#sessions.get(node)?.pump());
     this.#timer = setInterval(() => this.#tick(), PING_MS);
@@ -270,6 +253,34 @@ export class EdgeLinkServer {
         null,
         create(StatBlobResultSchema, { receivedBytes: BigInt(receivedBytes), complete }),
       );
+    } catch (error) {
+      callback(toStatus(error));
+    }
+  }
+
+  /** Hard examples of nodes that work for the job. */
+  #putSamples(
+    call: grpc.ServerUnaryCall<PutSamplesRequest, unknown>,
+    callback: grpc.sendUnaryData<unknown>,
+  ): void {
+    const { feed, samples } = this.#options;
+    try {
+      const node = nodeOf(call);
+      const { kind, namespace, name, uid, samples: sent } = call.request;
+      const assignment = feed.assigned<Pick<StageAssignment, 'spool'>>(node, {
+        kind,
+        namespace,
+        name,
+        uid,
+      });
+      const maxSamples = assignment?.spool?.inCloud;
+      if (maxSamples === undefined)
+        throw new ShoalError(
+          'permission_denied',
+          `node ${node} does not collect hard examples for ${kind} ${namespace}/${name}`,
+        );
+      const result = samples.take({ uid, namespace, name }, { node, maxSamples }, sent);
+      callback(null, create(PutSamplesResultSchema, result));
     } catch (error) {
       callback(toStatus(error));
     }

@@ -19,6 +19,8 @@ export interface Config {
   readonly SHOAL_GM_INITIALIZER_IMAGE: string;
   readonly SHOAL_GM_KB_SERVER: string;
   readonly SHOAL_GM_KB_KEY_FILE: string;
+  readonly SHOAL_GM_SAMPLES_ADDRESS: string;
+  readonly SHOAL_GM_SAMPLES_SERVER: string;
   readonly SHOAL_GM_LOG_LEVEL: LogLevel;
 }
 
@@ -46,6 +48,14 @@ export const SETTINGS: SettingTable<Config> = {
   SHOAL_GM_KB_KEY_FILE: text(
     'file with the key shared with the knowledge base; empty: knowledge-base.key in the data folder, made when missing',
     '',
+  ),
+  SHOAL_GM_SAMPLES_ADDRESS: text(
+    'host:port of the sample service, for those who label',
+    '0.0.0.0:9010',
+  ),
+  SHOAL_GM_SAMPLES_SERVER: text(
+    'SAMPLES_SERVER of workers: that service as they reach it',
+    'gm:9010',
   ),
   SHOAL_GM_LOG_LEVEL: choice('least severe log level', LOG_LEVELS, 'info'),
 };

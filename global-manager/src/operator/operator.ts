@@ -1,6 +1,6 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Clock, Logger, LoopPorts, Random } from '@shoal/core';
+import type { Clock, KeyPair, Logger, LoopPorts, Random } from '@shoal/core';
 import { DatasetReconciler } from '../controllers/dataset/controller.ts';
 import { FederatedLearningReconciler } from '../controllers/federated-learning-job/controller.ts';
 import { incrementalLearning } from '../controllers/incremental-learning-job/kind.ts';
@@ -12,6 +12,7 @@ import {
   edgeAuthority,
   issueManagerCertificate,
   knowledgeBaseKey,
+  samplesKey,
 } from '../edge-link/authority.ts';
 import { BlobStore } from '../edge-link/blobs.ts';
 import { Feed } from '../edge-link/feed.ts';
@@ -33,6 +34,8 @@ import {
 } from '../kube/kube-api.ts';
 import { ControllerRunner, type Reconciler } from '../reconcile/controller.ts';
 import { ObjectCache } from '../reconcile/object-cache.ts';
+import { SampleServer } from '../samples/sample-server.ts';
+import { SampleStore } from '../samples/sample-store.ts';
 import type { Config } from './config.ts';
 import { serveHttp } from './http.ts';
 import { Metrics } from './metrics.ts';
@@ -85,7 +88,13 @@ function openCaches(api: KubeApi): Caches {
 function reconcilers(
   config: Config,
   caches: Caches,
-  ports: OperatorPorts & { feed: Feed; presence: EdgeLinkServer; authority: string },
+  ports: OperatorPorts & {
+    feed: Feed;
+    blobs: BlobStore;
+    samples: SampleStore;
+    presence: EdgeLinkServer;
+    authority: string;
+  },
 ): Reconciler[] {
   const shared = {
     ...ports,
@@ -97,11 +106,16 @@ function reconcilers(
     key: knowledgeBaseKey(config.SHOAL_GM_DATA_DIR, config.SHOAL_GM_KB_KEY_FILE),
     authority: ports.authority,
   };
+  const sampleService = {
+    server: config.SHOAL_GM_SAMPLES_SERVER,
+    key: samplesKey(config.SHOAL_GM_DATA_DIR),
+    authority: ports.authority,
+  };
   return [
     new DatasetReconciler({ ...ports, ...caches }),
     new ModelReconciler({ ...ports, ...caches }),
     new JointInferenceReconciler({ ...shared, ...caches, jobs: caches.jointJobs }),
-    new StageJobReconciler(incrementalLearning({ ...shared, ...caches }), {
+    new StageJobReconciler(incrementalLearning({ ...shared, ...caches, sampleService }), {
       ...shared,
       ...caches,
       jobs: caches.incrementalJobs,
@@ -115,23 +129,54 @@ function reconcilers(
   ];
 }
 
-/** Starts the global manager: the one place where its parts are put together. */
-export async function startOperator(config: Config, ports: OperatorPorts): Promise<Operator> {
-  const { api, clock, random, logger } = ports;
+interface Edges {
+  readonly authority: KeyPair;
+  readonly feed: Feed;
+  readonly blobs: BlobStore;
+  readonly samples: SampleStore;
+  readonly link: EdgeLinkServer;
+  readonly sampleServer: SampleServer;
+}
+
+/** What faces the edges and those who label; nothing listens yet. */
+async function openEdges(
+  config: Config,
+  { clock, logger, metrics }: Pick<OperatorPorts, 'clock' | 'logger'> & { metrics: Metrics },
+): Promise<Edges> {
   const dataDir = config.SHOAL_GM_DATA_DIR;
-  mkdirSync(dataDir, { recursive: true });
-  const metrics = new Metrics();
   const feed = new Feed(join(dataDir, 'feed.db'));
   const authority = await edgeAuthority(dataDir, clock.now());
+  const tls = await issueManagerCertificate(authority, clock.now());
+  const blobs = new BlobStore(join(dataDir, 'blobs'));
+  const samples = new SampleStore(join(dataDir, 'samples.db'));
   const link = new EdgeLinkServer({
     address: config.SHOAL_GM_EDGE_LINK_ADDRESS,
-    tls: await issueManagerCertificate(authority, clock.now()),
+    tls,
     authority: authority.certificate,
     feed,
-    blobs: new BlobStore(join(dataDir, 'blobs')),
+    blobs,
+    samples,
     metrics,
     logger,
   });
+  const sampleServer = new SampleServer({
+    address: config.SHOAL_GM_SAMPLES_ADDRESS,
+    tls,
+    key: samplesKey(dataDir),
+    samples,
+    blobs,
+    logger,
+  });
+  return { authority, feed, blobs, samples, link, sampleServer };
+}
+
+/** Starts the global manager: the one place where its parts are put together. */
+export async function startOperator(config: Config, ports: OperatorPorts): Promise<Operator> {
+  const { api, clock, random, logger } = ports;
+  mkdirSync(config.SHOAL_GM_DATA_DIR, { recursive: true });
+  const metrics = new Metrics();
+  const parts = await openEdges(config, { clock, logger, metrics });
+  const { authority, feed, blobs, samples, link, sampleServer } = parts;
   const caches = openCaches(api);
   const isReady = (): boolean => Object.values<ObjectCache>({ ...caches }).every((c) => c.synced);
   const http = await serveHttp({
@@ -145,6 +190,8 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   const runners = reconcilers(config, caches, {
     ...ports,
     feed,
+    blobs,
+    samples,
     presence: link,
     authority: authority.certificate,
   }).map((r) => new ControllerRunner(r, loopPorts, metrics));
@@ -155,6 +202,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   // Edges are let in once the feed says what they should have: an empty one would clear them.
   while (!runners.every((r) => r.started && r.idle)) await clock.sleep(10);
   const edgeLinkPort = await link.listen();
+  await sampleServer.listen();
   logger.info('global manager started', { edgeLinkPort });
   return {
     edgeLinkPort,
@@ -162,9 +210,11 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
     close: async () => {
       stopping.abort();
       link.close();
+      sampleServer.close();
       await Promise.all([started, ...loops]);
       await http.close();
       feed.close();
+      samples.close();
     },
   };
 }

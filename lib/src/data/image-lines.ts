@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { fromNode, isJsonObject, ShoalError } from '@shoal/core';
+import { fromNode, isJsonObject, type JsonObject, ShoalError } from '@shoal/core';
 import type { Samples } from './samples.ts';
 
 /**
@@ -11,10 +11,33 @@ export interface ImageLine {
   readonly label: number;
 }
 
-/** One line, without the newline. Pixels are in [0, 1]. */
-export function toImageLine(pixels: Float32Array, label: number): string {
+/** What a line holds beside the label. Pixels are in [0, 1]. */
+export function imageData(pixels: Float32Array): { image: string } {
   const bytes = Uint8Array.from(pixels, (p) => Math.round(Math.min(1, Math.max(0, p)) * 255));
-  return JSON.stringify({ image: Buffer.from(bytes).toString('base64'), label });
+  return { image: Buffer.from(bytes).toString('base64') };
+}
+
+/** One line, without the newline. */
+export function toImageLine(pixels: Float32Array, label: number): string {
+  return JSON.stringify({ ...imageData(pixels), label });
+}
+
+/**
+ * Pixels in [0, 1] of a line without its label.
+ *
+ * @param shape `[channels, height, width]`.
+ * @throws ShoalError `data_corrupt` when it holds no image of that size.
+ */
+export function parseImageData(data: JsonObject, shape: readonly number[]): Float32Array {
+  const { image } = data;
+  const bytes = Buffer.from(typeof image === 'string' ? image : '', 'base64');
+  const pixels = shape.reduce((n, d) => n * d, 1);
+  if (bytes.length !== pixels)
+    throw new ShoalError(
+      'data_corrupt',
+      `the image has ${bytes.length} pixels, expected ${pixels}`,
+    );
+  return Float32Array.from(bytes, (b) => b / 255);
 }
 
 function parseLine(line: string, where: string, pixels: number): { bytes: Buffer; label: number } {

@@ -66,3 +66,19 @@ export function parseNpy(bytes: Uint8Array, source: string): NpyArray {
   );
   return { dims, values };
 }
+
+/** An array as an NPY file (version 1.0): float32, C order. */
+export function toNpy(dims: readonly number[], values: Float32Array): Uint8Array {
+  const shape = `(${dims.join(', ')}${dims.length === 1 ? ',' : ''})`;
+  const dictionary = `{'descr': '<f4', 'fortran_order': False, 'shape': ${shape}, }`;
+  // Magic, version, length and dictionary end at a multiple of 64 (NEP 1).
+  const padding = 63 - ((10 + dictionary.length) % 64);
+  const header = `${dictionary}${' '.repeat(padding)}\n`;
+  const bytes = Buffer.alloc(10 + header.length + 4 * values.length);
+  bytes.write(MAGIC, 'latin1');
+  bytes.writeUInt8(1, 6);
+  bytes.writeUInt16LE(header.length, 8);
+  bytes.write(header, 10, 'latin1');
+  for (const [i, v] of values.entries()) bytes.writeFloatLE(v, 10 + header.length + 4 * i);
+  return bytes;
+}

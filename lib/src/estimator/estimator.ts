@@ -18,7 +18,19 @@ export interface TrainProgress {
   readonly loss: number;
 }
 
+/** Samples of before, learned beside the new ones so that what was known is not forgotten. */
+export interface Rehearsal {
+  readonly samples: Samples;
+  /**
+   * `replay`: their labels again (Chaudhry et al. 2019, 1902.10486). `der++`: what the model says of
+   * them before training, and their labels (Buzzega et al. 2020, 2004.07211, eq. 6). Default `replay`.
+   */
+  readonly method?: 'replay' | 'der++';
+}
+
 export interface TrainOptions {
+  /** Estimators that know no rehearsal learn both sets as one. */
+  readonly rehearsal?: Rehearsal;
   readonly onProgress?: (progress: TrainProgress) => void;
   readonly signal?: AbortSignal;
 }

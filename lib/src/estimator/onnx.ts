@@ -4,8 +4,9 @@ import { fromNode, type Random, ShoalError, seededRandom } from '@shoal/core';
 import { type LossName, type OptimizerOptions, Trainer } from '@shoal/training';
 import * as ort from 'onnxruntime-node';
 import { batches, type Samples, slice } from '../data/samples.ts';
+import { ContinualLearner } from '../lifelong-learning/continual/continual-learner.ts';
 import { argMax, classificationMetrics } from './classification-metrics.ts';
-import type { Estimator, Metrics, Predictions, TrainOptions } from './estimator.ts';
+import type { Estimator, Metrics, Predictions, Rehearsal, TrainOptions } from './estimator.ts';
 
 export interface OnnxEstimatorOptions {
   /** The ONNX file; or load one later. */
@@ -121,6 +122,8 @@ export class OnnxEstimator implements Estimator {
     if (samples.size === 0)
       throw new ShoalError('invalid_argument', 'there are no samples to train on');
     await this.#expectLabels(samples);
+    if (options.rehearsal && options.rehearsal.samples.size > 0)
+      return await this.#rehearse(samples, options.rehearsal, options);
     const trainer = await Trainer.create({
       model: this.#bytes,
       loss: this.#options.loss ?? 'softmax-cross-entropy',
@@ -138,6 +141,36 @@ export class OnnxEstimator implements Estimator {
       return last;
     } finally {
       await trainer.release();
+    }
+  }
+
+  /** Every batch has as many samples of before as new ones. */
+  async #rehearse(samples: Samples, rehearsal: Rehearsal, options: TrainOptions): Promise<Metrics> {
+    const { epochs = 3, batchSize = 32, seed = 1, threads = 2, trainable } = this.#options;
+    if (this.#options.loss !== undefined && this.#options.loss !== 'softmax-cross-entropy')
+      throw new ShoalError('unsupported', 'rehearsal needs the loss softmax-cross-entropy');
+    const known = rehearsal.samples;
+    await this.#expectLabels(known);
+    const learner = await ContinualLearner.create({
+      model: this.#bytes,
+      strategy: {
+        name: rehearsal.method === 'der++' ? 'der++' : 'rehearsal',
+        memory: known.size,
+      },
+      optimizer: this.#options.optimizer ?? { name: 'adam', learningRate: 1e-3 },
+      epochs,
+      batchSize,
+      threads,
+      seed,
+      ...(trainable ? { trainable } : {}),
+    });
+    try {
+      await learner.remember(known);
+      await learner.learn(samples, options);
+      await this.#replace(learner.deploy());
+      return await this.evaluate(samples);
+    } finally {
+      await learner.release();
     }
   }
 

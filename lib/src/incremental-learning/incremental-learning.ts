@@ -1,9 +1,18 @@
-import { extname, join } from 'node:path';
-import { readConfig, type SettingTable, text } from '@shoal/core';
-import type { Samples } from '../data/samples.ts';
+import { dirname, extname, join } from 'node:path';
+import {
+  choice,
+  integer,
+  isJsonObject,
+  readConfig,
+  type SettingTable,
+  ShoalError,
+  text,
+} from '@shoal/core';
+import { type Samples, select } from '../data/samples.ts';
 import type { Estimator, Metrics, TrainOptions } from '../estimator/estimator.ts';
 import { type ModelResult, Reporter } from '../report/local-controller.ts';
 import { WORKER_SETTINGS, type WorkerEnvironment } from '../report/worker-environment.ts';
+import { RehearsalBuffer } from './rehearsal-buffer.ts';
 
 export interface IncrementalEnvironment extends WorkerEnvironment {
   /** The model training starts from. */
@@ -12,6 +21,23 @@ export interface IncrementalEnvironment extends WorkerEnvironment {
   readonly TEST_DATASET_URL: string;
   /** Models to evaluate, `;`-joined: the new one first. */
   readonly MODEL_URLS: string;
+  /** Samples kept against forgetting; 0 keeps none. */
+  readonly REHEARSAL_SAMPLES: number;
+  readonly REHEARSAL_METHOD: 'replay' | 'der++';
+  readonly REHEARSAL_KEEP: 'reservoir' | 'class-balanced';
+  /** Guarded slices, JSON. */
+  readonly GUARDS: string;
+  /** Datasets of those that have one, `;`-joined, in their order. */
+  readonly GUARD_DATASET_URLS: string;
+}
+
+/** A slice on which a new model may not be worse. */
+interface Guard {
+  readonly name: string;
+  readonly label?: number;
+  /** Name of a dataset; its file is in `GUARD_DATASET_URLS`. */
+  readonly dataset?: unknown;
+  readonly metric: string;
 }
 
 const SETTINGS: SettingTable<IncrementalEnvironment> = {
@@ -20,6 +46,19 @@ const SETTINGS: SettingTable<IncrementalEnvironment> = {
   TRAIN_DATASET_URL: text('samples to train on', ''),
   TEST_DATASET_URL: text('samples to evaluate on', ''),
   MODEL_URLS: text('models to evaluate, new first', ''),
+  REHEARSAL_SAMPLES: integer(
+    'samples kept against forgetting; 0 for none',
+    { min: 0, max: 1_000_000 },
+    500,
+  ),
+  REHEARSAL_METHOD: choice('replay or der++', ['replay', 'der++'], 'replay'),
+  REHEARSAL_KEEP: choice(
+    'which samples are kept: reservoir or class-balanced',
+    ['reservoir', 'class-balanced'],
+    'class-balanced',
+  ),
+  GUARDS: text('guarded slices, JSON [{"name", "label" | "dataset", "metric"}]', ''),
+  GUARD_DATASET_URLS: text('datasets of the guards that have one, joined by ;', ''),
 };
 
 /** Path as the node knows it: without the prefix under which host paths are mounted. */
@@ -59,13 +98,16 @@ export class IncrementalLearning {
   }
 
   /**
-   * Trains from `BASE_MODEL_URL` and saves to `MODEL_URL` (a folder gets `model.onnx`).
+   * Trains from `BASE_MODEL_URL` and saves to `MODEL_URL` (a folder gets `model.onnx`). Samples kept
+   * beside the base model are learned again with the new ones; some of both lie beside the new model.
    *
    * @returns Metrics on the training samples.
    */
   async train(samples: Samples, options: TrainOptions = {}): Promise<Metrics> {
-    const { BASE_MODEL_URL, MODEL_URL } = this.environment;
+    const { BASE_MODEL_URL, MODEL_URL, REHEARSAL_METHOD } = this.environment;
     await this.#estimator.load(BASE_MODEL_URL);
+    const buffer = this.#buffer();
+    const known = options.rehearsal ?? buffer?.rehearsal(REHEARSAL_METHOD);
     let reportedEpoch = 0;
     const onProgress: TrainOptions['onProgress'] = (progress) => {
       options.onProgress?.(progress);
@@ -75,9 +117,17 @@ export class IncrementalLearning {
         .send({ kind: 'train', status: 'running', ownerInfo: { ...progress } })
         .catch(() => undefined);
     };
-    const metrics = await this.#estimator.train(samples, { ...options, onProgress });
+    const metrics = await this.#estimator.train(samples, {
+      ...options,
+      onProgress,
+      ...(known ? { rehearsal: known } : {}),
+    });
     const path = extname(MODEL_URL) === '' ? join(MODEL_URL, 'model.onnx') : MODEL_URL;
     await this.#estimator.save(path);
+    if (buffer) {
+      buffer.offer(samples);
+      buffer.write(dirname(path));
+    }
     await this.#reporter.send({
       kind: 'train',
       status: 'completed',
@@ -86,14 +136,80 @@ export class IncrementalLearning {
     return metrics;
   }
 
-  /** Evaluates every model of `MODEL_URLS` on the same samples; reports and returns them in that order. */
-  async evaluate(samples: Samples): Promise<readonly ModelResult[]> {
+  /** What is kept against forgetting, as it lies beside the base model. */
+  #buffer(): RehearsalBuffer | undefined {
+    const { BASE_MODEL_URL, REHEARSAL_SAMPLES: capacity, REHEARSAL_KEEP: keep } = this.environment;
+    return capacity === 0
+      ? undefined
+      : RehearsalBuffer.open(dirname(BASE_MODEL_URL), { capacity, keep });
+  }
+
+  /**
+   * Evaluates every model of `MODEL_URLS` on the same samples, and on every guarded slice as
+   * `<metric>@<slice>`; reports and returns them in that order.
+   *
+   * @param read Reads the dataset of a guard; needed when one has its own.
+   * @throws ShoalError `invalid_argument` when `GUARDS` is not what it should be.
+   */
+  async evaluate(
+    samples: Samples,
+    read?: (path: string) => Samples,
+  ): Promise<readonly ModelResult[]> {
     const results: ModelResult[] = [];
+    const slices = this.#slices(samples, read);
     for (const path of this.environment.MODEL_URLS.split(';').filter((p) => p !== '')) {
       await this.#estimator.load(path);
-      results.push(this.#result(path, await this.#estimator.evaluate(samples)));
+      const metrics: Record<string, number> = { ...(await this.#estimator.evaluate(samples)) };
+      for (const { guard, part } of slices) {
+        // A slice without samples has no figure: the local controller says so.
+        const value =
+          part.size > 0 ? (await this.#estimator.evaluate(part))[guard.metric] : undefined;
+        if (value !== undefined) metrics[`${guard.metric}@${guard.name}`] = value;
+      }
+      results.push(this.#result(path, metrics));
     }
     await this.#reporter.send({ kind: 'eval', status: 'completed', results });
     return results;
   }
+
+  #slices(
+    samples: Samples,
+    read: ((path: string) => Samples) | undefined,
+  ): { guard: Guard; part: Samples }[] {
+    const files = this.environment.GUARD_DATASET_URLS.split(';').filter((p) => p !== '');
+    return parseGuards(this.environment.GUARDS).map((guard) => {
+      if (guard.dataset === undefined) return { guard, part: ofClass(samples, guard.label) };
+      const file = files.shift();
+      if (file === undefined || !read)
+        throw new ShoalError(
+          'invalid_argument',
+          `guard "${guard.name}" has a dataset of its own: ${read ? 'GUARD_DATASET_URLS lacks its file' : 'evaluate() needs to be told how to read it'}`,
+        );
+      return { guard, part: ofClass(read(file), guard.label) };
+    });
+  }
+}
+
+function parseGuards(json: string): Guard[] {
+  if (json === '') return [];
+  try {
+    const value: unknown = JSON.parse(json);
+    if (
+      Array.isArray(value) &&
+      value.every((g) => isJsonObject(g) && typeof g['name'] === 'string')
+    )
+      return value.map((g: Guard) => ({ ...g, metric: g.metric ?? 'accuracy' }));
+  } catch {
+    // told below
+  }
+  throw new ShoalError('invalid_argument', `GUARDS is not a list of {"name", …}: ${json}`);
+}
+
+function ofClass(samples: Samples, label: number | undefined): Samples {
+  if (label === undefined) return samples;
+  const at = Array.from(samples.labels, (l, i) => (l === BigInt(label) ? i : -1));
+  return select(
+    samples,
+    at.filter((i) => i >= 0),
+  );
 }

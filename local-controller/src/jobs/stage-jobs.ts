@@ -1,98 +1,37 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import { join, normalize } from 'node:path/posix';
-import {
-  hotUpdateFolder,
-  recordKey,
-  type StageAssignment,
-  type StageModel,
-  type StageReport,
-} from '@shoal/api';
-import { type Clock, isJsonObject, type Logger, messageOf } from '@shoal/core';
+import { recordKey, type StageAssignment, type StageModel } from '@shoal/api';
+import { isJsonObject, messageOf } from '@shoal/core';
 import { datasetFormat } from '../dataset/formats.ts';
-import type { DatasetMonitor } from '../dataset/monitor.ts';
 import { divide, readRanges, type SampleRange, writeLines } from '../dataset/split.ts';
-import type { Link } from '../link/link.ts';
-import { installHotUpdate, withdrawHotUpdate } from '../model/hot-update.ts';
-import { type ModelStore, placeFile } from '../model/model-store.ts';
-import type { EdgeDatabase } from '../store/database.ts';
-import { decide, deltaFigures } from '../trigger/trigger.ts';
-
-export interface JobPorts {
-  readonly db: EdgeDatabase;
-  readonly link: Link;
-  readonly monitor: DatasetMonitor;
-  readonly models: ModelStore;
-  readonly clock: Clock;
-  readonly logger: Logger;
-  readonly hostPath: (path: string) => string;
-}
-
-/** What the node remembers of a job between restarts. */
-interface Progress {
-  /** Samples that were part of a trained round; newer ones count for the next trigger. */
-  readonly consumed: number;
-  /** Slices trained since the last deployment: a round that is not deployed loses no sample. */
-  readonly slices: readonly SampleRange[];
-  /** What is under evaluation: the new model, and behind it the old one where two are compared. */
-  readonly evaluating?: {
-    readonly round: number;
-    readonly models: readonly StageModel[];
-  };
-  /** The range handed to the round that is not trained yet, and what was said of it. */
-  readonly offered?: {
-    readonly round: number;
-    readonly range: SampleRange;
-    readonly report: Offer;
-  };
-  /** Evaluation samples of the newest rounds. */
-  readonly evaluation: readonly SampleRange[];
-  /** The model this node knows to be deployed; training goes on from it. */
-  readonly deployed?: StageModel;
-  /** The model this node last offered for deployment. */
-  readonly candidate?: { readonly digest: string; readonly model: StageModel };
-  /** The model installed on this node for serving. */
-  readonly installed?: { readonly digest: string; readonly round: number };
-}
-
-type Offer = Omit<StageReport, 'uid' | 'round' | 'stage'>;
+import { placeFile } from '../model/model-store.ts';
+import { LabelledInbox } from '../samples/inbox.ts';
+import { decide, deltaFigures, guarded } from '../trigger/trigger.ts';
+import type { JobPorts, StageJobKind, WorkerReport } from './ports.ts';
+import { JobProgress, type Offer } from './progress.ts';
+import { Serving } from './serving.ts';
 
 /** Rounds whose evaluation samples are kept. */
 const EVALUATION_ROUNDS = 5;
-const EMPTY: Progress = { consumed: 0, slices: [], evaluation: [] };
-
-/** What a worker said, as the worker API hands it on. */
-export interface WorkerReport {
-  readonly kind: string;
-  readonly status: string | undefined;
-  readonly results: readonly StageModel[];
-  readonly ownerInfo: Readonly<Record<string, unknown>>;
-}
-
-/** Kinds of jobs with stages. */
-export type StageJobKind = 'IncrementalLearningJob' | 'LifelongLearningJob';
+/** Served models whose files this node remembers. */
+const KEPT_MODELS = 10;
 
 /** A node's part in the jobs of one kind: triggers, samples, evaluation, hot update. */
 export class StageJobs {
   readonly #kind: StageJobKind;
   readonly #ports: JobPorts;
+  readonly #progress: JobProgress;
+  readonly #serving: Serving;
+  readonly #inbox: LabelledInbox;
   readonly #lastCheck = new Map<string, number>();
   readonly #busy = new Set<string>();
 
   constructor(kind: StageJobKind, ports: JobPorts) {
     this.#kind = kind;
     this.#ports = ports;
-  }
-
-  #key(job: StageAssignment): string {
-    return `il/${job.metadata.uid}`;
-  }
-
-  #progress(job: StageAssignment): Progress {
-    return this.#ports.db.progress<Progress>(this.#key(job)) ?? EMPTY;
-  }
-
-  #save(job: StageAssignment, change: Partial<Progress>): void {
-    this.#ports.db.setProgress(this.#key(job), { ...this.#progress(job), ...change });
+    this.#progress = new JobProgress(ports.db);
+    this.#serving = new Serving(kind, ports);
+    this.#inbox = new LabelledInbox(ports);
   }
 
   #report(job: StageAssignment, report: Offer, part: string = job.stage): void {
@@ -120,7 +59,7 @@ export class StageJobs {
   }
 
   async #guarded(job: StageAssignment): Promise<void> {
-    const key = this.#key(job);
+    const key = this.#progress.key(job);
     if (this.#busy.has(key)) return;
     this.#busy.add(key);
     try {
@@ -134,9 +73,10 @@ export class StageJobs {
   }
 
   async #step(job: StageAssignment): Promise<void> {
-    if (job.roles.includes('deploy')) await this.#serve(job);
+    if (job.roles.includes('deploy')) await this.#serving.serve(job);
     if (!job.roles.includes('dataset')) return;
-    this.#adopt(job);
+    await this.#inbox.take(job);
+    await this.#adopt(job);
     if (job.state !== 'Waiting') return;
     if (job.stage === 'Train') await this.#offerTraining(job);
     else if (job.stage === 'Eval') this.#offerEvaluation(job);
@@ -145,7 +85,7 @@ export class StageJobs {
 
   /** `checkPeriodSeconds`: how often a trigger is looked at. */
   #isDue(job: StageAssignment, periodSeconds: number): boolean {
-    const key = `${this.#key(job)}/${job.stage}/${job.round}`;
+    const key = `${this.#progress.key(job)}/${job.stage}/${job.round}`;
     const now = this.#ports.clock.now();
     const last = this.#lastCheck.get(key);
     if (last !== undefined && now - last < periodSeconds * 1000) return false;
@@ -164,22 +104,20 @@ export class StageJobs {
 
   async #offerTraining(job: StageAssignment): Promise<void> {
     const { monitor, clock, hostPath } = this.#ports;
-    const { offered } = this.#progress(job);
+    const { offered } = this.#progress.of(job);
     // A round keeps the samples it was offered, however many more arrive.
     if (offered?.round === job.round) return this.#report(job, offered.report);
     if (!this.#isDue(job, job.trainTrigger.checkPeriodSeconds ?? 60)) return;
     const total = monitor.check(job.dataset);
     if (total === undefined) return;
-    const progress = this.#progress(job);
+    const progress = this.#progress.of(job);
     const consumed = Math.min(progress.consumed, total);
     const range = { from: consumed, to: total };
     const { train, evaluation } = divide(range, job.trainProb);
-    const verdict = decide(
-      job.trainTrigger,
-      { num_of_samples: train.to - train.from },
-      clock.now(),
-    );
-    if (!verdict.fires) return;
+    const alarms = (job.driftAlarms ?? []).filter((a) => a > (progress.alarmsUntil ?? ''));
+    const figures = { num_of_samples: train.to - train.from, drift: alarms.length };
+    const verdict = decide(job.trainTrigger, figures, clock.now());
+    if (!verdict.fires || train.to === train.from) return;
     const trains = [...progress.slices.map((r) => divide(r, job.trainProb).train), train];
     const evaluations = withNewest(progress.evaluation, evaluation);
     const format = datasetFormat(job.dataset.spec.format);
@@ -200,7 +138,11 @@ export class StageJobs {
         outputDir,
       },
     };
-    this.#save(job, { offered: { round: job.round, range, report } });
+    const newest = alarms.at(-1);
+    this.#progress.save(job, {
+      offered: { round: job.round, range, report },
+      ...(newest === undefined ? {} : { alarmsUntil: newest }),
+    });
     this.#report(job, report);
   }
 
@@ -214,11 +156,11 @@ export class StageJobs {
         message: 'the training stage reported no model',
       });
     this.#consume(job);
-    const { evaluating, deployed } = this.#progress(job);
+    const { evaluating, deployed } = this.#progress.of(job);
     const old = job.evalModel ?? deployed ?? this.#served(job);
     const fresh = job.evaluatesPair ? [next, old] : [next];
     const pair = evaluating?.round === job.round ? evaluating.models : fresh;
-    this.#save(job, { evaluating: { round: job.round, models: pair } });
+    this.#progress.save(job, { evaluating: { round: job.round, models: pair } });
     this.#report(job, {
       status: 'ready',
       input: { models: pair, dataURL: this.#dataFile(job, 'eval') },
@@ -227,12 +169,12 @@ export class StageJobs {
 
   /** The round was trained: its samples count as used, and train again until a model is deployed. */
   #consume(job: StageAssignment): void {
-    const { offered, ...rest } = this.#progress(job);
+    const { offered, ...rest } = this.#progress.of(job);
     if (offered?.round !== job.round) return;
     const { range } = offered;
     const evaluation = withNewest(rest.evaluation, divide(range, job.trainProb).evaluation);
     const slices = [...rest.slices, range];
-    this.#ports.db.setProgress(this.#key(job), { ...rest, consumed: range.to, slices, evaluation });
+    this.#progress.replace(job, { ...rest, consumed: range.to, slices, evaluation });
   }
 
   /** The deployed model as this node has it: the same path, or the initial model where there is none. */
@@ -251,14 +193,19 @@ export class StageJobs {
         message: 'the evaluation did not report two models, the new one and the old',
       });
     const figures = deltaFigures(next.metrics ?? {}, old?.metrics ?? {});
-    const verdict = decide(job.deployTrigger, figures, clock.now());
+    const verdict =
+      job.pinned === undefined
+        ? guarded(decide(job.deployTrigger, figures, clock.now()), job.guards ?? [], figures)
+        : { fires: false, reason: `the served model is pinned to ${job.pinned.slice(0, 19)}` };
     if (!verdict.fires)
       return this.#report(job, {
         status: 'completed',
         message: `kept the deployed model: ${verdict.reason}`,
       });
     const { digest } = await models.publish(hostPath(next.url));
-    this.#save(job, { candidate: { digest, model: { format: next.format, url: next.url } } });
+    this.#progress.save(job, {
+      candidate: { digest, model: { format: next.format, url: next.url } },
+    });
     this.#report(job, {
       status: 'ready',
       message: verdict.reason,
@@ -266,41 +213,41 @@ export class StageJobs {
     });
   }
 
-  /** The dataset's node: once the model is served, the next round trains from it. */
-  #adopt(job: StageAssignment): void {
-    const { candidate, ...rest } = this.#progress(job);
-    if (candidate && candidate.digest === job.served) {
-      // What was learned is in the model that is served now.
-      this.#ports.db.setProgress(this.#key(job), {
-        ...rest,
-        slices: [],
-        deployed: candidate.model,
-      });
-    }
+  /** The dataset's node: once a model is served, the next round trains from it. */
+  async #adopt(job: StageAssignment): Promise<void> {
+    const { candidate, ...rest } = this.#progress.of(job);
+    const { served } = job;
+    if (served === undefined || served === rest.deployedDigest) return;
+    const found =
+      candidate?.digest === served
+        ? candidate.model
+        : (rest.history?.find((h) => h.digest === served)?.model ?? (await this.#pinnedModel(job)));
+    if (!found) return;
+    const history = [
+      ...(rest.history ?? []).filter((h) => h.digest !== served),
+      { digest: served, model: found },
+    ].slice(-KEPT_MODELS);
+    // What was learned is in the model that is served now.
+    const adopted = { ...rest, slices: [], history, deployed: found, deployedDigest: served };
+    this.#progress.replace(job, adopted);
   }
 
-  /** Installs the accepted model where it is served. */
-  async #serve(job: StageAssignment): Promise<void> {
-    const { models, hostPath, clock, db } = this.#ports;
-    const folder = hostPath(hotUpdateFolder(this.#kind, job.metadata));
-    // What an earlier job of this name left must not be taken for a model of this one.
-    if (db.progress(this.#key(job)) === undefined) withdrawHotUpdate(folder);
-    const { installed } = this.#progress(job);
-    this.#save(job, {});
-    const { accepted } = job;
-    if (accepted === undefined || (installed?.digest === accepted && installed.round === job.round))
-      return;
-    const path = await models.fetch(accepted);
-    const model = { path, digest: accepted, format: job.deployModel.format };
-    this.#save(job, { installed: { digest: accepted, round: job.round } });
-    if (job.hotUpdate) return installHotUpdate(folder, model, new Date(clock.now()).toISOString());
-    placeFile(path, hostPath(job.deployModel.url));
-    this.#report(job, { status: 'completed' }, 'Serving');
+  /** A model this node did not train, or knows no more, as a file of the job. */
+  async #pinnedModel(job: StageAssignment): Promise<StageModel | undefined> {
+    const { models, hostPath } = this.#ports;
+    const { pinned, served, deployModel } = job;
+    if (pinned === undefined || pinned !== served) return undefined;
+    const { format } = deployModel;
+    const url = this.#outputPath(job, 'pinned', `model-${pinned.slice(7, 19)}.${format}`);
+    placeFile(await models.fetch(pinned), hostPath(url));
+    return { format, url };
   }
 
   /** Takes what a worker of this job reports. */
   take(job: StageAssignment, report: WorkerReport): void {
-    if (report.kind === 'deploy') return this.#takeDeployment(job, report);
+    if (report.kind === 'inference' && this.#kind === 'IncrementalLearningJob')
+      return this.#ports.hardExamples.observe(job, report.ownerInfo);
+    if (report.kind === 'deploy') return this.#serving.take(job, report);
     const stage = report.kind === 'train' ? 'Train' : report.kind === 'eval' ? 'Eval' : undefined;
     if (stage !== job.stage) return;
     if (report.status === 'failed') {
@@ -312,22 +259,6 @@ export class StageJobs {
       if (stage === 'Train') this.#takeTraining(job, report);
       else this.#takeEvaluation(job, report);
     }
-  }
-
-  /** The worker took the model, or refused it: then the file it would start with stays the old one. */
-  #takeDeployment(job: StageAssignment, report: WorkerReport): void {
-    const { models, hostPath } = this.#ports;
-    const { installed } = this.#progress(job);
-    // A worker that starts loads what is there already: only an installed model of this round counts.
-    if (installed?.round !== job.round || job.stage !== 'Deploy') return;
-    if (report.status === 'failed') {
-      withdrawHotUpdate(hostPath(hotUpdateFolder(this.#kind, job.metadata)));
-      const { reason } = report.ownerInfo;
-      const message = typeof reason === 'string' ? reason : 'the worker refused the model';
-      return this.#report(job, { status: 'failed', message }, 'Serving');
-    }
-    placeFile(models.pathOf(installed.digest), hostPath(job.deployModel.url));
-    this.#report(job, { status: 'completed' }, 'Serving');
   }
 
   /** A worker may only name models in the folder it was given: the worker API asks nobody who he is. */
@@ -361,7 +292,7 @@ export class StageJobs {
         output: { models: report.results, ...known },
       });
     }
-    const { evaluating } = this.#progress(job);
+    const { evaluating } = this.#progress.of(job);
     const pair =
       evaluating?.round === job.round
         ? evaluating.models

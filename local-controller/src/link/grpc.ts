@@ -7,10 +7,11 @@ import {
   type EdgeFrame,
   GetBlobRequestSchema,
   MANAGER_NAME,
+  PutSamplesRequestSchema,
   StatBlobRequestSchema,
 } from '@shoal/api';
 import { type ErrorCode, type KeyPair, ShoalError } from '@shoal/core';
-import type { Connection, EdgeTransport } from './transport.ts';
+import type { Connection, EdgeTransport, SampleUpload } from './transport.ts';
 
 export interface GrpcTransportOptions {
   /** `host:port` of the global manager. */
@@ -30,6 +31,7 @@ const CODES: Partial<Record<grpc.status, ErrorCode>> = {
   [grpc.status.UNAUTHENTICATED]: 'unauthenticated',
   [grpc.status.OUT_OF_RANGE]: 'out_of_range',
   [grpc.status.DATA_LOSS]: 'data_corrupt',
+  [grpc.status.RESOURCE_EXHAUSTED]: 'resource_exhausted',
 };
 
 function fromGrpc(error: unknown, what: string): ShoalError {
@@ -40,6 +42,8 @@ function fromGrpc(error: unknown, what: string): ShoalError {
 
 /** Longest time one transfer may take; it resumes where it stopped. */
 const BULK_MS = 600_000;
+/** Longest time one call with samples may take. */
+const SAMPLES_MS = 120_000;
 
 function bulkDeadline(): grpc.CallOptions {
   return { deadline: Date.now() + BULK_MS };
@@ -150,6 +154,24 @@ export class GrpcTransport implements EdgeTransport {
               receivedBytes: Number(value?.receivedBytes ?? 0n),
               complete: value?.complete ?? false,
             });
+        },
+      );
+    });
+  }
+
+  putSamples(upload: SampleUpload): Promise<{ taken: readonly string[]; reason: string }> {
+    const { path, requestSerialize, responseDeserialize } = EDGE_LINK_METHODS.putSamples;
+    const request = create(PutSamplesRequestSchema, { ...upload, samples: [...upload.samples] });
+    return new Promise((resolve, reject) => {
+      this.#client.makeUnaryRequest(
+        path,
+        requestSerialize,
+        responseDeserialize,
+        request,
+        { deadline: Date.now() + SAMPLES_MS },
+        (error, value) => {
+          if (error) reject(fromGrpc(error, 'sending hard examples'));
+          else resolve({ taken: value?.taken ?? [], reason: value?.reason ?? '' });
         },
       );
     });

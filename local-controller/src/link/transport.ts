@@ -1,5 +1,14 @@
 import type { BlobChunk, CloudFrame, EdgeFrame } from '@shoal/api';
 
+/** Hard examples of one job on their way up. */
+export interface SampleUpload {
+  readonly kind: string;
+  readonly namespace: string;
+  readonly name: string;
+  readonly uid: string;
+  readonly samples: readonly { readonly id: string; readonly body: Uint8Array }[];
+}
+
 /** One live connection to the global manager. */
 export interface Connection {
   send(frame: EdgeFrame): void;
@@ -16,5 +25,7 @@ export interface EdgeTransport {
   /** Sends chunks; resolves with what the cloud holds then. */
   putBlob(chunks: AsyncIterable<BlobChunk>): Promise<{ receivedBytes: number; complete: boolean }>;
   statBlob(digest: string): Promise<{ receivedBytes: number; complete: boolean }>;
+  /** Sends hard examples; resolves with those that need not be sent again, and why others were not taken. */
+  putSamples(upload: SampleUpload): Promise<{ taken: readonly string[]; reason: string }>;
   close(): void;
 }

@@ -34,6 +34,8 @@ export async function fileDigest(path: string): Promise<Digest> {
 export class ModelStore {
   readonly #dir: string;
   readonly #transport: EdgeTransport;
+  /** Downloads under way: two askers share one. */
+  readonly #fetching = new Map<string, Promise<string>>();
 
   constructor(dir: string, transport: EdgeTransport) {
     this.#dir = dir;
@@ -72,6 +74,19 @@ export class ModelStore {
   async fetch(digest: string): Promise<string> {
     const path = this.pathOf(digest);
     if (existsSync(path)) return path;
+    const under = this.#fetching.get(digest);
+    if (under) return await under;
+    const download = this.#download(digest, path).finally(() => this.#fetching.delete(digest));
+    this.#fetching.set(digest, download);
+    return await download;
+  }
+
+  /** Removes what is needed no more. */
+  forget(digest: string): void {
+    rmSync(this.pathOf(digest), { force: true });
+  }
+
+  async #download(digest: string, path: string): Promise<string> {
     const part = `${path}.part`;
     const file = openSync(part, 'a');
     try {

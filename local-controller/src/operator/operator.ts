@@ -14,6 +14,8 @@ import { StageJobs } from '../jobs/stage-jobs.ts';
 import { GrpcTransport } from '../link/grpc.ts';
 import { Link } from '../link/link.ts';
 import { ModelStore } from '../model/model-store.ts';
+import { HardExamples } from '../samples/hard-examples.ts';
+import { HardExampleSpool } from '../samples/spool.ts';
 import { EdgeDatabase } from '../store/database.ts';
 import { serveWorkerApi } from '../worker-api/server.ts';
 import type { Config } from './config.ts';
@@ -63,7 +65,9 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
     join(config.ROOTFS_MOUNT_DIR, normalize(join('/', path)));
   const monitor = new DatasetMonitor({ db, link, logger, hostPath });
   const models = new ModelStore(join(config.SHOAL_LC_DATA_DIR, 'models'), transport);
-  const jobPorts = { db, link, monitor, models, clock, logger, hostPath };
+  const spool = new HardExampleSpool(join(config.SHOAL_LC_DATA_DIR, 'spool.db'));
+  const hardExamples = new HardExamples({ db, link, transport, spool, clock, logger });
+  const jobPorts = { db, link, monitor, models, hardExamples, clock, logger, hostPath };
   const stageJobs = {
     incrementallearningjob: new StageJobs('IncrementalLearningJob', jobPorts),
     lifelonglearningjob: new StageJobs('LifelongLearningJob', jobPorts),
@@ -73,6 +77,8 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
     port: config.BIND_PORT,
     link,
     stageJobs,
+    hardExamples,
+    models,
     registry: metricsRegistry(link),
     logger,
   });
@@ -83,6 +89,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   const poll = async (): Promise<void> => {
     monitor.poll();
     for (const jobs of Object.values(stageJobs)) jobs.poll();
+    hardExamples.poll();
     await wakeUp.pause(config.SHOAL_LC_POLL_MS, clock, signal);
   };
   const loops = [
@@ -96,6 +103,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
       await Promise.all(loops);
       await api.close();
       transport.close();
+      spool.close();
       db.close();
     },
   };

@@ -1,5 +1,5 @@
-import { expect, test } from 'vitest';
-import { decide, deltaFigures, inWindow } from './trigger.ts';
+import { describe, expect, test } from 'vitest';
+import { decide, deltaFigures, guarded, inWindow } from './trigger.ts';
 
 const trigger = (
   operator: never,
@@ -94,4 +94,20 @@ test('guards: all of them must hold; of any, one is enough; the reason names wha
   expect(decide({ condition, all, any }, { ...good, accuracy: 0.8 }, 0).reason).toMatch(
     /^none of: precision_delta = 0, .*; accuracy = 0.8/,
   );
+});
+
+describe('guards', () => {
+  const yes = { fires: true, reason: 'better' };
+  const guard = { name: 'night', figure: 'accuracy@night', maxDrop: 0.01 };
+
+  test('hold back a model that is worse on a slice, and one that was not measured there', () => {
+    const on = (delta: number) => guarded(yes, [guard], { 'accuracy@night_delta': delta });
+    expect(on(-0.01)).toEqual(yes);
+    expect(on(-0.02).reason).toBe(
+      'guard "night": accuracy@night falls by 0.02, at most 0.01 is allowed',
+    );
+    expect(guarded(yes, [guard], {}).reason).toMatch(/could not be held/);
+    const no = { fires: false, reason: 'not better' };
+    expect(guarded(no, [guard], {})).toBe(no);
+  });
 });

@@ -1,4 +1,4 @@
-import type { Trigger } from '@shoal/api';
+import type { GuardedFigure, Trigger } from '@shoal/api';
 
 /** Figures a trigger is held against: scalars and lists by name. */
 export type TriggerFigures = Readonly<Record<string, number | readonly number[]>>;
@@ -103,4 +103,27 @@ export function deltaFigures(next: TriggerFigures, old: TriggerFigures): Trigger
     }
   }
   return figures;
+}
+
+/** A verdict after the guards: a new model may not be worse on any guarded slice. */
+export function guarded(
+  verdict: TriggerVerdict,
+  guards: readonly GuardedFigure[],
+  figures: TriggerFigures,
+): TriggerVerdict {
+  if (!verdict.fires) return verdict;
+  for (const { name, figure: metric, maxDrop } of guards) {
+    const delta = figure(figures, `${metric}_delta`);
+    if (delta === undefined)
+      return {
+        fires: false,
+        reason: `guard "${name}" could not be held: the evaluation has no ${metric} of both models`,
+      };
+    if (delta < -maxDrop - EQUALITY_TOLERANCE)
+      return {
+        fires: false,
+        reason: `guard "${name}": ${metric} falls by ${Number((-delta).toFixed(6))}, at most ${maxDrop} is allowed`,
+      };
+  }
+  return verdict;
 }

@@ -1,10 +1,21 @@
+import { createReadStream } from 'node:fs';
 import type { StageModel } from '@shoal/api';
 import { recordKey } from '@shoal/api';
-import { fromNode, isJsonObject, type JsonObject, type Logger } from '@shoal/core';
+import {
+  type ErrorCode,
+  fromNode,
+  isJsonObject,
+  isShoalError,
+  type JsonObject,
+  type Logger,
+  messageOf,
+} from '@shoal/core';
 import fastify, { type FastifyInstance } from 'fastify';
 import type { Registry } from 'prom-client';
 import type { StageJobs } from '../jobs/stage-jobs.ts';
 import type { Link } from '../link/link.ts';
+import type { ModelStore } from '../model/model-store.ts';
+import type { HardExamples } from '../samples/hard-examples.ts';
 
 export interface WorkerApiOptions {
   readonly host: string;
@@ -12,11 +23,20 @@ export interface WorkerApiOptions {
   readonly link: Link;
   /** Jobs with stages, by the lowercase kind workers send. */
   readonly stageJobs: Readonly<Record<string, StageJobs>>;
+  readonly hardExamples: HardExamples;
+  readonly models: Pick<ModelStore, 'fetch'>;
   readonly registry: Registry;
   readonly logger: Logger;
 }
 
 const MAX_BODY_BYTES = 1024 * 1024;
+const MAX_SAMPLES_BYTES = 16 * 1024 * 1024;
+const HTTP_STATUS: Partial<Record<ErrorCode, number>> = {
+  invalid_argument: 400,
+  not_found: 404,
+  permission_denied: 403,
+  resource_exhausted: 507,
+};
 
 interface Info {
   readonly name: string;
@@ -99,6 +119,31 @@ function dispatch(info: Info, options: WorkerApiOptions): void {
     });
 }
 
+/** Hard examples up, content-addressed files down. */
+function serveSamplesAndBlobs(server: FastifyInstance, options: WorkerApiOptions): void {
+  type Job = { kind: string; namespace: string; name: string };
+  server.post<{ Params: Job }>(
+    '/shoal/jobs/:kind/:namespace/:name/hard-examples',
+    { bodyLimit: MAX_SAMPLES_BYTES },
+    (request, reply) => {
+      if (request.params.kind.toLowerCase() !== 'incrementallearningjob')
+        return reply
+          .code(404)
+          .send({ message: `${request.params.kind} collects no hard examples` });
+      return { taken: options.hardExamples.take(request.params, request.body) };
+    },
+  );
+  server.get<{ Params: { digest: string } }>('/shoal/blobs/:digest', async (request, reply) => {
+    const path = await options.models.fetch(request.params.digest);
+    return reply.type('application/octet-stream').send(createReadStream(path));
+  });
+  server.setErrorHandler((error, _request, reply) => {
+    const known = isShoalError(error) ? (HTTP_STATUS[error.code] ?? 503) : undefined;
+    const own = error instanceof Error && 'statusCode' in error ? Number(error.statusCode) : 500;
+    return reply.code(known ?? own).send({ message: messageOf(error) });
+  });
+}
+
 /** The endpoint workers talk to: `POST /sedna/workers/{name}/info` (contract §3.2). */
 export async function serveWorkerApi(options: WorkerApiOptions): Promise<FastifyInstance> {
   const server = fastify({ bodyLimit: MAX_BODY_BYTES });
@@ -120,6 +165,7 @@ export async function serveWorkerApi(options: WorkerApiOptions): Promise<Fastify
     dispatch(parseInfo(body), options);
     return { Status: 200, Message: 'OK' };
   });
+  serveSamplesAndBlobs(server, options);
   try {
     await server.listen({ host: options.host, port: options.port });
   } catch (error) {

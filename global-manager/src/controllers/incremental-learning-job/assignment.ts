@@ -1,7 +1,9 @@
 import type {
   Dataset,
+  GuardedFigure,
   IncrementalLearningJob,
   Model,
+  SpoolLimits,
   StageAssignment,
   StageModel,
 } from '@shoal/api';
@@ -14,6 +16,27 @@ export interface IncrementalReferences {
   readonly initialModel: Model;
   readonly deployModel: Model;
   readonly evalModel: Model | undefined;
+  /** Labels what it is sure of. */
+  readonly labelModel: Model | undefined;
+  /** Datasets of the guards that have one, in their order. */
+  readonly guardDatasets: readonly Dataset[];
+}
+
+const EDGE_SPOOL = { maxSamples: 1_000, maxBytes: 64 * 1024 * 1024 };
+const IN_CLOUD = 10_000;
+
+function spoolOf({ hardExamples }: IncrementalLearningJob['spec']): SpoolLimits | undefined {
+  if (!hardExamples) return undefined;
+  const { maxSamples, maxBytes } = { ...EDGE_SPOOL, ...hardExamples.edgeSpool };
+  return { maxSamples, maxBytes, inCloud: hardExamples.maxSamples ?? IN_CLOUD };
+}
+
+function guardsOf({ evalSpec }: IncrementalLearningJob['spec']): GuardedFigure[] {
+  return (evalSpec.guards ?? []).map(({ name, metric = 'accuracy', maxDrop = 0 }) => ({
+    name,
+    figure: `${metric}@${name}`,
+    maxDrop,
+  }));
 }
 
 function stageModel(model: Model): StageModel {
@@ -25,6 +48,9 @@ export function assignments(
   inputs: AssignmentInputs<IncrementalLearningJob, IncrementalReferences>,
 ): Map<string, StageAssignment> {
   const { job, references } = inputs;
+  const spool = spoolOf(job.spec);
+  const guards = guardsOf(job.spec);
+  const { pin } = job.spec.deploySpec.model;
   return addressed(inputs, {
     initialModel: stageModel(references.initialModel),
     deployModel: stageModel(references.deployModel),
@@ -33,5 +59,8 @@ export function assignments(
     evaluatesPair: true,
     trainTrigger: job.spec.trainSpec.trigger,
     deployTrigger: job.spec.deploySpec.trigger,
+    ...(spool ? { spool } : {}),
+    ...(guards.length > 0 ? { guards } : {}),
+    ...(pin ? { pinned: pin } : {}),
   });
 }

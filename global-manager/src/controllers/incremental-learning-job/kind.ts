@@ -1,16 +1,19 @@
 import type { IncrementalLearningJob, Model } from '@shoal/api';
 import type { ObjectCache } from '../../reconcile/object-cache.ts';
 import { requireDataset, requireModel } from '../references.ts';
-import type { WorkerPorts } from '../stage-job/pods.ts';
 import type { StageJobKind } from '../stage-job/stage-job.ts';
 import { assignments, type IncrementalReferences } from './assignment.ts';
+import { HardExampleLoop, type LoopPorts } from './hard-example-loop.ts';
+import { ensureLabeller, type LabellerPorts } from './labeller.ts';
 import { createInferencePod, createStagePod } from './workers.ts';
 
 /** What incremental learning adds to the stages: models to start from, to serve and to compare with. */
 export function incrementalLearning(
-  ports: WorkerPorts & { readonly models: ObjectCache; readonly datasets: ObjectCache },
+  ports: LabellerPorts &
+    LoopPorts & { readonly models: ObjectCache; readonly datasets: ObjectCache },
 ): StageJobKind<IncrementalLearningJob, IncrementalReferences> {
   const { models, datasets } = ports;
+  const loop = new HardExampleLoop(ports);
   return {
     kind: 'IncrementalLearningJob',
     name: 'incremental-learning-job',
@@ -29,6 +32,19 @@ export function incrementalLearning(
         evalModel: evalSpec.initialEvalModel
           ? model(evalSpec.initialEvalModel.name, 'spec.evalSpec.initialEvalModel.name')
           : undefined,
+        labelModel: spec.hardExamples?.labels?.model
+          ? model(spec.hardExamples.labels.model.name, 'spec.hardExamples.labels.model.name')
+          : undefined,
+        guardDatasets: (evalSpec.guards ?? []).flatMap((g, i) =>
+          g.dataset
+            ? [
+                requireDataset(datasets, namespace, {
+                  name: g.dataset.name,
+                  field: `spec.evalSpec.guards[${i}].dataset.name`,
+                }),
+              ]
+            : [],
+        ),
       };
     },
     hotUpdate: (job) => job.spec.deploySpec.model.hotUpdateEnabled === true,
@@ -36,10 +52,18 @@ export function incrementalLearning(
     isServed: () => true,
     createInferencePod: async (job, { deployModel }) =>
       await createInferencePod(job, deployModel, ports),
-    createStagePod: async (job, { dataset }, at) => {
+    createStagePod: async (job, { dataset, guardDatasets }, at) => {
       const { url: datasetUrl, nodeName: datasetNode } = dataset.spec;
-      return await createStagePod(job, { ...at, datasetUrl, datasetNode }, ports);
+      const guardUrls = guardDatasets.map((d) => d.spec.url);
+      return await createStagePod(job, { ...at, datasetUrl, datasetNode, guardUrls }, ports);
     },
+    pinned: (job) => job.spec.deploySpec.model.pin,
+    observe: async (job, { dataset, labelModel }) => {
+      await ensureLabeller(job, labelModel, ports);
+      return await loop.observe(job, dataset.spec.nodeName);
+    },
+    watch: (changed) => ports.samples.onChange((j) => changed(j.namespace, j.name)),
+    forget: (namespace, name, except) => loop.forget(namespace, name, except),
     assignments,
   };
 }

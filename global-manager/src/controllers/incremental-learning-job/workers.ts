@@ -57,11 +57,18 @@ export async function createStagePod(
     input: StageData;
     datasetUrl: string;
     datasetNode: string | undefined;
+    guardUrls: readonly string[];
   },
   ports: WorkerPorts,
 ): Promise<KubeObject> {
   const { stage, round, input } = at;
-  const storage = injectStorage(stageStorage(stage, input, at.datasetUrl));
+  const guards = stage === 'Eval' ? (job.spec.evalSpec.guards ?? []) : [];
+  const storage = injectStorage([
+    ...stageStorage(stage, input, at.datasetUrl),
+    ...(guards.some((g) => g.dataset)
+      ? [{ env: 'GUARD_DATASET_URLS', urls: at.guardUrls, download: true }]
+      : []),
+  ]);
   const type = stageName(stage);
   const user = stage === 'Train' ? job.spec.trainSpec.template : job.spec.evalSpec.template;
   const template = buildPodTemplate({
@@ -69,7 +76,11 @@ export async function createStagePod(
     type,
     template: user,
     storage,
-    env: [...commonEnvironment(job, `${type}-worker`, ports), ...storage.env],
+    env: [
+      ...commonEnvironment(job, `${type}-worker`, ports),
+      ...(guards.length > 0 ? [{ name: 'GUARDS', value: JSON.stringify(guards) }] : []),
+      ...storage.env,
+    ],
     secretEnv: await secretEnvironment(
       ports.api,
       job.metadata.namespace ?? '',
@@ -82,6 +93,20 @@ export async function createStagePod(
     initializerImage: ports.initializerImage,
   });
   return await createPod(job, { type, template }, ports.api);
+}
+
+/** What the serving worker does beside answering: keep hard examples, watch for drift. */
+function loopEnvironment({ hardExamples, deploySpec }: IncrementalLearningJob['spec']): Env {
+  const { driftDetection } = deploySpec;
+  return [
+    ...(hardExamples ? [{ name: 'HARD_EXAMPLES', value: 'true' }] : []),
+    ...(driftDetection
+      ? [
+          { name: 'DRIFT_NAME', value: driftDetection.name },
+          { name: 'DRIFT_PARAMETERS', value: JSON.stringify(driftDetection.parameters ?? null) },
+        ]
+      : []),
+  ];
 }
 
 /** Creates the pod that serves the deployed model. */
@@ -124,6 +149,7 @@ export async function createInferencePod(
     env: [
       ...commonEnvironment(job, 'inferworker', ports),
       ...minerEnvironment(deploySpec.hardExampleMining),
+      ...loopEnvironment(job.spec),
       ...storage.env,
       ...hotEnv,
     ],

@@ -1,4 +1,5 @@
 import type { StageAssignment } from '@shoal/api';
+import type { StagePosition } from '../../stages/machine.ts';
 import { datasetAssignment } from '../dataset/controller.ts';
 import type { AssignmentInputs, StageJob, StageReferences } from './stage-job.ts';
 import { currentInput, newestOutput } from './status.ts';
@@ -13,7 +14,27 @@ export type OwnPart = Pick<
   | 'evaluatesPair'
   | 'trainTrigger'
   | 'deployTrigger'
+  | 'guards'
+  | 'spool'
+  | 'pinned'
 >;
+
+/** What came before this stage, and what is being or was deployed. */
+function standing(
+  job: StageJob,
+  position: StagePosition,
+): Pick<StageAssignment, 'previous' | 'accepted' | 'served'> {
+  const previous = newestOutput(job, position.stage === 'Deploy' ? 'Eval' : 'Train');
+  const deploying =
+    position.stage === 'Deploy' && ['Ready', 'Starting', 'Running'].includes(position.state);
+  const accepted = deploying ? currentInput(job, 'Deploy')?.models?.[0]?.digest : undefined;
+  const served = job.status?.deployedModel;
+  return {
+    ...(previous ? { previous } : {}),
+    ...(accepted ? { accepted } : {}),
+    ...(served ? { served } : {}),
+  };
+}
 
 /** An assignment for each node that works for a job, with the roles it has. */
 export function addressed<Job extends StageJob, References extends StageReferences>(
@@ -21,16 +42,8 @@ export function addressed<Job extends StageJob, References extends StageReferenc
   own: OwnPart,
 ): Map<string, StageAssignment> {
   const { job, references, position, deployNodes } = inputs;
-  const { dataset } = references;
   const { name, namespace = '', uid = '', generation = 1 } = job.metadata;
-  const previous =
-    position.stage === 'Train'
-      ? newestOutput(job, 'Train')
-      : newestOutput(job, position.stage === 'Eval' ? 'Train' : 'Eval');
-  const deploying =
-    position.stage === 'Deploy' && ['Ready', 'Starting', 'Running'].includes(position.state);
-  const accepted = deploying ? currentInput(job, 'Deploy')?.models?.[0]?.digest : undefined;
-  const served = job.status?.deployedModel;
+  const { dataset } = references;
   const base = {
     ...own,
     metadata: { name, namespace, uid, generation },
@@ -38,17 +51,22 @@ export function addressed<Job extends StageJob, References extends StageReferenc
     trainProb: job.spec.dataset.trainProb,
     outputDir: job.spec.outputDir,
     ...position,
-    ...(previous ? { previous } : {}),
-    ...(accepted ? { accepted } : {}),
-    ...(served ? { served } : {}),
+    ...standing(job, position),
   };
   const found = new Map<string, StageAssignment>();
   const add = (node: string | undefined, role: StageAssignment['roles'][number]): void => {
     if (!node) return;
-    const roles = [...(found.get(node)?.roles ?? []), role];
-    found.set(node, { ...base, roles });
+    const known = found.get(node);
+    found.set(node, { ...base, ...known, roles: [...(known?.roles ?? []), role] });
   };
   add(dataset.spec.nodeName, 'dataset');
+  const { labelled, driftAlarms } = inputs.observed ?? {};
+  for (const [node, assignment] of found)
+    found.set(node, {
+      ...assignment,
+      ...(labelled ? { labelled } : {}),
+      ...(driftAlarms ? { driftAlarms } : {}),
+    });
   add(inputs.workerNode, 'worker');
   for (const node of new Set(deployNodes)) add(node, 'deploy');
   return found;

@@ -1,5 +1,6 @@
+import { isDeepStrictEqual } from 'node:util';
 import { type Dataset, recordKey, type StageReport } from '@shoal/api';
-import { type Clock, isShoalError, type Logger, messageOf, ShoalError } from '@shoal/core';
+import { type Clock, isShoalError, type Logger, messageOf, rfc3339 } from '@shoal/core';
 import type { Feed } from '../../edge-link/feed.ts';
 import { type KubeApi, type KubeObject, POD } from '../../kube/kube-api.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
@@ -15,8 +16,18 @@ import { recordEvent } from '../event-writer.ts';
 import { endedAt, phaseOf, troubleOf } from '../pod-trouble.ts';
 import { writeStatus } from '../status-writer.ts';
 import { ROUND_LABEL, workerTypeOf } from './pods.ts';
-import type { StageJob, StageJobKind, StageReferences } from './stage-job.ts';
-import { advanced, begun, currentInput, failuresInRow, heldMs, positionOf } from './status.ts';
+import { isPinnedOn, servedHistory } from './served-models.ts';
+import type { Observed, StageJob, StageJobKind, StageReferences } from './stage-job.ts';
+import {
+  advanced,
+  begun,
+  currentInput,
+  failuresInRow,
+  figuresAsText,
+  heldMs,
+  positionOf,
+  withServed,
+} from './status.ts';
 
 export interface StageJobPorts {
   readonly api: KubeApi;
@@ -43,6 +54,7 @@ interface Resolved<Job extends StageJob, References extends StageReferences> {
   readonly pods: readonly KubeObject[];
   /** True while an inference pod is being deleted: its ports and files are still in use. */
   readonly inferenceGoing: boolean;
+  readonly observed?: Observed | undefined;
 }
 
 /** Pods of rounds older than this are removed; their logs go with them. */
@@ -50,6 +62,8 @@ const KEPT_ROUNDS = 2;
 
 /** A pod that serves and ended is started again after this long. */
 const RESTART_DELAY_MS = 10_000;
+/** Figures of what goes on beside the stages are written at most this often. */
+const NOTE_PERIOD_MS = 1_000;
 /** A job that was refused is looked at again: what is missing may be of a kind that is not watched. */
 const REFUSED_RETRY_MS = 15_000;
 
@@ -70,6 +84,8 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
   readonly #ports: StageJobPorts;
   /** Prefix of the labels of its pods. */
   readonly #prefix: string;
+  /** When what goes on beside a job's stages was last written. */
+  readonly #noted = new Map<string, number>();
 
   constructor(kind: StageJobKind<Job, References>, ports: StageJobPorts) {
     this.name = kind.name;
@@ -90,6 +106,7 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
       const name = p.metadata.labels?.[`${this.#prefix}/name`];
       if (name) enqueue(`${p.metadata.namespace}/${name}`);
     });
+    this.#kind.watch?.((namespace, name) => enqueue(`${namespace}/${name}`));
     feed.onRecord((_node, key) => {
       const [kind, namespace, name] = key.split('/');
       if (kind === this.#kind.kind) enqueue(`${namespace}/${name}`);
@@ -102,7 +119,10 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
     if (!found || found.metadata.deletionTimestamp) {
       const { kind } = this.#kind;
       feed.assign({ kind, namespace, name, uid: found?.metadata.uid ?? '' }, new Map());
-      if (!found) feed.forgetRecords(`${recordKey(this.#kind.kind, { namespace, name })}/`);
+      if (!found) {
+        feed.forgetRecords(`${recordKey(this.#kind.kind, { namespace, name })}/`);
+        this.#kind.forget?.(namespace, name, '');
+      }
       return DONE;
     }
     const job = found as unknown as Job;
@@ -118,10 +138,6 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
 
   #resolve(job: Job): Resolved<Job, References> {
     const { namespace = '', uid } = job.metadata;
-    if (/^[a-z][a-z0-9+.-]*:/i.test(job.spec.outputDir)) {
-      const why = `spec.outputDir: "${job.spec.outputDir}" is not a host path; writing to object storage is not supported yet`;
-      throw new ShoalError('invalid_argument', why);
-    }
     const label = (pod: KubeObject, name: string): string | undefined =>
       pod.metadata.labels?.[`${this.#prefix}/${name}`];
     const own = this.#ports.pods.list(namespace).filter((p) => label(p, 'uid') === uid);
@@ -145,10 +161,15 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
     });
   }
 
-  async #advance(known: Resolved<Job, References>): Promise<ReconcileResult> {
+  async #advance(found: Resolved<Job, References>): Promise<ReconcileResult> {
     const { api, jobs, clock } = this.#ports;
-    const { job } = known;
+    const { job } = found;
     const position = positionOf(job);
+    const observed = await this.#kind.observe?.(job, found.references);
+    const known = { ...found, observed };
+    const noteMs = position ? await this.#note(job, observed) : undefined;
+    // A written status brings the job here again, as it is then.
+    if (noteMs === 0 || (position && (await this.#pin(known)))) return DONE;
     const restartMs = this.#kind.isServed(job, position)
       ? await this.#ensureInference(known)
       : undefined;
@@ -162,10 +183,55 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
     await this.#perform(known, position, move);
     if (move.kind === 'stay') await this.#explain(job, position, facts.pod.message);
     await this.#removeOldPods(known, position.round);
-    const waits = [restartMs, move.kind === 'stay' ? move.lookAgainMs : undefined].filter(
+    const waits = [restartMs, noteMs, move.kind === 'stay' ? move.lookAgainMs : undefined].filter(
       (ms) => ms !== undefined,
     );
     return waits.length > 0 ? { kind: 'requeueAfter', ms: Math.min(...waits) } : DONE;
+  }
+
+  /**
+   * Writes what goes on beside the stages; figures that change all the time are not written all the time.
+   *
+   * @returns Milliseconds until there is something to write; 0 when it was written now.
+   */
+  async #note(job: Job, observed: Observed | undefined): Promise<number | undefined> {
+    const { api, jobs, clock } = this.#ports;
+    const status = { ...job.status, ...observed?.status };
+    if (!observed || isDeepStrictEqual(status, job.status)) return undefined;
+    const key = job.metadata.uid ?? '';
+    const wait = (this.#noted.get(key) ?? 0) + NOTE_PERIOD_MS - clock.now();
+    if (wait > 0) return wait;
+    this.#noted.set(key, clock.now());
+    await writeStatus(api, jobs, job, status);
+    return 0;
+  }
+
+  /** Once every serving node has the pinned model, it is the one that is served. True when that changed. */
+  async #pin(known: Resolved<Job, References>): Promise<boolean> {
+    const { api, jobs, clock } = this.#ports;
+    const { job } = known;
+    const pin = this.#kind.pinned?.(job);
+    if (pin === undefined || job.status?.deployedModel === pin) return false;
+    const nodes = [...new Set(this.#serving(known).map(nodeOf))];
+    if (!isPinnedOn(nodes, pin, { feed: this.#ports.feed, kind: this.#kind.kind, job }))
+      return false;
+    if (!this.#kind.hotUpdate(job))
+      for (const pod of this.#podsOf(known, 'inference'))
+        await api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
+    const round = job.status?.models?.find((m) => m.digest === pin)?.round ?? 0;
+    const deployedAt = rfc3339(clock.now());
+    await writeStatus(api, jobs, job, {
+      ...job.status,
+      ...known.observed?.status,
+      deployedModel: pin,
+      models: withServed(job.status?.models, { digest: pin, round, deployedAt }),
+    });
+    await recordEvent(this.#ports, job, {
+      type: 'Normal',
+      reason: 'ModelPinned',
+      message: `the model of round ${round} (${pin.slice(0, 19)}) is served until the pin is removed`,
+    });
+    return true;
   }
 
   /** A job that stays where it is says what its pod is waiting for, and stops saying it afterwards. */
@@ -347,14 +413,23 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
   /** A deployment that completes (rather than being declined while waiting) changes what is served. */
   #afterMove(job: Job, from: StagePosition, move: Extract<StageMove, { kind: 'go' }>): object {
     const { output } = move.data ?? {};
+    const now = this.#ports.clock.now();
     const status = {
-      ...advanced(job, move, this.#ports.clock.now()),
+      ...advanced(job, move, now),
       ...(output ? this.#kind.extendStatus?.(output) : {}),
     };
     const deployed =
       move.to.stage === 'Deploy' && move.to.state === 'Completed' && from.state !== 'Waiting';
-    const digest = deployed ? currentInput(job, 'Deploy')?.models?.[0]?.digest : undefined;
-    return digest === undefined ? status : { ...status, deployedModel: digest };
+    const [model] = deployed ? (currentInput(job, 'Deploy')?.models ?? []) : [];
+    if (model?.digest === undefined) return status;
+    const { digest, metrics } = model;
+    const models = withServed(servedHistory(this.#ports.feed, this.#kind.kind, job), {
+      digest,
+      round: from.round,
+      deployedAt: rfc3339(now),
+      metrics: figuresAsText(metrics),
+    });
+    return { ...status, deployedModel: digest, models };
   }
 
   async #removeOldPods(known: Resolved<Job, References>, round: number): Promise<void> {

@@ -1,6 +1,7 @@
 import type {
   Dataset,
   KubernetesObject,
+  LabelledBatch,
   PodTemplate,
   StageAssignment,
   StageCondition,
@@ -15,8 +16,26 @@ export interface StageJobStatus {
   readonly startTime?: string;
   readonly round?: number;
   readonly deployedModel?: string;
+  readonly models?: readonly ServedModel[];
   readonly message?: string;
   readonly observedGeneration?: number;
+}
+
+/** A model that was served. */
+export interface ServedModel {
+  readonly digest: string;
+  readonly round: number;
+  readonly deployedAt?: string;
+  readonly metrics?: readonly { readonly key: string; readonly value: string }[];
+}
+
+/** What goes on beside the stages, seen anew at every look at the job. */
+export interface Observed {
+  /** Parts of the status it determines. */
+  readonly status: object;
+  /** For the dataset’s node. */
+  readonly labelled?: LabelledBatch;
+  readonly driftAlarms?: readonly string[];
 }
 
 /** What the jobs with stages (incremental and lifelong learning) have in common. */
@@ -51,6 +70,7 @@ export interface AssignmentInputs<Job, References> {
   readonly deployNodes: readonly string[];
   /** Node of the stage's worker, which reports there. */
   readonly workerNode: string | undefined;
+  readonly observed?: Observed | undefined;
 }
 
 /** What one paradigm adds to the stage machine. */
@@ -74,6 +94,14 @@ export interface StageJobKind<Job extends StageJob, References extends StageRefe
   readonly assignments: (
     inputs: AssignmentInputs<Job, References>,
   ) => ReadonlyMap<string, StageAssignment>;
+  /** Digest of the model that is to be served whatever training brings. */
+  readonly pinned?: (job: Job) => string | undefined;
+  /** Keeps what the job needs beside its stages, and says what goes on there. */
+  readonly observe?: (job: Job, references: References) => Promise<Observed>;
+  /** Calls back when something beside the stages may have changed. */
+  readonly watch?: (changed: (namespace: string, name: string) => void) => void;
+  /** A job is gone; another of its name may be there. */
+  readonly forget?: (namespace: string, name: string, except: string) => void;
   /** Adds to the status what the output of a completed stage says. */
   readonly extendStatus?: (output: StageData) => object;
 }

@@ -1,7 +1,7 @@
-import { bounded, type StageCondition, type StageData } from '@shoal/api';
+import { bounded, type StageCondition, type StageData, type StageModel } from '@shoal/api';
 import { rfc3339 } from '@shoal/core';
 import { START, type StageMove, type StagePosition } from '../../stages/machine.ts';
-import type { StageJob, StageJobStatus } from './stage-job.ts';
+import type { ServedModel, StageJob, StageJobStatus } from './stage-job.ts';
 
 /** Where a job stands: its newest condition, and the round in its status. */
 export function positionOf(job: StageJob): StagePosition | undefined {
@@ -44,6 +44,29 @@ export function failuresInRow(job: StageJob): number {
   );
   const lastGood = ends.findLastIndex((c) => c.type === 'Completed');
   return ends.length - 1 - lastGood;
+}
+
+/** Models that were served are remembered up to this many. */
+const KEPT_MODELS = 10;
+
+/** The history with one more model at its end; one that was there before moves there. */
+export function withServed(
+  known: readonly ServedModel[] | undefined,
+  model: ServedModel,
+): readonly ServedModel[] {
+  const before = known?.find((m) => m.digest === model.digest);
+  const others = (known ?? []).filter((m) => m.digest !== model.digest);
+  return [...others, { ...before, ...model }].slice(-KEPT_MODELS);
+}
+
+/** Figures as the status holds them. */
+export function figuresAsText(
+  metrics: StageModel['metrics'],
+): { readonly key: string; readonly value: string }[] {
+  return Object.entries(metrics ?? {}).map(([key, value]) => ({
+    key,
+    value: typeof value === 'number' ? String(Number(value.toPrecision(6))) : JSON.stringify(value),
+  }));
 }
 
 /** The status after a move. */

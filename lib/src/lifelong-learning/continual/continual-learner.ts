@@ -73,6 +73,8 @@ export interface ContinualOptions {
   /** Default 32. */
   readonly batchSize?: number;
   readonly threads?: number;
+  /** Which parameters are trained. Default all. */
+  readonly trainable?: (name: string) => boolean;
   /** Default 1. */
   readonly seed?: number;
 }
@@ -140,6 +142,7 @@ export class ContinualLearner {
       loss: lossFor(strategy),
       optimizer: options.optimizer ?? { name: 'sgd', learningRate: 0.05 },
       threads,
+      ...(options.trainable ? { trainable: options.trainable } : {}),
       ...(strategy.name === 'ewc'
         ? { penalty: { name: 'elastic', strength: strategy.strength ?? 100 } }
         : {}),

@@ -32,8 +32,29 @@ export class Memory {
     this.#balanced = options.kind === 'class-balanced';
   }
 
+  /** Samples ever offered, by what they are kept under; with what is kept it goes on later. */
+  get offered(): ReadonlyMap<string, number> {
+    return this.#offered;
+  }
+
+  /** Goes on where another memory stopped: with what it kept and had been offered. */
+  restore(kept: readonly Remembered[], offered: ReadonlyMap<string, number>): void {
+    for (const sample of kept) {
+      const key = this.#key(sample);
+      this.#kept.set(key, [...(this.#kept.get(key) ?? []), sample]);
+    }
+    for (const [key, list] of this.#kept)
+      this.#offered.set(key, Math.max(list.length, offered.get(key) ?? 0));
+    const share = this.#share();
+    for (const list of this.#kept.values()) list.length = Math.min(list.length, share);
+  }
+
   get size(): number {
     return [...this.#kept.values()].reduce((n, list) => n + list.length, 0);
+  }
+
+  #key(sample: Remembered): string {
+    return this.#balanced ? String(sample.label) : 'all';
   }
 
   #share(): number {
@@ -42,7 +63,7 @@ export class Memory {
 
   /** Offers one sample. @returns Whether it was kept. */
   offer(sample: Remembered): boolean {
-    const key = this.#balanced ? String(sample.label) : 'all';
+    const key = this.#key(sample);
     const list = this.#kept.get(key) ?? [];
     this.#kept.set(key, list);
     const seen = (this.#offered.get(key) ?? 0) + 1;

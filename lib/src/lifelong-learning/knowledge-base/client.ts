@@ -17,7 +17,7 @@ import {
 } from '@shoal/api';
 import { digestOf } from '@shoal/core';
 import { Assembly, sendChunks } from '../../transfer/chunks.ts';
-import { fromStatus } from './grpc-errors.ts';
+import { fromStatus } from '../../transfer/grpc-errors.ts';
 import type {
   Change,
   KnowledgeBase,

@@ -29,7 +29,7 @@ import {
 } from '@shoal/api';
 import { type KeyPair, type Logger, messageOf, ShoalError, silentLogger } from '@shoal/core';
 import { Assembly, drained, sendChunks } from '../../transfer/chunks.ts';
-import { toStatus } from './grpc-errors.ts';
+import { toStatus } from '../../transfer/grpc-errors.ts';
 import type { KnowledgeStore } from './store.ts';
 import { opens } from './tokens.ts';
 import { changeFromWire, sampleToWire, snapshotToWire } from './wire.ts';

@@ -24,7 +24,7 @@ const CODE_OF = new Map(Object.entries(STATUS_OF).map(([code, s]) => [s, code as
 /** An error as gRPC sends it. What is not ours tells nothing of the inside. */
 export function toStatus(error: unknown): { code: number; details: string } {
   if (isShoalError(error)) return { code: STATUS_OF[error.code], details: error.message };
-  return { code: status.INTERNAL, details: 'the knowledge base failed inside; see its log' };
+  return { code: status.INTERNAL, details: 'the service failed inside; see its log' };
 }
 
 /** Our error for what a call ended with. */

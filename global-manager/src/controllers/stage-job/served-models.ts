@@ -1,0 +1,35 @@
+import { type ModelReport, recordKey } from '@shoal/api';
+import type { Feed } from '../../edge-link/feed.ts';
+import type { ServedModel, StageJob } from './stage-job.ts';
+
+/** Models that were served; the one the job began with is known once it is about to be replaced. */
+export function servedHistory(
+  feed: Feed,
+  kind: string,
+  job: StageJob,
+): readonly ServedModel[] | undefined {
+  if (job.status?.models) return job.status.models;
+  const [initial] = feed
+    .records<ModelReport>(recordKey(kind, job.metadata, 'Initial'))
+    .filter((r) => r.body.uid === job.metadata.uid);
+  if (!initial) return undefined;
+  const { startTime } = job.status ?? {};
+  return [
+    { digest: initial.body.digest, round: 0, ...(startTime ? { deployedAt: startTime } : {}) },
+  ];
+}
+
+/** Whether every one of these nodes says that it serves the pinned model. */
+export function isPinnedOn(
+  nodes: readonly (string | undefined)[],
+  pin: string,
+  at: { readonly feed: Feed; readonly kind: string; readonly job: StageJob },
+): boolean {
+  const { feed, kind, job } = at;
+  const key = recordKey(kind, job.metadata, 'Pinned');
+  const isThere = (node: string | undefined): boolean => {
+    const report = node === undefined ? undefined : feed.record<ModelReport>(node, key);
+    return report?.uid === job.metadata.uid && report?.digest === pin;
+  };
+  return nodes.length > 0 && nodes.every(isThere);
+}
