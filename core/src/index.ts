@@ -18,6 +18,7 @@ export {
   text,
 } from './config.ts';
 export { canonicalJson, type Digest, digester, digestOf, isDigest } from './digest.ts';
+export { type DownloadOptions, download } from './download.ts';
 export {
   ERROR_CODES,
   type ErrorCode,
@@ -38,6 +39,13 @@ export {
   silentLogger,
 } from './logger.ts';
 export { type Random, seededRandom } from './random.ts';
+export {
+  discard,
+  httpSource,
+  pinnedDigest,
+  type RemoteContent,
+  type RemoteSource,
+} from './remote-source.ts';
 export {
   applyDefaults,
   type FieldError,

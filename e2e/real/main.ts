@@ -1,7 +1,7 @@
 import { kubectlSession } from './kubectl-session.ts';
+import { findMinio, objectStorage } from './object-storage.ts';
 import { onnxConsumers } from './onnx-consumers.ts';
 import type { Outcome } from './outcome.ts';
-import { s3Download } from './s3-download.ts';
 import { sednaClient } from './sedna-client.ts';
 import { torchOracle } from './torch-oracle.ts';
 
@@ -9,12 +9,14 @@ import { torchOracle } from './torch-oracle.ts';
  * `npm run test:real`: the tests that need tools a fresh machine may not have. What is missing is
  * skipped loudly; what is there must pass.
  */
+// Built beside the other tests when it has to be.
+const minio = findMinio();
 const outcomes: Outcome[] = [
   ...(await kubectlSession()),
   ...(await onnxConsumers()),
-  ...(await s3Download()),
   ...(await sednaClient()),
   ...(await torchOracle()),
+  ...(await objectStorage(minio)),
 ];
 let failed = 0;
 for (const { name, result, detail } of outcomes) {

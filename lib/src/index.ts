@@ -7,6 +7,7 @@ export {
   readImageLines,
   toImageLine,
 } from './data/image-lines.ts';
+export { DATASET_FORMATS, loadDataset, toSamples } from './data/load-dataset.ts';
 export { type NpyArray, parseNpy } from './data/npy.ts';
 export {
   dirichletPartition,
@@ -253,3 +254,10 @@ export {
   WORKER_SETTINGS,
   type WorkerEnvironment,
 } from './report/worker-environment.ts';
+export {
+  blobSource,
+  remoteSource,
+  type S3Environment,
+  s3Source,
+} from './storage/remote-source.ts';
+export { uploadToS3 } from './storage/upload.ts';

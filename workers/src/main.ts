@@ -12,10 +12,12 @@ import {
 import {
   type ComponentChoices,
   imageData,
+  loadDataset,
   OnnxEstimator,
   parseImageData,
   readImageLines,
   readTaskSamples,
+  toSamples,
 } from '@shoal/lib';
 import {
   evaluateTasksWorker,
@@ -81,6 +83,33 @@ const KINDS = [
   'knowledge-base',
 ] as const;
 
+/** How samples are read and described, for images and for tables. */
+function partsOf(
+  env: ClassifierSettings,
+  shape: readonly number[],
+  create: (model?: string) => OnnxEstimator,
+) {
+  const lifelong = {
+    create: (): OnnxEstimator => create(env.LIFELONG_MODEL),
+    components: JSON.parse(env.LIFELONG_COMPONENTS) as ComponentChoices,
+    read: (path: string) =>
+      readTaskSamples(path, {
+        shape,
+        attributes: env.LIFELONG_ATTRIBUTES.split(',').filter((a) => a !== ''),
+      }),
+  };
+  const parts = {
+    create: () => create(),
+    read: async (path: string) =>
+      path.endsWith('.jsonl')
+        ? readImageLines(path, shape)
+        : toSamples(await loadDataset(path, { shape }), path),
+    describe: imageData,
+    parse: (data: JsonObject) => parseImageData(data, shape),
+  };
+  return { lifelong, parts };
+}
+
 async function run(kind: string, context: WorkerContext): Promise<unknown> {
   const env = readConfig(SETTINGS, process.env);
   const shape = env.INPUT_SHAPE.split(',').map(Number);
@@ -93,21 +122,7 @@ async function run(kind: string, context: WorkerContext): Promise<unknown> {
       threads: env.THREADS,
       optimizer: { name: env.OPTIMIZER, learningRate: env.LEARNING_RATE },
     });
-  const lifelong = {
-    create: (): OnnxEstimator => create(env.LIFELONG_MODEL),
-    components: JSON.parse(env.LIFELONG_COMPONENTS) as ComponentChoices,
-    read: (path: string) =>
-      readTaskSamples(path, {
-        shape,
-        attributes: env.LIFELONG_ATTRIBUTES.split(',').filter((a) => a !== ''),
-      }),
-  };
-  const parts = {
-    create: () => create(),
-    read: (path: string) => readImageLines(path, shape),
-    describe: imageData,
-    parse: (data: JsonObject) => parseImageData(data, shape),
-  };
+  const { lifelong, parts } = partsOf(env, shape, create);
   switch (kind) {
     case 'train':
       return await trainWorker(parts, context);

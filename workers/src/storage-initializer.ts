@@ -1,73 +1,40 @@
-import { createWriteStream, mkdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
-import { fromNode, readConfig, type SettingTable, ShoalError, text } from '@shoal/core';
-import { Client } from 'minio';
+import { download, readConfig, real, type SettingTable, ShoalError, text } from '@shoal/core';
+import { remoteSource } from '@shoal/lib';
 import { runWorker } from './process.ts';
 
 interface StorageEnvironment {
   readonly S3_ENDPOINT_URL: string;
   readonly ACCESS_KEY_ID: string;
   readonly SECRET_ACCESS_KEY: string;
+  readonly LC_SERVER: string;
+  readonly STORAGE_MAX_BYTES: number;
 }
 
 const SETTINGS: SettingTable<StorageEnvironment> = {
   S3_ENDPOINT_URL: text('S3 endpoint', ''),
   ACCESS_KEY_ID: text('S3 access key', ''),
   SECRET_ACCESS_KEY: text('S3 secret key', ''),
+  LC_SERVER: text('URL of the local controller, for blob:', ''),
+  STORAGE_MAX_BYTES: real('largest file fetched', { min: 1, max: 2 ** 50 }, 16 * 1024 ** 3),
 };
 
-async function fromHttp(url: URL, file: string): Promise<void> {
-  const response = await fetch(url).catch((error: unknown) => {
-    throw new ShoalError('unavailable', `${url.origin} cannot be reached`, { cause: error });
-  });
-  if (!response.ok || !response.body)
-    throw new ShoalError(
-      response.status === 404 ? 'not_found' : 'unavailable',
-      `${url.origin}${url.pathname} answers HTTP ${response.status}`,
-    );
-  await pipeline(Readable.fromWeb(response.body), createWriteStream(file));
+/** Name of the file an address is fetched to. */
+function fileName(source: string): string {
+  if (source.startsWith('blob:')) return source.slice('blob:'.length).replace(':', '-');
+  return basename(new URL(source).pathname);
 }
 
-async function fromS3(url: URL, file: string): Promise<void> {
-  const env = readConfig(SETTINGS, process.env);
-  if (env.S3_ENDPOINT_URL === '')
-    throw new ShoalError(
-      'invalid_argument',
-      `${url.href} needs a Secret with the annotation s3-endpoint; set credentialName`,
-    );
-  const endpoint = new URL(env.S3_ENDPOINT_URL);
-  const client = new Client({
-    endPoint: endpoint.hostname,
-    useSSL: endpoint.protocol === 'https:',
-    accessKey: env.ACCESS_KEY_ID,
-    secretKey: env.SECRET_ACCESS_KEY,
-    ...(endpoint.port ? { port: Number(endpoint.port) } : {}),
-  });
-  await client.fGetObject(url.hostname, url.pathname.slice(1), file);
-}
-
-/** Fetches `src dst src dst …` before a worker starts: each source into its destination folder. */
-async function download(source: string, folder: string): Promise<string> {
-  const url = new URL(source);
-  const file = join(folder, basename(url.pathname));
-  mkdirSync(folder, { recursive: true });
-  try {
-    if (url.protocol === 's3:') await fromS3(url, file);
-    else await fromHttp(url, file);
-  } catch (error) {
-    throw fromNode(error, `fetching ${url.protocol}//${url.host}${url.pathname}`);
-  }
-  return file;
-}
-
-await runWorker('storage-initializer', async () => {
+// Fetches `src dst src dst …` before a worker starts: each source into its destination folder.
+await runWorker('storage-initializer', async ({ signal }) => {
   const words = process.argv.slice(2);
   if (words.length === 0 || words.length % 2 === 1)
     throw new ShoalError('invalid_argument', 'arguments must be pairs: SOURCE FOLDER …');
-  const files: string[] = [];
-  for (let i = 0; i < words.length; i += 2)
-    files.push(await download(words[i] ?? '', words[i + 1] ?? ''));
-  return { files: files.length };
+  const env = readConfig(SETTINGS, process.env);
+  const options = { maxBytes: env.STORAGE_MAX_BYTES, attempts: 8, signal };
+  for (let i = 0; i < words.length; i += 2) {
+    const [source = '', folder = ''] = words.slice(i, i + 2);
+    await download(remoteSource(source, env), join(folder, fileName(source)), options);
+  }
+  return { files: words.length / 2 };
 });

@@ -43,7 +43,7 @@ import { untilStopped, type WorkerContext } from './process.ts';
 export interface WorkerParts {
   readonly create: () => Estimator;
   /** Reads the samples of a file cut from the dataset. */
-  readonly read: (path: string) => Samples;
+  readonly read: (path: string) => Samples | Promise<Samples>;
   /** A line of the dataset without its label for a sample: what a hard example is kept as. */
   readonly describe?: (sample: Float32Array) => JsonObject;
 }
@@ -54,7 +54,7 @@ export async function trainWorker(
   { logger, signal }: WorkerContext,
 ): Promise<Metrics> {
   const job = new IncrementalLearning(parts.create());
-  const samples = parts.read(job.environment.TRAIN_DATASET_URL);
+  const samples = await parts.read(job.environment.TRAIN_DATASET_URL);
   logger.info('training', { samples: samples.size });
   const onProgress = (p: {
     epoch: number;
@@ -74,7 +74,7 @@ export async function evaluateWorker(
   { logger }: WorkerContext,
 ): Promise<readonly ModelResult[]> {
   const job = new IncrementalLearning(parts.create());
-  const samples = parts.read(job.environment.TEST_DATASET_URL);
+  const samples = await parts.read(job.environment.TEST_DATASET_URL);
   logger.info('evaluating', { samples: samples.size });
   return await job.evaluate(samples, parts.read);
 }
@@ -202,7 +202,7 @@ export async function participateWorker(
   const env = readConfig(FEDERATED_SETTINGS, process.env);
   const path = env.PRETRAINED_MODEL_URL || env.MODEL_URL;
   const learning = new FederatedLearning({ model: readModelBytes(path), threads: parts.threads });
-  const samples = parts.read(env.TRAIN_DATASET_URL);
+  const samples = await parts.read(env.TRAIN_DATASET_URL);
   logger.info('taking part', { samples: samples.size });
   const { reason, rounds } = await learning.train(samples, { signal, logger });
   return { reason, rounds };

@@ -13,7 +13,10 @@ export const dataset: KindDefinition = {
       'url!': string('Index file: a path on the node, s3://bucket/key, or http(s)://…', {
         minLength: 1,
       }),
-      'format!': string('txt, csv or jsonl (upper or lower case).', { minLength: 1 }),
+      'format!': string(
+        'txt, csv or jsonl, which may grow and are cut into rounds; parquet, npz, idx or images (a folder of images by class), which are counted as a whole. Upper or lower case.',
+        { minLength: 1 },
+      ),
       nodeName: string('Node whose local controller watches the file.'),
       credentialName: string('Secret with the storage credentials.'),
     },

@@ -6,7 +6,7 @@ import type { PodTemplate } from '../schema/pod-template.ts';
 export interface DatasetSpec {
   /** Index file: a path on the node, s3://bucket/key, or http(s)://… */
   readonly url: string;
-  /** txt, csv or jsonl (upper or lower case). */
+  /** txt, csv or jsonl, which may grow and are cut into rounds; parquet, npz, idx or images (a folder of images by class), which are counted as a whole. Upper or lower case. */
   readonly format: string;
   /** Node whose local controller watches the file. */
   readonly nodeName?: string;

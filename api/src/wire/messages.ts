@@ -10,7 +10,12 @@ export type Identity = Pick<ObjectMeta, 'name' | 'namespace' | 'uid' | 'generati
 /** A dataset this node watches. Feed kind `Dataset`. */
 export interface DatasetAssignment {
   readonly metadata: Identity;
-  readonly spec: { readonly url: string; readonly format: string };
+  readonly spec: {
+    readonly url: string;
+    readonly format: string;
+    /** Where the node fetches a remote dataset from: for S3 a signed address that ends after a day. */
+    readonly fetchUrl?: string;
+  };
 }
 
 export type Stage = 'Train' | 'Eval' | 'Deploy';

@@ -93,7 +93,7 @@ export function addModelCommands(program: Command): void {
     .argument('<file>', 'an ONNX file')
     .requiredOption(
       '--data <path>',
-      '.csv, .jsonl (image lines), .npz (x and y), or a folder of IDX files',
+      '.csv, .jsonl (image lines), .npz (x and y), .parquet, .txt (index of images), a folder of images by class, or of IDX files',
     )
     .option(
       '--loss <name>',

@@ -1,5 +1,5 @@
 import { ShoalError, seededRandom } from '@shoal/core';
-import { readTrainingData, type TrainingData } from '@shoal/lib';
+import { loadDataset, type TrainingData } from '@shoal/lib';
 import {
   type Batch,
   constantRate,
@@ -225,7 +225,7 @@ async function trainAll(run: Run): Promise<{ rows: string[][]; before: Outcome; 
 }
 
 async function openRun(file: string, flags: TrainFlags, numbers: Numbers): Promise<Run> {
-  const data = readTrainingData(flags.data, {
+  const data = await loadDataset(flags.data, {
     shape: await shapeFor(file, flags),
     ...(flags.target === undefined ? {} : { target: flags.target }),
   });

@@ -28,6 +28,23 @@ export function requireDataset(
   throw missing('Dataset', namespace, reference);
 }
 
+const GROWING = ['txt', 'csv', 'jsonl'];
+
+/** A Dataset whose samples arrive over time. @throws ShoalError `not_found`, `invalid_argument`. */
+export function requireGrowingDataset(
+  datasets: ObjectCache,
+  namespace: string,
+  reference: { name: string; field: string },
+): Dataset {
+  const dataset = requireDataset(datasets, namespace, reference);
+  const { format } = dataset.spec;
+  if (GROWING.includes(format.toLowerCase())) return dataset;
+  throw new ShoalError(
+    'invalid_argument',
+    `${reference.field}: Dataset "${reference.name}" is ${format}, which cannot be cut into rounds; write its samples as ${GROWING.join(', ')}`,
+  );
+}
+
 function missing(
   kind: string,
   namespace: string,

@@ -7,6 +7,7 @@ import { incrementalLearning } from '../controllers/incremental-learning-job/kin
 import { JointInferenceReconciler } from '../controllers/joint-inference-service/controller.ts';
 import { lifelongLearning } from '../controllers/lifelong-learning-job/kind.ts';
 import { ModelReconciler } from '../controllers/model/controller.ts';
+import { PodBlobsReconciler } from '../controllers/pod-blobs.ts';
 import { StageJobReconciler } from '../controllers/stage-job/controller.ts';
 import {
   edgeAuthority,
@@ -114,6 +115,7 @@ function reconcilers(
   return [
     new DatasetReconciler({ ...ports, ...caches }),
     new ModelReconciler({ ...ports, ...caches }),
+    new PodBlobsReconciler({ ...ports, ...caches }),
     new JointInferenceReconciler({ ...shared, ...caches, jobs: caches.jointJobs }),
     new StageJobReconciler(incrementalLearning({ ...shared, ...caches, sampleService }), {
       ...shared,

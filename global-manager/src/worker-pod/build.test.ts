@@ -69,7 +69,7 @@ const options = (over: Partial<WorkerOptions> = {}): WorkerOptions => ({
   type: 'Eval',
   env: [{ name: 'JOB_NAME', value: 'j' }],
   secretEnv: [],
-  initializerImage: 'init',
+  initializer: { initializerImage: 'init', localControllerServer: 'http://$(HOST_IP):9100' },
   storage: injectStorage([]),
   template: {
     metadata: { labels: { mine: 'kept' }, annotations: { a: 'kept' } },
@@ -130,7 +130,9 @@ test('keys of storage reach the initializer as references, never as values', () 
       name: 'storage-initializer',
       image: 'init',
       args: ['s3://b/m', '/downloads/b'],
-      env: secretEnv,
     },
   ]);
+  const [init] = spec.initContainers ?? [];
+  expect(init?.env).toEqual(expect.arrayContaining(secretEnv));
+  expect(JSON.stringify(spec)).not.toContain('"value":"secret');
 });

@@ -25,8 +25,18 @@ export interface WorkerOptions {
   /** Used only where the template places the pod nowhere. */
   readonly defaultNode?: string | undefined;
   readonly labels?: Readonly<Record<string, string>>;
-  readonly initializerImage: string;
+  readonly initializer: InitializerSettings;
 }
+
+/** What fetches remote content before a worker starts. */
+export interface InitializerSettings {
+  readonly initializerImage: string;
+  /** Serves `blob:` content; `$(HOST_IP)` in it is the worker's node. */
+  readonly localControllerServer: string;
+}
+
+/** Annotation of a pod with the digests of the blobs it fetches, joined by commas. */
+export const BLOBS_ANNOTATION = 'shoal.dev/blobs';
 
 const SUFFIX = 'bcdfghjklmnpqrstvwxz2456789';
 
@@ -81,7 +91,8 @@ function withEnvironment(
 }
 
 function initializer(options: WorkerOptions): Container[] {
-  const { storage, secretEnv, initializerImage } = options;
+  const { storage, secretEnv } = options;
+  const { initializerImage, localControllerServer } = options.initializer;
   if (storage.downloads.length === 0) return [];
   return [
     {
@@ -90,7 +101,7 @@ function initializer(options: WorkerOptions): Container[] {
       imagePullPolicy: 'IfNotPresent',
       command: ['node', 'workers/src/storage-initializer.ts'],
       args: [...storage.downloads],
-      env: [...secretEnv],
+      env: [...ADDRESSES, { name: 'LC_SERVER', value: localControllerServer }, ...secretEnv],
       resources: { limits: { cpu: '1', memory: '1Gi' } },
       volumeMounts: [{ name: 'sedna-storage-initializer', mountPath: '/downloads' }],
     },
@@ -119,9 +130,17 @@ export function buildPodTemplate(options: WorkerOptions): PodTemplate & { spec: 
   if (options.hostNetwork) spec.hostNetwork = true;
   if (options.restartPolicy) spec.restartPolicy ??= options.restartPolicy;
   if (options.defaultNode && !isPlaced(spec)) spec.nodeName = options.defaultNode;
+  const blobs = storage.downloads
+    .filter((d) => d.startsWith('blob:'))
+    .map((d) => d.slice('blob:'.length));
+  const annotations = {
+    ...template.metadata?.annotations,
+    ...(blobs.length > 0 ? { [BLOBS_ANNOTATION]: blobs.join(',') } : {}),
+  };
   return {
     metadata: {
       ...template.metadata,
+      ...(Object.keys(annotations).length > 0 ? { annotations } : {}),
       labels: { ...template.metadata?.labels, ...options.labels, ...workerLabels(owner, type) },
     },
     spec,

@@ -44,6 +44,11 @@ type Placed = {
 };
 
 function place(url: string, download: boolean): Placed {
+  if (url.startsWith('blob:')) {
+    const folder = `${DOWNLOADS}/blobs`;
+    const value = `${folder}/${url.slice('blob:'.length).replace(':', '-')}`;
+    return { value, download: [url, folder] };
+  }
   const scheme = /^([a-z][a-z0-9+.-]*):\/\//i.exec(url)?.[1]?.toLowerCase();
   if (scheme === undefined) {
     const path = url.startsWith('/') ? url : `/${url}`;

@@ -42,7 +42,12 @@ function read(path: string): Buffer {
 /** Usual names, the surest first: a column called y may well be a coordinate. */
 const TARGET_NAMES: readonly string[] = ['label', 'target', 'class', 'y'];
 
-function targetColumn(head: readonly string[], wanted: string | undefined, path: string): number {
+/** Index of the column to predict. @throws ShoalError `invalid_argument` naming the columns there are. */
+export function targetColumn(
+  head: readonly string[],
+  wanted: string | undefined,
+  path: string,
+): number {
   if (wanted !== undefined) {
     const found = head.indexOf(wanted);
     if (found >= 0) return found;

@@ -1,4 +1,4 @@
-import { dirname, extname, join } from 'node:path';
+import { basename, dirname, extname, join } from 'node:path';
 import {
   choice,
   integer,
@@ -12,6 +12,7 @@ import { type Samples, select } from '../data/samples.ts';
 import type { Estimator, Metrics, TrainOptions } from '../estimator/estimator.ts';
 import { type ModelResult, Reporter } from '../report/local-controller.ts';
 import { WORKER_SETTINGS, type WorkerEnvironment } from '../report/worker-environment.ts';
+import { uploadToS3 } from '../storage/upload.ts';
 import { RehearsalBuffer } from './rehearsal-buffer.ts';
 
 export interface IncrementalEnvironment extends WorkerEnvironment {
@@ -25,6 +26,11 @@ export interface IncrementalEnvironment extends WorkerEnvironment {
   readonly REHEARSAL_SAMPLES: number;
   readonly REHEARSAL_METHOD: 'replay' | 'der++';
   readonly REHEARSAL_KEEP: 'reservoir' | 'class-balanced';
+  /** Folder in S3 that gets a copy of the trained model; empty for none. */
+  readonly MODEL_MIRROR_URL: string;
+  readonly S3_ENDPOINT_URL: string;
+  readonly ACCESS_KEY_ID: string;
+  readonly SECRET_ACCESS_KEY: string;
   /** Guarded slices, JSON. */
   readonly GUARDS: string;
   /** Datasets of those that have one, `;`-joined, in their order. */
@@ -57,6 +63,10 @@ const SETTINGS: SettingTable<IncrementalEnvironment> = {
     ['reservoir', 'class-balanced'],
     'class-balanced',
   ),
+  MODEL_MIRROR_URL: text('s3:// folder that gets a copy of the trained model', ''),
+  S3_ENDPOINT_URL: text('S3 endpoint', ''),
+  ACCESS_KEY_ID: text('S3 access key', ''),
+  SECRET_ACCESS_KEY: text('S3 secret key', ''),
   GUARDS: text('guarded slices, JSON [{"name", "label" | "dataset", "metric"}]', ''),
   GUARD_DATASET_URLS: text('datasets of the guards that have one, joined by ;', ''),
 };
@@ -128,6 +138,9 @@ export class IncrementalLearning {
       buffer.offer(samples);
       buffer.write(dirname(path));
     }
+    const { MODEL_MIRROR_URL } = this.environment;
+    if (MODEL_MIRROR_URL !== '')
+      await uploadToS3(path, `${MODEL_MIRROR_URL}/${basename(path)}`, { env: this.environment });
     await this.#reporter.send({
       kind: 'train',
       status: 'completed',
@@ -153,10 +166,10 @@ export class IncrementalLearning {
    */
   async evaluate(
     samples: Samples,
-    read?: (path: string) => Samples,
+    read?: (path: string) => Samples | Promise<Samples>,
   ): Promise<readonly ModelResult[]> {
     const results: ModelResult[] = [];
-    const slices = this.#slices(samples, read);
+    const slices = await this.#slices(samples, read);
     for (const path of this.environment.MODEL_URLS.split(';').filter((p) => p !== '')) {
       await this.#estimator.load(path);
       const metrics: Record<string, number> = { ...(await this.#estimator.evaluate(samples)) };
@@ -172,21 +185,23 @@ export class IncrementalLearning {
     return results;
   }
 
-  #slices(
+  async #slices(
     samples: Samples,
-    read: ((path: string) => Samples) | undefined,
-  ): { guard: Guard; part: Samples }[] {
+    read: ((path: string) => Samples | Promise<Samples>) | undefined,
+  ): Promise<{ guard: Guard; part: Samples }[]> {
     const files = this.environment.GUARD_DATASET_URLS.split(';').filter((p) => p !== '');
-    return parseGuards(this.environment.GUARDS).map((guard) => {
-      if (guard.dataset === undefined) return { guard, part: ofClass(samples, guard.label) };
-      const file = files.shift();
-      if (file === undefined || !read)
+    const slices: { guard: Guard; part: Samples }[] = [];
+    for (const guard of parseGuards(this.environment.GUARDS)) {
+      const file = guard.dataset === undefined ? '' : files.shift();
+      if (file === undefined || (file !== '' && !read))
         throw new ShoalError(
           'invalid_argument',
           `guard "${guard.name}" has a dataset of its own: ${read ? 'GUARD_DATASET_URLS lacks its file' : 'evaluate() needs to be told how to read it'}`,
         );
-      return { guard, part: ofClass(read(file), guard.label) };
-    });
+      const all = file === '' || !read ? samples : await read(file);
+      slices.push({ guard, part: ofClass(all, guard.label) });
+    }
+    return slices;
   }
 }
 

@@ -1,4 +1,5 @@
 import { ShoalError } from '@shoal/core';
+import { WHOLE_FORMATS } from './whole-formats.ts';
 
 /** How a text dataset is cut into samples. */
 export interface DatasetFormat {
@@ -19,6 +20,6 @@ export function datasetFormat(name: string): DatasetFormat {
   if (found) return found;
   throw new ShoalError(
     'unsupported',
-    `spec.format: "${name}" cannot be watched; supported are ${FORMATS.map((f) => f.name).join(', ')}`,
+    `spec.format: "${name}" cannot be watched; supported are ${[...FORMATS.map((f) => f.name), ...WHOLE_FORMATS].join(', ')}`,
   );
 }

@@ -1,9 +1,12 @@
+import { existsSync } from 'node:fs';
 import { type DatasetAssignment, type DatasetReport, recordKey } from '@shoal/api';
 import { type Logger, messageOf } from '@shoal/core';
 import type { Link } from '../link/link.ts';
 import type { EdgeDatabase } from '../store/database.ts';
 import { datasetFormat } from './formats.ts';
 import { countLines, type FileProgress, NOTHING_READ, samplesIn } from './growing-file.ts';
+import { datasetPath } from './remote-datasets.ts';
+import { countWhole, isWholeFormat, stampOf } from './whole-formats.ts';
 
 export interface MonitorPorts {
   readonly db: EdgeDatabase;
@@ -42,9 +45,13 @@ export class DatasetMonitor {
     const report = (body: DatasetReport): void =>
       link.report(recordKey('Dataset', dataset.metadata), body);
     try {
+      if (isWholeFormat(dataset.spec.format)) return this.#whole(dataset, report);
       const format = datasetFormat(dataset.spec.format);
+      const path = hostPath(datasetPath(dataset));
+      // A remote dataset that is not here yet is no fault.
+      if (dataset.spec.fetchUrl !== undefined && !existsSync(path)) return undefined;
       const before = known?.url === dataset.spec.url ? known.file : NOTHING_READ;
-      const { progress, rewritten } = countLines(hostPath(dataset.spec.url), before);
+      const { progress, rewritten } = countLines(path, before);
       if (rewritten)
         logger.warn('dataset was rewritten or has shrunk, counting from its start', {
           dataset: dataset.metadata.name,
@@ -58,5 +65,21 @@ export class DatasetMonitor {
       report({ uid, fault: messageOf(error) });
       return undefined;
     }
+  }
+
+  /** A dataset that is read as a whole is counted again when it has changed. */
+  #whole(dataset: DatasetAssignment, report: (body: DatasetReport) => void): number | undefined {
+    const { db, hostPath } = this.#ports;
+    const { uid = '' } = dataset.metadata;
+    const path = hostPath(datasetPath(dataset));
+    if (dataset.spec.fetchUrl !== undefined && !existsSync(path)) return undefined;
+    const key = `dataset/${uid}`;
+    const known = db.progress<{ stamp?: string; url: string; samples: number }>(key);
+    const stamp = stampOf(path);
+    const isSame = known?.stamp === stamp && known.url === dataset.spec.url;
+    const samples = isSame ? known.samples : countWhole(path, dataset.spec.format);
+    if (!isSame) db.setProgress(key, { stamp, url: dataset.spec.url, samples });
+    report({ uid, numberOfSamples: samples });
+    return samples;
   }
 }

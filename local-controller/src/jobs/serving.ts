@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
 import { hotUpdateFolder, type ModelReport, recordKey, type StageAssignment } from '@shoal/api';
+import { isRemote } from '../dataset/remote-url.ts';
 import { installHotUpdate, withdrawHotUpdate } from '../model/hot-update.ts';
 import { placeFile } from '../model/model-store.ts';
 import type { JobPorts, StageJobKind, WorkerReport } from './ports.ts';
@@ -33,6 +34,12 @@ export class Serving {
     this.#ports.link.report(recordKey(this.#kind, job.metadata, part), report);
   }
 
+  /** Puts a model where a worker that starts finds it; one at a remote address stays as it is. */
+  #place(job: StageAssignment, path: string): void {
+    const { url } = job.deployModel;
+    if (!isRemote(url)) placeFile(path, this.#ports.hostPath(url));
+  }
+
   #folder(job: StageAssignment): string {
     return this.#ports.hostPath(hotUpdateFolder(this.#kind, job.metadata));
   }
@@ -57,7 +64,7 @@ export class Serving {
   }
 
   async #install(job: StageAssignment, digest: string, pinned: boolean): Promise<void> {
-    const { models, hostPath, clock } = this.#ports;
+    const { models, clock } = this.#ports;
     await this.#keepInitial(job);
     const path = await models.fetch(digest);
     const installed = { digest, round: job.round, ...(pinned ? { pinned } : {}) };
@@ -67,7 +74,7 @@ export class Serving {
       this.#progress.save(job, { installed });
       return installHotUpdate(this.#folder(job), model, new Date(clock.now()).toISOString());
     }
-    placeFile(path, hostPath(job.deployModel.url));
+    this.#place(job, path);
     this.#progress.save(job, { installed });
     if (pinned) this.#tell(job, 'Pinned', digest);
     else this.#report(job, { status: 'completed' });
@@ -78,14 +85,15 @@ export class Serving {
     const { models, hostPath } = this.#ports;
     if (this.#progress.of(job).initial !== undefined) return;
     const path = hostPath(job.deployModel.url);
-    const digest = existsSync(path) ? (await models.publish(path)).digest : '';
+    const isHere = !isRemote(job.deployModel.url) && existsSync(path);
+    const digest = isHere ? (await models.publish(path)).digest : '';
     this.#progress.save(job, { initial: digest });
     if (digest !== '') this.#tell(job, 'Initial', digest);
   }
 
   /** The worker took the model, or refused it: then the file it would start with stays the old one. */
   take(job: StageAssignment, report: WorkerReport): void {
-    const { models, hostPath } = this.#ports;
+    const { models } = this.#ports;
     const { installed } = this.#progress.of(job);
     const isPinned = installed?.pinned === true && installed.digest === job.pinned;
     if (!installed || (installed.pinned === true && !isPinned)) return;
@@ -98,7 +106,7 @@ export class Serving {
       if (!isPinned) this.#report(job, { status: 'failed', message });
       return;
     }
-    placeFile(models.pathOf(installed.digest), hostPath(job.deployModel.url));
+    this.#place(job, models.pathOf(installed.digest));
     if (isPinned) this.#tell(job, 'Pinned', installed.digest);
     else this.#report(job, { status: 'completed' });
   }

@@ -3,6 +3,8 @@ import { join, normalize } from 'node:path/posix';
 import { recordKey, type StageAssignment, type StageModel } from '@shoal/api';
 import { isJsonObject, messageOf } from '@shoal/core';
 import { datasetFormat } from '../dataset/formats.ts';
+import { datasetPath } from '../dataset/remote-datasets.ts';
+import { isRemote } from '../dataset/remote-url.ts';
 import { divide, readRanges, type SampleRange, writeLines } from '../dataset/split.ts';
 import { placeFile } from '../model/model-store.ts';
 import { LabelledInbox } from '../samples/inbox.ts';
@@ -121,7 +123,7 @@ export class StageJobs {
     const trains = [...progress.slices.map((r) => divide(r, job.trainProb).train), train];
     const evaluations = withNewest(progress.evaluation, evaluation);
     const format = datasetFormat(job.dataset.spec.format);
-    const source = hostPath(job.dataset.spec.url);
+    const source = hostPath(datasetPath(job.dataset));
     const { header, parts } = await readRanges(source, format, [...trains, ...evaluations]);
     const trainLines = parts.slice(0, trains.length).flat();
     const evalLines = parts.slice(trains.length).flat();
@@ -179,7 +181,8 @@ export class StageJobs {
 
   /** The deployed model as this node has it: the same path, or the initial model where there is none. */
   #served(job: StageAssignment): StageModel {
-    return existsSync(this.#ports.hostPath(job.deployModel.url))
+    const { url } = job.deployModel;
+    return !isRemote(url) && existsSync(this.#ports.hostPath(url))
       ? job.deployModel
       : job.initialModel;
   }

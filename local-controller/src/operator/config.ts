@@ -4,6 +4,7 @@ import {
   LOG_LEVELS,
   type LogLevel,
   readConfig,
+  real,
   type SettingTable,
   text,
 } from '@shoal/core';
@@ -18,6 +19,7 @@ export interface Config {
   readonly SHOAL_LC_DATA_DIR: string;
   readonly SHOAL_LC_TLS_FILE: string;
   readonly SHOAL_LC_POLL_MS: number;
+  readonly SHOAL_LC_MAX_DATASET_BYTES: number;
   readonly SHOAL_LC_LOG_LEVEL: LogLevel;
 }
 
@@ -33,6 +35,11 @@ const SETTINGS: SettingTable<Config> = {
     'how often datasets and jobs are looked at',
     { min: 50, max: 600_000 },
     1_000,
+  ),
+  SHOAL_LC_MAX_DATASET_BYTES: real(
+    'largest remote dataset fetched, in bytes',
+    { min: 1, max: 2 ** 50 },
+    4 * 1024 ** 3,
   ),
   SHOAL_LC_LOG_LEVEL: choice('least severe log level', LOG_LEVELS, 'info'),
 };

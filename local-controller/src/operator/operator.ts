@@ -10,6 +10,7 @@ import {
 } from '@shoal/core';
 import { collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 import { DatasetMonitor } from '../dataset/monitor.ts';
+import { RemoteDatasets } from '../dataset/remote-datasets.ts';
 import { StageJobs } from '../jobs/stage-jobs.ts';
 import { GrpcTransport } from '../link/grpc.ts';
 import { Link } from '../link/link.ts';
@@ -64,6 +65,8 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   const hostPath = (path: string): string =>
     join(config.ROOTFS_MOUNT_DIR, normalize(join('/', path)));
   const monitor = new DatasetMonitor({ db, link, logger, hostPath });
+  const maxBytes = config.SHOAL_LC_MAX_DATASET_BYTES;
+  const remote = new RemoteDatasets({ db, link, clock, logger, hostPath, maxBytes });
   const models = new ModelStore(join(config.SHOAL_LC_DATA_DIR, 'models'), transport);
   const spool = new HardExampleSpool(join(config.SHOAL_LC_DATA_DIR, 'spool.db'));
   const hardExamples = new HardExamples({ db, link, transport, spool, clock, logger });
@@ -87,6 +90,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   const wakeUp = new WakeUp();
   link.onChange(() => wakeUp.wake());
   const poll = async (): Promise<void> => {
+    remote.poll();
     monitor.poll();
     for (const jobs of Object.values(stageJobs)) jobs.poll();
     hardExamples.poll();

@@ -22,6 +22,7 @@ import {
 } from '@shoal/api';
 import { fromNode, type JsonObject, type Logger, messageOf, ShoalError } from '@shoal/core';
 import { type DatasetFormat, datasetFormat } from '../dataset/formats.ts';
+import { isRemote } from '../dataset/remote-url.ts';
 import type { Link } from '../link/link.ts';
 import type { ModelStore } from '../model/model-store.ts';
 import type { EdgeDatabase } from '../store/database.ts';
@@ -126,6 +127,11 @@ export class LabelledInbox {
   async #append(job: StageAssignment, labelled: LabelledBatch): Promise<void> {
     const { db, models, logger, hostPath } = this.#ports;
     const { url, format: formatName } = job.dataset.spec;
+    if (isRemote(url))
+      throw new ShoalError(
+        'failed_precondition',
+        `${url} is remote: labelled samples cannot be appended; give the job a Dataset on a node`,
+      );
     const path = hostPath(url);
     const format = datasetFormat(formatName);
     const blob = readFileSync(await models.fetch(labelled.digest), 'utf8');

@@ -5,11 +5,12 @@ import {
   type DatasetReport,
   recordKey,
 } from '@shoal/api';
-import { type Clock, rfc3339 } from '@shoal/core';
+import { type Clock, isShoalError, messageOf, rfc3339, ShoalError } from '@shoal/core';
 import type { Feed } from '../../edge-link/feed.ts';
 import type { KubeApi } from '../../kube/kube-api.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
+import { signedAddress, storageKeys } from '../../worker-pod/signed-address.ts';
 import { writeStatus } from '../status-writer.ts';
 
 export interface DatasetPorts {
@@ -21,13 +22,17 @@ export interface DatasetPorts {
 }
 
 /** What a node is told of a dataset. */
-export function datasetAssignment(dataset: Dataset): DatasetAssignment {
+export function datasetAssignment(dataset: Dataset, fetchUrl?: string): DatasetAssignment {
   const { name, namespace = '', uid = '', generation = 1 } = dataset.metadata;
+  const { url, format } = dataset.spec;
   return {
     metadata: { name, namespace, uid, generation },
-    spec: { url: dataset.spec.url, format: dataset.spec.format },
+    spec: { url, format, ...(fetchUrl === undefined ? {} : { fetchUrl }) },
   };
 }
+
+/** Signed addresses are made anew this often; they are good for twice as long. */
+const SIGNED_MS = 12 * 3600 * 1000;
 
 /** Sends a Dataset to the node that holds it, and brings back what the node counts. */
 export class DatasetReconciler implements Reconciler {
@@ -63,9 +68,39 @@ export class DatasetReconciler implements Reconciler {
     }
     const dataset = found as unknown as Dataset;
     const { nodeName } = dataset.spec;
-    feed.assign(key, new Map(nodeName ? [[nodeName, datasetAssignment(dataset)]] : []));
-    await writeStatus(api, datasets, dataset, this.#status(dataset));
-    return DONE;
+    const isRemote = /^[a-z][a-z0-9+.-]*:/i.test(dataset.spec.url);
+    try {
+      const fetchUrl = isRemote ? await this.#fetchUrl(dataset) : undefined;
+      const assignment = datasetAssignment(dataset, fetchUrl);
+      feed.assign(key, new Map(nodeName ? [[nodeName, assignment]] : []));
+      await writeStatus(api, datasets, dataset, this.#status(dataset));
+    } catch (error) {
+      if (!isShoalError(error) || error.code === 'conflict') throw error;
+      await writeStatus(api, datasets, dataset, this.#status(dataset, messageOf(error)));
+    }
+    return isRemote ? { kind: 'requeueAfter', ms: SIGNED_MS / 4 } : DONE;
+  }
+
+  /** Where the node fetches a remote dataset: no key ever leaves the cloud. */
+  async #fetchUrl(dataset: Dataset): Promise<string> {
+    const { url, credentialName } = dataset.spec;
+    const { protocol, hostname, pathname } = new URL(url);
+    if (protocol === 'http:' || protocol === 'https:') return url;
+    if (protocol !== 's3:')
+      throw new ShoalError(
+        'invalid_argument',
+        `spec.url: "${url}" is not supported; use a host path, s3:// or http(s)://`,
+      );
+    const { api, clock } = this.#ports;
+    const { namespace = '' } = dataset.metadata;
+    const keys = await storageKeys(api, namespace, { name: credentialName, field: 'spec.url' });
+    return await signedAddress(keys, {
+      bucket: hostname,
+      key: decodeURIComponent(pathname.slice(1)),
+      // The same for all of a period: a new address is a new assignment.
+      at: new Date(Math.floor(clock.now() / SIGNED_MS) * SIGNED_MS),
+      seconds: (2 * SIGNED_MS) / 1000,
+    });
   }
 
   #report(dataset: Dataset): DatasetReport | undefined {
@@ -79,8 +114,10 @@ export class DatasetReconciler implements Reconciler {
   #verdict(
     dataset: Dataset,
     report: DatasetReport | undefined,
+    fault: string | undefined,
   ): { ok: 'True' | 'False' | 'Unknown'; reason: string; message: string } {
     const { nodeName } = dataset.spec;
+    if (fault !== undefined) return { ok: 'False', reason: 'Refused', message: fault };
     if (!nodeName)
       return {
         ok: 'Unknown',
@@ -104,10 +141,10 @@ export class DatasetReconciler implements Reconciler {
     return { ok: 'True', reason: 'Monitored', message: `watched on node ${nodeName}` };
   }
 
-  #status(dataset: Dataset): object {
+  #status(dataset: Dataset, fault?: string): object {
     const now = this.#ports.clock.now();
     const report = this.#report(dataset);
-    const { ok, reason, message } = this.#verdict(dataset, report);
+    const { ok, reason, message } = this.#verdict(dataset, report, fault);
     const count = report?.numberOfSamples ?? dataset.status?.numberOfSamples ?? 0;
     const changed = count !== dataset.status?.numberOfSamples;
     return {

@@ -207,7 +207,7 @@ export async function createWorkerPod(
     restartPolicy: 'OnFailure',
     defaultNode: slot.dataset?.spec.nodeName,
     labels: { [SLOT_LABEL]: slot.name, [SPEC_DIGEST]: slotDigest(job, slot, resolved) },
-    initializerImage: ports.initializerImage,
+    initializer: ports,
   });
   return await ports.api.create(POD, {
     metadata: {

@@ -1,52 +1,68 @@
 import type { IncrementalLearningJob, Model } from '@shoal/api';
+import { ShoalError } from '@shoal/core';
 import type { ObjectCache } from '../../reconcile/object-cache.ts';
-import { requireDataset, requireModel } from '../references.ts';
+import { requireDataset, requireGrowingDataset, requireModel } from '../references.ts';
+import { expectOutputDir, isRemote } from '../stage-job/output-dir.ts';
 import type { StageJobKind } from '../stage-job/stage-job.ts';
 import { assignments, type IncrementalReferences } from './assignment.ts';
 import { HardExampleLoop, type LoopPorts } from './hard-example-loop.ts';
 import { ensureLabeller, type LabellerPorts } from './labeller.ts';
 import { createInferencePod, createStagePod } from './workers.ts';
 
+type IncrementalPorts = LabellerPorts &
+  LoopPorts & { readonly models: ObjectCache; readonly datasets: ObjectCache };
+
+/** Everything a job refers to. @throws ShoalError `not_found` or `invalid_argument` naming the field. */
+function resolveReferences(
+  { metadata, spec }: IncrementalLearningJob,
+  { models, datasets }: Pick<IncrementalPorts, 'models' | 'datasets'>,
+): IncrementalReferences {
+  const { namespace = '' } = metadata;
+  expectOutputDir(spec.outputDir, { s3: true });
+  const { dataset, initialModel, deploySpec, evalSpec } = spec;
+  const model = (name: string, field: string): Model =>
+    requireModel(models, namespace, { name, field });
+  const deployModel = model(deploySpec.model.name, 'spec.deploySpec.model.name');
+  if (isRemote(deployModel.spec.url) && deploySpec.model.hotUpdateEnabled !== true)
+    throw new ShoalError(
+      'invalid_argument',
+      `spec.deploySpec.model: Model "${deploySpec.model.name}" is at ${deployModel.spec.url}, which cannot be replaced; give it a host path, or set hotUpdateEnabled`,
+    );
+  return {
+    dataset: requireGrowingDataset(datasets, namespace, {
+      name: dataset.name,
+      field: 'spec.dataset.name',
+    }),
+    initialModel: model(initialModel.name, 'spec.initialModel.name'),
+    deployModel,
+    evalModel: evalSpec.initialEvalModel
+      ? model(evalSpec.initialEvalModel.name, 'spec.evalSpec.initialEvalModel.name')
+      : undefined,
+    labelModel: spec.hardExamples?.labels?.model
+      ? model(spec.hardExamples.labels.model.name, 'spec.hardExamples.labels.model.name')
+      : undefined,
+    guardDatasets: (evalSpec.guards ?? []).flatMap((g, i) =>
+      g.dataset
+        ? [
+            requireDataset(datasets, namespace, {
+              name: g.dataset.name,
+              field: `spec.evalSpec.guards[${i}].dataset.name`,
+            }),
+          ]
+        : [],
+    ),
+  };
+}
+
 /** What incremental learning adds to the stages: models to start from, to serve and to compare with. */
 export function incrementalLearning(
-  ports: LabellerPorts &
-    LoopPorts & { readonly models: ObjectCache; readonly datasets: ObjectCache },
+  ports: IncrementalPorts,
 ): StageJobKind<IncrementalLearningJob, IncrementalReferences> {
-  const { models, datasets } = ports;
   const loop = new HardExampleLoop(ports);
   return {
     kind: 'IncrementalLearningJob',
     name: 'incremental-learning-job',
-    resolve({ metadata, spec }) {
-      const { namespace = '' } = metadata;
-      const { dataset, initialModel, deploySpec, evalSpec } = spec;
-      const model = (name: string, field: string): Model =>
-        requireModel(models, namespace, { name, field });
-      return {
-        dataset: requireDataset(datasets, namespace, {
-          name: dataset.name,
-          field: 'spec.dataset.name',
-        }),
-        initialModel: model(initialModel.name, 'spec.initialModel.name'),
-        deployModel: model(deploySpec.model.name, 'spec.deploySpec.model.name'),
-        evalModel: evalSpec.initialEvalModel
-          ? model(evalSpec.initialEvalModel.name, 'spec.evalSpec.initialEvalModel.name')
-          : undefined,
-        labelModel: spec.hardExamples?.labels?.model
-          ? model(spec.hardExamples.labels.model.name, 'spec.hardExamples.labels.model.name')
-          : undefined,
-        guardDatasets: (evalSpec.guards ?? []).flatMap((g, i) =>
-          g.dataset
-            ? [
-                requireDataset(datasets, namespace, {
-                  name: g.dataset.name,
-                  field: `spec.evalSpec.guards[${i}].dataset.name`,
-                }),
-              ]
-            : [],
-        ),
-      };
-    },
+    resolve: (job) => resolveReferences(job, ports),
     hotUpdate: (job) => job.spec.deploySpec.model.hotUpdateEnabled === true,
     // The model is served from the start.
     isServed: () => true,

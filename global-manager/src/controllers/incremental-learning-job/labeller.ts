@@ -71,7 +71,7 @@ async function podTemplate(
       ...storage.env,
     ],
     secretEnv: await secretEnvironment(ports.api, namespace, model.spec.credentialName),
-    initializerImage: ports.initializerImage,
+    initializer: ports,
   });
 }
 

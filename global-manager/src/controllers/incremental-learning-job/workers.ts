@@ -1,4 +1,5 @@
 import {
+  type EnvVar,
   hotUpdateFolder,
   type IncrementalLearningJob,
   type Model,
@@ -71,6 +72,8 @@ export async function createStagePod(
   ]);
   const type = stageName(stage);
   const user = stage === 'Train' ? job.spec.trainSpec.template : job.spec.evalSpec.template;
+  const { namespace = '' } = job.metadata;
+  const secretEnv = await secretEnvironment(ports.api, namespace, job.spec.credentialName);
   const template = buildPodTemplate({
     owner: job,
     type,
@@ -78,21 +81,29 @@ export async function createStagePod(
     storage,
     env: [
       ...commonEnvironment(job, `${type}-worker`, ports),
+      ...(stage === 'Train' ? mirrorEnvironment(job, round, secretEnv) : []),
       ...(guards.length > 0 ? [{ name: 'GUARDS', value: JSON.stringify(guards) }] : []),
       ...storage.env,
     ],
-    secretEnv: await secretEnvironment(
-      ports.api,
-      job.metadata.namespace ?? '',
-      job.spec.credentialName,
-    ),
+    secretEnv,
     hostNetwork: true,
     restartPolicy: 'OnFailure',
     defaultNode: at.datasetNode,
     labels: { [ROUND_LABEL]: String(round) },
-    initializerImage: ports.initializerImage,
+    initializer: ports,
   });
   return await createPod(job, { type, template }, ports.api);
+}
+
+/** Where a copy of the trained model goes when `outputDir` is in S3, and the keys to write it. */
+function mirrorEnvironment(
+  { spec }: IncrementalLearningJob,
+  round: number,
+  secretEnv: readonly EnvVar[],
+): EnvVar[] {
+  if (!spec.outputDir.startsWith('s3://')) return [];
+  const folder = spec.outputDir.replace(/\/+$/, '');
+  return [{ name: 'MODEL_MIRROR_URL', value: `${folder}/train/${round}` }, ...secretEnv];
 }
 
 /** What the serving worker does beside answering: keep hard examples, watch for drift. */
@@ -159,7 +170,7 @@ export async function createInferencePod(
       model.spec.credentialName,
     ),
     hostNetwork: true,
-    initializerImage: ports.initializerImage,
+    initializer: ports,
   });
   return await createPod(job, { type: 'inference', template }, ports.api);
 }

@@ -73,7 +73,7 @@ async function podTemplate(
     storage,
     secretEnv: await secretEnvironment(ports.api, namespace, model.spec.credentialName),
     labels: { 'app.sedna.io': `${name}-${type}-svc` },
-    initializerImage: ports.initializerImage,
+    initializer: ports,
   });
 }
 

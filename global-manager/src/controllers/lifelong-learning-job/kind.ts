@@ -1,8 +1,9 @@
 import { posix } from 'node:path';
 import type { Dataset, LifelongLearningJob, StageModel } from '@shoal/api';
 import type { ObjectCache } from '../../reconcile/object-cache.ts';
-import { requireDataset } from '../references.ts';
+import { requireGrowingDataset } from '../references.ts';
 import { addressed } from '../stage-job/assignment.ts';
+import { expectOutputDir } from '../stage-job/output-dir.ts';
 import type { StageJobKind } from '../stage-job/stage-job.ts';
 import { createInferencePod, createStagePod, type LifelongPorts } from './workers.ts';
 
@@ -26,12 +27,14 @@ export function lifelongLearning(
   return {
     kind: 'LifelongLearningJob',
     name: 'lifelong-learning-job',
-    resolve: ({ metadata, spec }) => ({
-      dataset: requireDataset(ports.datasets, metadata.namespace ?? '', {
+    resolve({ metadata, spec }) {
+      expectOutputDir(spec.outputDir, { s3: false });
+      const dataset = requireGrowingDataset(ports.datasets, metadata.namespace ?? '', {
         name: spec.dataset.name,
         field: 'spec.dataset.name',
-      }),
-    }),
+      });
+      return { dataset };
+    },
     hotUpdate: () => true,
     // Nothing is served before the first version is deployed.
     isServed: (job, position) =>

@@ -137,7 +137,7 @@ export async function createStagePod(
     restartPolicy: 'OnFailure',
     defaultNode: at.datasetNode,
     labels: { [ROUND_LABEL]: String(round) },
-    initializerImage: ports.initializerImage,
+    initializer: ports,
   });
   return await createPod(job, { type, template }, ports.api);
 }
@@ -193,7 +193,7 @@ export async function createInferencePod(
     ],
     secretEnv: [],
     hostNetwork: true,
-    initializerImage: ports.initializerImage,
+    initializer: ports,
   });
   return await createPod(job, { type: 'inference', template }, ports.api);
 }

@@ -6,6 +6,7 @@ import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
 import { writeStatus } from '../status-writer.ts';
 
 const SCHEMES = ['s3', 'http', 'https'];
+const BLOB = /^blob:sha256:[0-9a-f]{64}$/;
 
 /** Checks that a Model's URL is of a form the system can read. */
 export class ModelReconciler implements Reconciler {
@@ -26,7 +27,7 @@ export class ModelReconciler implements Reconciler {
     if (!found) return DONE;
     const model = found as unknown as Model;
     const scheme = /^([a-z][a-z0-9+.-]*):/i.exec(model.spec.url)?.[1]?.toLowerCase();
-    const known = scheme === undefined || SCHEMES.includes(scheme);
+    const known = scheme === undefined || SCHEMES.includes(scheme) || BLOB.test(model.spec.url);
     const condition = known
       ? {
           type: 'Ready',
@@ -38,7 +39,7 @@ export class ModelReconciler implements Reconciler {
           type: 'Ready',
           status: 'False' as const,
           reason: 'UnsupportedURL',
-          message: `spec.url: "${scheme}:" is not supported; use a host path, s3:// or http(s)://`,
+          message: `spec.url: "${model.spec.url}" is not supported; use a host path, s3://, http(s)://, or blob:sha256:… as shoal model push prints it`,
         };
     const conditions = appendCondition(model.status?.conditions, condition, clock.now());
     await writeStatus(api, models, model, {

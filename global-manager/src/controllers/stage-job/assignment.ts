@@ -36,6 +36,14 @@ function standing(
   };
 }
 
+/** Where stages write on their node: `outputDir`, or a folder of the job when that is in S3. */
+export function workingFolder(job: StageJob): string {
+  const { outputDir } = job.spec;
+  if (!outputDir.startsWith('s3://')) return outputDir;
+  const { namespace = 'default', name, uid = '' } = job.metadata;
+  return `/var/lib/sedna/output/${namespace}/${name}-${uid.slice(0, 8)}`;
+}
+
 /** An assignment for each node that works for a job, with the roles it has. */
 export function addressed<Job extends StageJob, References extends StageReferences>(
   inputs: AssignmentInputs<Job, References>,
@@ -49,7 +57,7 @@ export function addressed<Job extends StageJob, References extends StageReferenc
     metadata: { name, namespace, uid, generation },
     dataset: datasetAssignment(dataset),
     trainProb: job.spec.dataset.trainProb,
-    outputDir: job.spec.outputDir,
+    outputDir: workingFolder(job),
     ...position,
     ...standing(job, position),
   };
