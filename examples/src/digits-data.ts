@@ -36,16 +36,50 @@ export function driftPixels(samples: Samples, drift: Drift, seed: number): Sampl
   const inputs = new Float32Array(samples.inputs.length);
   for (let i = 0; i < samples.size; i++) {
     const from = samples.inputs.subarray(i * side * side, (i + 1) * side * side);
-    inputs.set(
-      rotateAndFade(from, side, {
-        angle: drift.rotation ?? 0,
-        fading: drift.fading ?? 0,
-        noise: () => random.normal() * 0.04,
-      }),
-      i * side * side,
-    );
+    const changed = rotateAndFade(blurred(from, side, drift.blur ?? 0), side, {
+      angle: drift.rotation ?? 0,
+      fading: drift.fading ?? 0,
+      noise: () => random.normal() * 0.04,
+    });
+    inputs.set(changed, i * side * side);
   }
   return { ...samples, inputs };
+}
+
+/** The samples, each changed in a way of its own: what a model for any scanner and lamp learns from. */
+export function augmented(samples: Samples, seed: number): Samples {
+  const random = seededRandom(seed);
+  const length = samples.inputs.length / samples.size;
+  const inputs = new Float32Array(samples.inputs.length);
+  for (let i = 0; i < samples.size; i++) {
+    const drift: Drift = {
+      rotation: (random.next() * 2 - 1) * 40,
+      fading: random.next() * 0.5,
+      blur: random.int(3),
+    };
+    const { inputs: one } = driftPixels(slice(samples, i, i + 1), drift, random.int(1e9));
+    inputs.set(one, i * length);
+  }
+  return { ...samples, inputs };
+}
+
+/** Passes of a 3×3 mean over an image; beyond its edge there is nothing. */
+function blurred(image: Float32Array, side: number, passes: number): Float32Array {
+  let from = image;
+  for (let pass = 0; pass < passes; pass++) {
+    const before = from;
+    from = Float32Array.from({ length: side * side }, (_, p) => {
+      const [x, y] = [p % side, Math.floor(p / side)];
+      let sum = 0;
+      for (let dy = -1; dy <= 1; dy++)
+        for (let dx = -1; dx <= 1; dx++) {
+          const [nx, ny] = [x + dx, y + dy];
+          if (nx >= 0 && ny >= 0 && nx < side && ny < side) sum += before[ny * side + nx] ?? 0;
+        }
+      return sum / 9;
+    });
+  }
+  return from;
 }
 
 interface Change {

@@ -33,6 +33,11 @@ export class RehearsalBuffer {
     this.#memory = new Memory({ capacity, kind: keep, random: seededRandom(seed) });
   }
 
+  /** A buffer with nothing in it yet. */
+  static empty(options: RehearsalOptions): RehearsalBuffer {
+    return new RehearsalBuffer(options);
+  }
+
   /**
    * The buffer in a folder; empty when there is none.
    *
