@@ -19,6 +19,7 @@ import {
   UploadBudget,
 } from '@shoal/lib';
 import { conv2d, dense, flatten, type Layer, maxPool2d, relu, sequential } from '@shoal/training';
+import { startFastApi } from './fastapi-server.ts';
 
 /**
  * `npm run bench:inference`: who should answer which digit, and how fast. Real MNIST when it is here
@@ -261,19 +262,10 @@ console.log(
 written['overhead'] = { bare, wrapped };
 
 /** Clients in a process of their own: they must not share the server's thread. */
-async function served(
-  estimator: OnnxEstimator,
-  maxBatch: number,
+async function asked(
+  url: string,
   wire: 'json' | 'tensor',
 ): Promise<{ rate: number; p99: number; median: number }> {
-  const service = new BigModelService({
-    estimator,
-    serviceName: 'digits',
-    host: '127.0.0.1',
-    port: 0,
-    batching: { maxBatch },
-  });
-  const url = await service.start();
   const child = fork(join(import.meta.dirname, 'inference-clients.ts'));
   const result = await new Promise<{ rate: number; times: number[] }>((resolve, reject) => {
     child.once('message', resolve);
@@ -287,8 +279,25 @@ async function served(
     });
   });
   child.disconnect();
-  await service.closeServer();
   return { rate: result.rate, ...quantiles(result.times) };
+}
+
+async function served(
+  estimator: OnnxEstimator,
+  maxBatch: number,
+  wire: 'json' | 'tensor',
+): Promise<{ rate: number; p99: number; median: number }> {
+  const service = new BigModelService({
+    estimator,
+    serviceName: 'digits',
+    host: '127.0.0.1',
+    port: 0,
+    batching: { maxBatch },
+  });
+  const url = await service.start();
+  const result = await asked(url, wire);
+  await service.closeServer();
+  return result;
 }
 
 const CLIENTS = 32;
@@ -305,13 +314,21 @@ for (const [name, estimator] of Object.entries({
   'this CNN': big,
   'a dense network of 5.8 M': wide,
 })) {
+  const peer = await startFastApi(estimator.bytes);
+  const fastApi = peer && (await asked(peer.url, 'json'));
+  peer?.stop();
+  console.log(
+    fastApi
+      ? `FastAPI with ${name}, one request one run, JSON: ${fastApi.rate.toFixed(0)} requests/s (P99 ${fastApi.p99.toFixed(1)} ms)`
+      : 'FastAPI is not here (SHOAL_PYTHON): the unbatched mode stands for it',
+  );
   for (const wire of ['json', 'tensor'] as const) {
     const single = await served(estimator, 1, wire);
     const batched = await served(estimator, 32, wire);
     console.log(
-      `cloud worker with ${name}, ${CLIENTS} clients, ${wire}: ${single.rate.toFixed(0)} requests/s one by one (P99 ${single.p99.toFixed(1)} ms), ${batched.rate.toFixed(0)} batched (P99 ${batched.p99.toFixed(1)} ms): ${(batched.rate / single.rate).toFixed(2)} ×`,
+      `cloud worker with ${name}, ${CLIENTS} clients, ${wire}: ${single.rate.toFixed(0)} requests/s one by one (P99 ${single.p99.toFixed(1)} ms), ${batched.rate.toFixed(0)} batched (P99 ${batched.p99.toFixed(1)} ms): ${(batched.rate / single.rate).toFixed(2)} ×${fastApi ? `, ${(batched.rate / fastApi.rate).toFixed(2)} × FastAPI` : ''}`,
     );
-    written[`cloud ${name} ${wire}`] = { single, batched };
+    written[`cloud ${name} ${wire}`] = { single, batched, ...(fastApi ? { fastApi } : {}) };
   }
 }
 await wide.close();
