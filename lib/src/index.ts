@@ -39,6 +39,14 @@ export {
   marginsOf,
 } from './estimator/boosted-trees/boosting.ts';
 export { argMax, classificationMetrics } from './estimator/classification-metrics.ts';
+export {
+  type Box,
+  boxAgreement,
+  type Detector,
+  intersectionOverUnion,
+  isDetector,
+  suppress,
+} from './estimator/detection.ts';
 export type {
   Estimator,
   Metrics,
@@ -48,6 +56,7 @@ export type {
   TrainProgress,
 } from './estimator/estimator.ts';
 export { OnnxEstimator, type OnnxEstimatorOptions } from './estimator/onnx.ts';
+export { OnnxDetector, type OnnxDetectorOptions } from './estimator/onnx-detector.ts';
 export { TfjsEstimator, type TfjsEstimatorOptions } from './estimator/tfjs.ts';
 export { aggregateRound } from './federated-learning/aggregate.ts';
 export {

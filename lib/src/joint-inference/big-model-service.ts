@@ -10,6 +10,7 @@ import {
   text,
 } from '@shoal/core';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import { type Detector, isDetector } from '../estimator/detection.ts';
 import type { Estimator } from '../estimator/estimator.ts';
 import { Batcher, type BatcherFigures, type BatcherOptions } from './batcher.ts';
 import { DEADLINE_HEADER, TENSOR_TYPE, tensorBody, tensorRows } from './tensor-body.ts';
@@ -143,6 +144,8 @@ export class BigModelService {
     };
     const deadline = Number(header(DEADLINE_HEADER) ?? Number.NaN);
     const deadlineMs = Number.isFinite(deadline) && deadline > 0 ? deadline : undefined;
+    if (isDetector(this.#options.estimator))
+      return { result: await this.#detect(this.#options.estimator, request.body, header) };
     if (!Buffer.isBuffer(request.body)) {
       const rows = await this.#batcher.predict(readSamples(request.body), deadlineMs);
       return { result: rows.map((row) => Array.from(row)) };
@@ -150,6 +153,21 @@ export class BigModelService {
     const rows = await this.#batcher.predict(tensorRows(request.body, header), deadlineMs);
     const { body, headers } = tensorBody(rows);
     return reply.headers(headers).send(Buffer.from(body.buffer));
+  }
+
+  /** Boxes go as JSON whatever the sample came as: they are few. */
+  async #detect(
+    detector: Detector,
+    body: unknown,
+    header: (name: string) => string | undefined,
+  ): Promise<unknown> {
+    const rows = Buffer.isBuffer(body) ? tensorRows(body, header) : readSamples(body);
+    const width = rows[0]?.length ?? 0;
+    if (rows.some((r) => r.length !== width))
+      throw new ShoalError('invalid_argument', 'samples of one request have one size');
+    const inputs = new Float32Array(rows.length * width);
+    for (const [i, row] of rows.entries()) inputs.set(row, i * width);
+    return await detector.detect(inputs, rows.length);
   }
 
   /** Starts listening; resolves with the base URL. @throws ShoalError when the port is taken. */

@@ -30,27 +30,33 @@ export function withBreaker(model: CloudModel, options: BreakerOptions = {}): Cl
     trying = true;
     return true;
   };
-  return {
-    infer: async (sample) => {
-      const isTrial = expectClosed();
-      try {
-        const row = await model.infer(sample);
+  const guarded = async <T>(ask: () => Promise<T>): Promise<T> => {
+    const isTrial = expectClosed();
+    try {
+      const answer = await ask();
+      inRow = 0;
+      openedAt = undefined;
+      return answer;
+    } catch (error) {
+      // An answer about the sample is an answer: the cloud is there.
+      if (isShoalError(error) && error.retry === 'terminal') {
         inRow = 0;
         openedAt = undefined;
-        return row;
-      } catch (error) {
-        // An answer about the sample is an answer: the cloud is there.
-        if (isShoalError(error) && error.retry === 'terminal') {
-          inRow = 0;
-          openedAt = undefined;
-          throw error;
-        }
-        inRow++;
-        if (isTrial || inRow >= failures) openedAt = clock.now();
         throw error;
-      } finally {
-        if (isTrial) trying = false;
       }
-    },
+      inRow++;
+      if (isTrial || inRow >= failures) openedAt = clock.now();
+      throw error;
+    } finally {
+      if (isTrial) trying = false;
+    }
+  };
+  return {
+    infer: async (sample) => await guarded(async () => await model.infer(sample)),
+    ...(model.detect
+      ? {
+          detect: async (sample) => await guarded(async () => (await model.detect?.(sample)) ?? []),
+        }
+      : {}),
   };
 }

@@ -9,9 +9,10 @@ import {
   text,
 } from '@shoal/core';
 import { argMax } from '../estimator/classification-metrics.ts';
+import { type Box, boxAgreement, type Detector, isDetector } from '../estimator/detection.ts';
 import type { Estimator } from '../estimator/estimator.ts';
 import { configureMiner } from '../hard-example/configured-miner.ts';
-import type { HardExampleMiner, Verdict } from '../hard-example/miner.ts';
+import type { EdgeResult, HardExampleMiner, Verdict } from '../hard-example/miner.ts';
 import { Reporter } from '../report/local-controller.ts';
 import {
   parseMinerParameters,
@@ -23,9 +24,12 @@ import { type CloudModel, createCloudClient } from './cloud-client.ts';
 
 /** One inference, and how it came about. */
 export interface JointInferenceResult {
-  /** Index of the most probable class. */
+  /** Index of the most probable class; of a detector that of its surest box, −1 when it found none. */
   readonly label: number;
+  /** Of the classes; empty for a detector. */
   readonly probabilities: readonly number[];
+  /** What a detector found, the surest first. */
+  readonly boxes?: readonly Box[];
   /** Whose answer this is. */
   readonly source: 'edge' | 'cloud';
   /** Which model of the edge answered or was asked last, from 0; more than 0 in a cascade. */
@@ -105,12 +109,18 @@ export interface LateAnswer {
   readonly sample: Float32Array;
   readonly edgeLabel: number;
   readonly probabilities: readonly number[];
+  readonly boxes?: readonly Box[];
+}
+
+/** What a model said: class probabilities, or boxes. */
+interface Said {
+  readonly row: readonly number[];
+  readonly boxes?: readonly Box[];
+  readonly label: number;
 }
 
 /** What the edge said. */
-interface EdgeAnswer {
-  readonly row: readonly number[];
-  readonly label: number;
+interface EdgeAnswer extends Said {
   readonly verdict: Verdict;
   readonly tier: number;
 }
@@ -167,6 +177,8 @@ export class JointInference {
     cloudMs: 0,
   };
   readonly #timers: NodeJS.Timeout[] = [];
+  /** Classes of the edge's answers, once it has given one. */
+  #classes: number | undefined;
   #queue: Queued[] = [];
   #draining = false;
   #reported = 0;
@@ -248,31 +260,41 @@ export class JointInference {
     const verdict = edge?.verdict ?? routed ?? { hard: true, score: 0, threshold: 1 };
     if (verdict.hard) this.#counts.hard++;
     const answer = verdict.hard && cloud ? await this.#ask(cloud, sample) : undefined;
-    if (answer && 'row' in answer)
-      return this.#cloudResult(answer.row, edge, { verdict, startedAt });
+    if (answer && 'said' in answer)
+      return this.#cloudResult(answer.said, edge, { verdict, startedAt });
     const said = edge ?? (await this.#askEdge(sample, routed));
     if (answer) this.#keep({ sample, edgeLabel: said.label });
     const latencyMs = performance.now() - startedAt;
     this.#counts.edgeAnswers++;
     this.#counts.edgeMs += latencyMs;
     this.#counts.bytesSaved += sample.byteLength;
-    const { label, row: probabilities, tier } = said;
-    const result = { label, probabilities, edgeLabel: label, ...verdict, tier, latencyMs };
+    const { label, row: probabilities, boxes, tier } = said;
+    const found = boxes ? { boxes } : {};
+    const result = {
+      label,
+      probabilities,
+      ...found,
+      edgeLabel: label,
+      ...verdict,
+      tier,
+      latencyMs,
+    };
     return { ...result, source: 'edge', ...(answer ? { fallback: answer.why } : {}) };
   }
 
   #cloudResult(
-    row: readonly number[],
+    said: Said,
     edge: EdgeAnswer | undefined,
     at: { readonly verdict: Verdict; readonly startedAt: number },
   ): JointInferenceResult {
-    const label = argMax(Float32Array.from(row), 0, row.length);
-    if (edge) this.#compare(edge.label, label);
+    const { label, row: probabilities, boxes } = said;
+    if (edge) this.#compare(edge, said);
     const latencyMs = performance.now() - at.startedAt;
     this.#counts.cloudAnswers++;
     this.#counts.cloudMs += latencyMs;
     const { label: edgeLabel, tier } = edge ?? { label, tier: 0 };
-    const result = { label, probabilities: row, edgeLabel, ...at.verdict, tier, latencyMs };
+    const found = boxes ? { boxes } : {};
+    const result = { label, probabilities, ...found, edgeLabel, ...at.verdict, tier, latencyMs };
     return { ...result, source: 'cloud' };
   }
 
@@ -287,35 +309,45 @@ export class JointInference {
     const tiers: readonly EdgeTier[] = [{ estimator, miner }, ...cascade];
     let last: EdgeAnswer | undefined;
     for (const [tier, { estimator: model, miner: judge }] of tiers.entries()) {
-      const { probabilities, logits } = await model.predict(sample, 1);
-      const said = { kind: 'probabilities', probabilities } as const;
-      const verdict = routed ?? judge.judge(logits ? { ...said, logits } : said);
-      const label = argMax(probabilities, 0, probabilities.length);
-      last = { row: Array.from(probabilities), label, verdict, tier };
+      const { said, shown } = isDetector(model)
+        ? await detected(model, sample)
+        : await classified(model, sample);
+      const verdict = routed ?? judge.judge(shown);
+      if (said.row.length > 0) this.#classes = said.row.length;
+      last = { ...said, verdict, tier };
       if (!verdict.hard) break;
     }
     if (!last) throw new Error('there is always one model at the edge');
     return last;
   }
 
-  #compare(edgeLabel: number, cloudLabel: number): void {
+  #compare(edge: Omit<Said, 'row'>, cloud: Said): void {
     this.#counts.compared++;
-    if (edgeLabel === cloudLabel) this.#counts.agreed++;
+    if (edge.boxes && cloud.boxes) this.#counts.agreed += boxAgreement(edge.boxes, cloud.boxes);
+    else if (edge.label === cloud.label) this.#counts.agreed++;
   }
 
-  async #ask(
-    cloud: CloudModel,
-    sample: Float32Array,
-  ): Promise<{ row: readonly number[] } | { why: string }> {
+  async #ask(cloud: CloudModel, sample: Float32Array): Promise<{ said: Said } | { why: string }> {
     try {
-      const row = await cloud.infer(sample);
+      const said = await this.#askCloud(cloud, sample);
       this.#counts.uploads++;
-      return { row };
+      return { said };
     } catch (error) {
       if (this.#options.fallback === 'error') throw error;
       this.#counts.fallbacks++;
       return { why: messageOf(error) };
     }
+  }
+
+  async #askCloud(cloud: CloudModel, sample: Float32Array): Promise<Said> {
+    if (isDetector(this.#options.estimator)) {
+      if (!cloud.detect)
+        throw new ShoalError('unsupported', 'the cloud model finds no boxes, the edge model does');
+      return ofBoxes(await cloud.detect(sample));
+    }
+    const row = await cloud.infer(sample);
+    expectProbabilities(row, this.#classes, 'the cloud model');
+    return { row, label: argMax(Float32Array.from(row), 0, row.length) };
   }
 
   #keep(queued: Queued): void {
@@ -333,15 +365,15 @@ export class JointInference {
    * The cloud's answer to a queued sample, which then leaves the queue; so does one that the cloud
    * cannot answer, however often it is asked.
    */
-  async #askLate(cloud: CloudModel, next: Queued): Promise<readonly number[] | undefined> {
+  async #askLate(cloud: CloudModel, next: Queued): Promise<Said | undefined> {
     // A full queue may have given it up meanwhile.
     const leave = (): void => {
       if (this.#queue[0] === next) this.#queue.shift();
     };
     try {
-      const row = await cloud.infer(next.sample);
+      const said = await this.#askCloud(cloud, next.sample);
       leave();
-      return row;
+      return said;
     } catch (error) {
       if (!isShoalError(error) || error.retry === 'backoff') throw error;
       leave();
@@ -357,11 +389,12 @@ export class JointInference {
     this.#draining = true;
     try {
       for (let next = this.#queue[0]; next; next = this.#queue[0]) {
-        const row = await this.#askLate(cloud, next);
-        if (!row) continue;
+        const said = await this.#askLate(cloud, next);
+        if (!said) continue;
         this.#counts.uploads++;
-        this.#compare(next.edgeLabel, argMax(Float32Array.from(row), 0, row.length));
-        onLate?.({ ...next, probabilities: row });
+        this.#compare({ label: next.edgeLabel }, said);
+        const found = said.boxes ? { boxes: said.boxes } : {};
+        onLate?.({ ...next, probabilities: said.row, ...found });
       }
     } catch {
       // still away: what is queued stays
@@ -413,4 +446,56 @@ export class JointInference {
     await this.#options.estimator.close();
     for (const { estimator } of this.#options.cascade ?? []) await estimator.close();
   }
+}
+
+/** How far probabilities may be from a sum of one: rounding, and wires with few digits. */
+const SUM_TOLERANCE = 0.01;
+
+/** @throws ShoalError `data_corrupt` for what are no probabilities of so many classes. */
+function expectProbabilities(
+  row: ArrayLike<number>,
+  classes: number | undefined,
+  who: string,
+): void {
+  if (classes !== undefined && row.length !== classes)
+    throw new ShoalError(
+      'data_corrupt',
+      `${who} has ${row.length} classes, the edge model ${classes}: their labels do not mean the same`,
+    );
+  let sum = 0;
+  let least = 0;
+  for (let k = 0; k < row.length; k++) {
+    sum += row[k] ?? 0;
+    least = Math.min(least, row[k] ?? 0);
+  }
+  if (!(Math.abs(sum - 1) <= SUM_TOLERANCE) || least < 0)
+    throw new ShoalError(
+      'data_corrupt',
+      `${who} answered probabilities that sum to ${Number(sum.toFixed(4))}, not to one`,
+    );
+}
+
+async function classified(
+  model: Estimator,
+  sample: Float32Array,
+): Promise<{ said: Said; shown: EdgeResult }> {
+  const { probabilities, logits } = await model.predict(sample, 1);
+  expectProbabilities(probabilities, undefined, 'the edge model');
+  const label = argMax(probabilities, 0, probabilities.length);
+  return {
+    said: { row: Array.from(probabilities), label },
+    shown: { kind: 'probabilities', probabilities, ...(logits ? { logits } : {}) },
+  };
+}
+
+async function detected(
+  model: Detector,
+  sample: Float32Array,
+): Promise<{ said: Said; shown: EdgeResult }> {
+  const [boxes = []] = await model.detect(sample, 1);
+  return { said: ofBoxes(boxes), shown: { kind: 'boxes', boxes } };
+}
+
+function ofBoxes(boxes: readonly Box[]): Said {
+  return { row: [], boxes, label: boxes[0]?.[5] ?? -1 };
 }
