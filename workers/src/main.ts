@@ -13,6 +13,7 @@ import {
   type ComponentChoices,
   imageData,
   loadDataset,
+  OnnxDetector,
   OnnxEstimator,
   parseImageData,
   readImageLines,
@@ -48,6 +49,7 @@ interface ClassifierSettings {
   readonly LEARNING_RATE: number;
   readonly OPTIMIZER: 'adam' | 'sgd';
   readonly THREADS: number;
+  readonly TASK: 'classify' | 'detect';
   readonly LIFELONG_COMPONENTS: string;
   readonly LIFELONG_MODEL: string;
   readonly LIFELONG_ATTRIBUTES: string;
@@ -60,6 +62,11 @@ const SETTINGS: SettingTable<ClassifierSettings> = {
   LEARNING_RATE: real('step size', { min: 1e-9, max: 100 }, 1e-3),
   OPTIMIZER: choice('adam or sgd', ['adam', 'sgd'], 'adam'),
   THREADS: integer('threads of the runtime', { min: 1, max: 256 }, 1),
+  TASK: choice(
+    'what the model of joint inference does: classify, or detect boxes',
+    ['classify', 'detect'],
+    'classify',
+  ),
   LIFELONG_COMPONENTS: text(
     'components of a lifelong job by slot, JSON {"taskDefinition": {"method", "param"}, …}',
     '{}',
@@ -123,6 +130,8 @@ async function run(kind: string, context: WorkerContext): Promise<unknown> {
       optimizer: { name: env.OPTIMIZER, learningRate: env.LEARNING_RATE },
     });
   const { lifelong, parts } = partsOf(env, shape, create);
+  const served = (): OnnxEstimator | OnnxDetector =>
+    env.TASK === 'detect' ? new OnnxDetector({ threads: env.THREADS }) : create();
   switch (kind) {
     case 'train':
       return await trainWorker(parts, context);
@@ -133,7 +142,7 @@ async function run(kind: string, context: WorkerContext): Promise<unknown> {
     case 'label':
       return await labelWorker({ estimator: create(), parse: parts.parse }, context);
     case 'joint-inference':
-      return await jointInferenceWorker(create(), context);
+      return await jointInferenceWorker(served(), context);
     case 'aggregate':
       return await aggregateWorker(context);
     case 'participate':
@@ -147,7 +156,7 @@ async function run(kind: string, context: WorkerContext): Promise<unknown> {
     case 'knowledge-base':
       return await knowledgeBaseWorker(context);
     case 'big-model':
-      return await bigModelWorker(create(), context);
+      return await bigModelWorker(served(), context);
     default:
       throw new ShoalError(
         'invalid_argument',

@@ -3,7 +3,13 @@ import type { AddressInfo } from 'node:net';
 import { seededRandom } from '@shoal/core';
 import { dense, reshape, sequential } from '@shoal/training';
 import { describe, expect, test } from 'vitest';
-import { type Box, boxAgreement, intersectionOverUnion, suppress } from '../estimator/detection.ts';
+import {
+  type Box,
+  boxAgreement,
+  type Detector,
+  intersectionOverUnion,
+  suppress,
+} from '../estimator/detection.ts';
 import type { Estimator } from '../estimator/estimator.ts';
 import { OnnxDetector } from '../estimator/onnx-detector.ts';
 import { createMiner } from '../hard-example/miners.ts';
@@ -13,16 +19,17 @@ import { createCloudClient } from './cloud-client.ts';
 import { JointInference } from './joint-inference.ts';
 
 const nothing = (): Promise<never> => Promise.reject(new Error('unused'));
-/** A detector that finds what the sample says: boxes one after another. */
-const finder = (
-  move = 0,
-): Estimator & { detect: (inputs: Float32Array, size: number) => Promise<Box[][]> } => ({
+const idle: Estimator = {
   load: nothing,
   save: nothing,
   train: nothing,
   evaluate: nothing,
   predict: nothing,
   close: () => Promise.resolve(),
+};
+/** A detector that finds what the sample says: boxes one after another. */
+const finder = (move = 0): Estimator & Detector => ({
+  ...idle,
   detect: (inputs, size) => {
     const width = inputs.length / size;
     const boxes = Array.from({ length: size }, (_, i) => {
@@ -151,8 +158,7 @@ test('an ONNX detector: output [size, n, 6], boxes below the score left out', as
 
 describe('probabilities that are none', () => {
   const says = (...p: number[]): Estimator => ({
-    ...finder(),
-    detect: undefined as never,
+    ...idle,
     predict: (_inputs, size) =>
       Promise.resolve({ probabilities: Float32Array.from(p), classes: p.length, size }),
   });
