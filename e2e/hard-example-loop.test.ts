@@ -264,6 +264,19 @@ test('the loop closes by itself while parts are killed: every hard example is le
   expect(images.every((image) => asked.has(image))).toBe(true);
 });
 
+test('the figures of the loop are in /metrics of the manager', async () => {
+  const text = await (await fetch(`${c.cluster.state.managerUrl}/metrics`)).text();
+  const figure = (name: string): number =>
+    Number(
+      new RegExp(
+        `shoal_job_figure\\{kind="IncrementalLearningJob",namespace="default",name="loop",figure="${name}"\\} (\\S+)`,
+      ).exec(text)?.[1],
+    );
+  expect(figure('inference_inferences')).toBeGreaterThan(600);
+  expect(figure('inference_hardRatio')).toBeGreaterThan(0);
+  expect(figure('hardExamples_delivered')).toBeGreaterThan(50);
+});
+
 test('shoal model: what was served is listed and shown; a rollback serves it again until it is taken back', async () => {
   const { models = [], deployedModel = '' } = await statusOf('loop');
   const first = models[0]?.digest ?? '';

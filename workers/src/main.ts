@@ -49,6 +49,7 @@ interface ClassifierSettings {
   readonly LEARNING_RATE: number;
   readonly OPTIMIZER: 'adam' | 'sgd';
   readonly THREADS: number;
+  readonly FREEZE: string;
   readonly TASK: 'classify' | 'detect';
   readonly LIFELONG_COMPONENTS: string;
   readonly LIFELONG_MODEL: string;
@@ -62,6 +63,7 @@ const SETTINGS: SettingTable<ClassifierSettings> = {
   LEARNING_RATE: real('step size', { min: 1e-9, max: 100 }, 1e-3),
   OPTIMIZER: choice('adam or sgd', ['adam', 'sgd'], 'adam'),
   THREADS: integer('threads of the runtime', { min: 1, max: 256 }, 1),
+  FREEZE: text('patterns of parameters that training leaves alone, joined by commas', ''),
   TASK: choice(
     'what the model of joint inference does: classify, or detect boxes',
     ['classify', 'detect'],
@@ -127,6 +129,7 @@ async function run(kind: string, context: WorkerContext): Promise<unknown> {
       epochs: env.EPOCHS,
       batchSize: env.BATCH_SIZE,
       threads: env.THREADS,
+      ...(env.FREEZE ? { freeze: env.FREEZE.split(',').map((p) => p.trim()) } : {}),
       optimizer: { name: env.OPTIMIZER, learningRate: env.LEARNING_RATE },
     });
   const { lifelong, parts } = partsOf(env, shape, create);

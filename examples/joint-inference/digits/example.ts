@@ -29,6 +29,9 @@ const BIG: readonly Layer[] = [
   dense(10),
 ];
 
+/** One digit as float32. */
+const SAMPLE_BYTES = 28 * 28 * 4;
+
 async function trainTo(
   path: string,
   model: { layers: readonly Layer[]; epochs: number; train: Samples },
@@ -104,11 +107,31 @@ function summary({ joint, cloud, msPerSample }: Answers, labels: BigInt64Array):
     labels,
   );
   const uploads = joint.filter((r) => r.source === 'cloud').length / joint.length;
+  const mean = (values: readonly number[]): number =>
+    values.reduce((a, b) => a + b, 0) / Math.max(1, values.length);
+  const from = (source: 'edge' | 'cloud'): JointInferenceResult[] =>
+    joint.filter((r) => r.source === source);
+  const agreed = from('cloud').map((r) => Number(r.edgeLabel === r.label));
   return [
     { measure: 'accuracy, edge only', value: edgeOnly, unit: 'percent' },
     { measure: 'accuracy, cloud only', value: accuracyOf(cloud, labels), unit: 'percent' },
     { measure: 'accuracy, joint', value: together, unit: 'percent' },
+    { measure: 'hard ratio', value: mean(joint.map((r) => Number(r.hard))), unit: 'percent' },
     { measure: 'upload ratio', value: uploads, unit: 'percent', note: 'samples sent to the cloud' },
+    {
+      measure: 'kilobytes that stayed at the edge',
+      value: Math.round((from('edge').length * SAMPLE_BYTES) / 1000),
+      unit: 'count',
+      note: `of ${Math.round((joint.length * SAMPLE_BYTES) / 1000)}`,
+    },
+    { measure: 'both models agree on what went up', value: mean(agreed), unit: 'percent' },
+    ...(['edge', 'cloud'] as const).map(
+      (source): ResultRow => ({
+        measure: `latency of answers from the ${source}`,
+        value: mean(from(source).map((r) => r.latencyMs)),
+        unit: 'ms',
+      }),
+    ),
     {
       measure: 'latency per sample',
       value: msPerSample,

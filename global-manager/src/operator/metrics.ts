@@ -1,4 +1,24 @@
+import { isJsonObject } from '@shoal/core';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+
+/** Figures of one job. */
+export interface JobFigures {
+  readonly kind: string;
+  readonly namespace: string;
+  readonly name: string;
+  readonly figures: Readonly<Record<string, number>>;
+}
+
+/** Numbers of a status, nested ones as `outer_inner`. */
+export function figuresOf(status: unknown, prefix = ''): Record<string, number> {
+  if (!isJsonObject(status)) return {};
+  return Object.fromEntries(
+    Object.entries(status).flatMap(([key, value]): [string, number][] => {
+      if (typeof value === 'number') return [[`${prefix}${key}`, value]];
+      return Object.entries(figuresOf(value, `${prefix}${key}_`));
+    }),
+  );
+}
 
 /** Prometheus figures of the global manager. */
 export class Metrics {
@@ -40,6 +60,22 @@ export class Metrics {
       help: 'Changes not yet acknowledged, by node.',
       labelNames: ['node'],
       registers,
+    });
+  }
+
+  /** Figures of jobs, read when they are asked for: what their status says, by name of the figure. */
+  jobs(read: () => readonly JobFigures[]): void {
+    new Gauge({
+      name: 'shoal_job_figure',
+      help: 'What the workers of a job say: inferences, hard and upload ratio, bytes saved, latency by source, agreement, hard examples by state.',
+      labelNames: ['kind', 'namespace', 'name', 'figure'],
+      registers: [this.registry],
+      collect() {
+        this.reset();
+        for (const { kind, namespace, name, figures } of read())
+          for (const [figure, value] of Object.entries(figures))
+            this.set({ kind, namespace, name, figure }, value);
+      },
     });
   }
 

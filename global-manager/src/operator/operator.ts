@@ -1,5 +1,6 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
+import type { IncrementalLearningJob, JointInferenceService } from '@shoal/api';
 import type { Clock, KeyPair, Logger, LoopPorts, Random } from '@shoal/core';
 import { DatasetReconciler } from '../controllers/dataset/controller.ts';
 import { FederatedLearningReconciler } from '../controllers/federated-learning-job/controller.ts';
@@ -27,6 +28,7 @@ import {
   JOINT_INFERENCE,
   type KindRef,
   type KubeApi,
+  type KubeObject,
   LIFELONG_LEARNING,
   MODEL,
   NODE,
@@ -39,7 +41,7 @@ import { SampleServer } from '../samples/sample-server.ts';
 import { SampleStore } from '../samples/sample-store.ts';
 import type { Config } from './config.ts';
 import { serveHttp } from './http.ts';
-import { Metrics } from './metrics.ts';
+import { figuresOf, type JobFigures, Metrics } from './metrics.ts';
 
 export interface OperatorPorts {
   readonly api: KubeApi;
@@ -172,6 +174,24 @@ async function openEdges(
   return { authority, feed, blobs, samples, link, sampleServer };
 }
 
+/** What serving workers say of themselves, out of the status of their jobs. */
+function jobFigures({ jointJobs, incrementalJobs }: Caches): JobFigures[] {
+  const of = (object: KubeObject, figures: Record<string, number>): JobFigures => {
+    const { namespace = '', name } = object.metadata;
+    return { kind: object.kind, namespace, name, figures };
+  };
+  const loops = incrementalJobs.list().map((job) => {
+    const { hardExamples, inference } = (job as unknown as IncrementalLearningJob).status ?? {};
+    return of(job, figuresOf({ hardExamples, inference }));
+  });
+  const services = jointJobs.list().map((service) => {
+    const { metrics = [] } = (service as unknown as JointInferenceService).status ?? {};
+    const numbers = metrics.map((m) => [m.key, Number(m.value)] as const);
+    return of(service, Object.fromEntries(numbers.filter(([, v]) => Number.isFinite(v))));
+  });
+  return [...loops, ...services];
+}
+
 /** Starts the global manager: the one place where its parts are put together. */
 export async function startOperator(config: Config, ports: OperatorPorts): Promise<Operator> {
   const { api, clock, random, logger } = ports;
@@ -180,6 +200,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   const parts = await openEdges(config, { clock, logger, metrics });
   const { authority, feed, blobs, samples, link, sampleServer } = parts;
   const caches = openCaches(api);
+  metrics.jobs(() => jobFigures(caches));
   const isReady = (): boolean => Object.values<ObjectCache>({ ...caches }).every((c) => c.synced);
   const http = await serveHttp({
     host: config.SHOAL_GM_HTTP_ADDRESS,

@@ -25,6 +25,8 @@ export interface OnnxEstimatorOptions {
   readonly proximal?: number;
   /** Which parameters are trained. Default all. */
   readonly trainable?: (name: string) => boolean;
+  /** Patterns of parameters that stay as they are, `*` for any characters: `backbone.*`. */
+  readonly freeze?: readonly string[];
   /** Seed of the order of samples. Default 1. */
   readonly seed?: number;
 }
@@ -118,7 +120,7 @@ export class OnnxEstimator implements Estimator {
 
   /** Trains for the configured epochs and keeps the result; aborting keeps the model as it was. */
   async train(samples: Samples, options: TrainOptions = {}): Promise<Metrics> {
-    const { epochs = 3, seed = 1, threads = 2, trainable, proximal = 0 } = this.#options;
+    const { epochs = 3, seed = 1, threads = 2, trainable, freeze, proximal = 0 } = this.#options;
     if (samples.size === 0)
       throw new ShoalError('invalid_argument', 'there are no samples to train on');
     await this.#expectLabels(samples);
@@ -130,6 +132,7 @@ export class OnnxEstimator implements Estimator {
       optimizer: this.#options.optimizer ?? { name: 'adam', learningRate: 1e-3 },
       threads,
       ...(trainable ? { trainable } : {}),
+      ...(freeze ? { stopGradient: freeze } : {}),
       ...(proximal > 0 ? { penalty: { name: 'proximal', strength: proximal } } : {}),
     });
     try {
@@ -146,7 +149,7 @@ export class OnnxEstimator implements Estimator {
 
   /** Every batch has as many samples of before as new ones. */
   async #rehearse(samples: Samples, rehearsal: Rehearsal, options: TrainOptions): Promise<Metrics> {
-    const { epochs = 3, batchSize = 32, seed = 1, threads = 2, trainable } = this.#options;
+    const { epochs = 3, batchSize = 32, seed = 1, threads = 2, trainable, freeze } = this.#options;
     if (this.#options.loss !== undefined && this.#options.loss !== 'softmax-cross-entropy')
       throw new ShoalError('unsupported', 'rehearsal needs the loss softmax-cross-entropy');
     const known = rehearsal.samples;
@@ -163,6 +166,7 @@ export class OnnxEstimator implements Estimator {
       threads,
       seed,
       ...(trainable ? { trainable } : {}),
+      ...(freeze ? { freeze } : {}),
     });
     try {
       await learner.remember(known);

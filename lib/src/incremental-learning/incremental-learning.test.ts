@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { seededRandom } from '@shoal/core';
-import { dense, relu, sequential } from '@shoal/training';
+import { dense, relu, sequential, Trainer } from '@shoal/training';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type Samples, select } from '../data/samples.ts';
 import { OnnxEstimator } from '../estimator/onnx.ts';
@@ -60,6 +60,37 @@ describe('rehearsal', () => {
     expect(counts).toEqual([10, 10, 10, 10]);
     expect(kept?.shape).toEqual([2]);
   });
+
+  test.each([false, true])(
+    'frozen parameters stay as they are, rehearsing: %s',
+    async (rehearses) => {
+      const parameters = async (bytes: Uint8Array): Promise<Map<string, string>> => {
+        const { optimizer } = options;
+        const trainer = await Trainer.create({
+          model: bytes,
+          loss: 'softmax-cross-entropy',
+          optimizer,
+        });
+        const all = [...trainer.getParameters()].map(([n, v]) => [n, v.join()] as const);
+        await trainer.release();
+        return new Map(all);
+      };
+      const before = await parameters(model());
+      const [first = ''] = before.keys();
+      const estimator = new OnnxEstimator({
+        ...options,
+        epochs: 2,
+        model: model(),
+        freeze: [first],
+      });
+      const kept = { samples: corners(8, 1) };
+      await estimator.train(corners(40, 2), rehearses ? { rehearsal: kept } : {});
+      const after = await parameters(estimator.bytes);
+      const changed = [...before.keys()].filter((n) => before.get(n) !== after.get(n));
+      expect(changed).toEqual([...before.keys()].slice(1));
+      await estimator.close();
+    },
+  );
 
   test('a file that is none, and samples of another shape, are refused', () => {
     writeFileSync(join(dir, 'rehearsal.npz'), 'nothing');

@@ -75,6 +75,8 @@ export interface ContinualOptions {
   readonly threads?: number;
   /** Which parameters are trained. Default all. */
   readonly trainable?: (name: string) => boolean;
+  /** Patterns of parameters that stay as they are, `*` for any characters. */
+  readonly freeze?: readonly string[];
   /** Default 1. */
   readonly seed?: number;
 }
@@ -143,6 +145,7 @@ export class ContinualLearner {
       optimizer: options.optimizer ?? { name: 'sgd', learningRate: 0.05 },
       threads,
       ...(options.trainable ? { trainable: options.trainable } : {}),
+      ...(options.freeze ? { stopGradient: options.freeze } : {}),
       ...(strategy.name === 'ewc'
         ? { penalty: { name: 'elastic', strength: strategy.strength ?? 100 } }
         : {}),
