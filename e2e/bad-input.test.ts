@@ -157,14 +157,14 @@ test('a Dataset on a node that does not exist, and one that cannot be read, say 
     async () => (await c.get('Dataset', 'missing'))?.status?.numberOfSamples === 2,
   );
   await c.apply(
-    sedna('Dataset', 'odd', { url: '/data/missing.txt', format: 'parquet', nodeName: 'edge-1' }),
+    sedna('Dataset', 'odd', { url: '/data/missing.txt', format: 'xlsx', nodeName: 'edge-1' }),
   );
   const odd = await c.until('the fault', async () =>
     (await c.condition('Dataset', 'odd'))?.reason === 'Unreadable'
       ? await c.condition('Dataset', 'odd')
       : undefined,
   );
-  expect(odd.message).toMatch(/"parquet" cannot be watched; supported are txt, csv, jsonl/);
+  expect(odd.message).toMatch(/"xlsx" cannot be watched; supported are txt, csv, jsonl/);
 });
 
 test('a worker that exits non-zero is seen in the pod, and its log is one command away', async () => {

@@ -1,9 +1,11 @@
 import { createHash } from 'node:crypto';
 import {
+  closeSync,
   createReadStream,
-  createWriteStream,
   existsSync,
+  fsyncSync,
   mkdirSync,
+  openSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -11,10 +13,9 @@ import {
   statSync,
   truncateSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
-import { Transform } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
 import { backoffMs } from './backoff.ts';
 import { type Clock, systemClock } from './clock.ts';
 import { fromNode, isShoalError, ShoalError } from './errors.ts';
@@ -66,21 +67,48 @@ function expectRoom(
     );
 }
 
-/** Ends a stream that is longer than it may be. */
-function limited(maxBytes: number, name: string): Transform {
-  let seen = 0;
-  return new Transform({
-    transform(chunk: Buffer, _encoding, done) {
-      seen += chunk.length;
-      if (seen > maxBytes)
-        done(
-          new ShoalError('resource_exhausted', `${name} sends more than ${maxBytes} bytes`, {
-            retry: 'terminal',
-          }),
-        );
-      else done(null, chunk);
-    },
-  });
+/**
+ * Writes a stream behind what a file holds, as it comes: when the connection breaks, everything that
+ * arrived is there.
+ */
+async function collect(
+  content: RemoteContent,
+  path: string,
+  limits: { readonly maxBytes: number; readonly name: string; readonly signal?: AbortSignal },
+): Promise<void> {
+  const { stream, offset } = content;
+  const { maxBytes, name, signal } = limits;
+  const file = openSync(path, 'a');
+  let size = offset;
+  const abort = (): void => void stream.destroy(new ShoalError('cancelled', `${name}: given up`));
+  signal?.addEventListener('abort', abort, { once: true });
+  try {
+    await new Promise<void>((resolve, reject) => {
+      stream.once('end', resolve);
+      stream.once('error', reject);
+      stream.once('close', () => reject(new ShoalError('unavailable', `${name} broke off`)));
+      stream.on('data', (chunk: Buffer) => {
+        try {
+          size += chunk.length;
+          if (size > maxBytes)
+            throw new ShoalError(
+              'resource_exhausted',
+              `${name} sends more than ${maxBytes} bytes`,
+              {
+                retry: 'terminal',
+              },
+            );
+          writeSync(file, chunk);
+        } catch (error) {
+          stream.destroy(error instanceof Error ? error : new Error(String(error)));
+        }
+      });
+    });
+    fsyncSync(file);
+  } finally {
+    signal?.removeEventListener('abort', abort);
+    closeSync(file);
+  }
 }
 
 async function expectDigest(path: string, digest: string, name: string): Promise<void> {
@@ -116,9 +144,7 @@ async function attempt(
   if (content.offset === 0) rmSync(part, { force: true });
   else truncateSync(part, content.offset);
   writeFileSync(note, JSON.stringify({ version: content.version } satisfies Part));
-  const room = limited(options.maxBytes - content.offset, source.name);
-  const sink = createWriteStream(part, { flags: 'a', flush: true });
-  await pipeline(content.stream, room, sink, options.signal ? { signal: options.signal } : {});
+  await collect(content, part, { ...options, name: source.name });
   const size = sizeOf(part);
   if (content.size !== undefined && size !== content.size)
     throw new ShoalError('unavailable', `${source.name} ended at ${size} of ${content.size} bytes`);

@@ -1,4 +1,6 @@
-import { Readable } from 'node:stream';
+import { request as httpRequest, type IncomingMessage } from 'node:http';
+import { request as httpsRequest } from 'node:https';
+import type { Readable } from 'node:stream';
 import { ShoalError } from './errors.ts';
 
 /** Remote content from some byte on. */
@@ -43,35 +45,61 @@ function httpError(name: string, status: number): ShoalError {
   return new ShoalError(code, `${name} answers HTTP ${status}`);
 }
 
+const MAX_REDIRECTS = 5;
+
+/** One GET; the answer's body is not read yet. Follows redirects, also to other hosts. */
+async function get(
+  url: URL,
+  headers: Readonly<Record<string, string>>,
+  name: string,
+): Promise<IncomingMessage> {
+  let at = url;
+  for (let hops = 0; hops <= MAX_REDIRECTS; hops++) {
+    const response = await new Promise<IncomingMessage>((resolve, reject) => {
+      const request = (at.protocol === 'https:' ? httpsRequest : httpRequest)(at, { headers });
+      request.setTimeout(TIMEOUT_MS, () =>
+        request.destroy(new Error(`no answer within ${TIMEOUT_MS / 1000} s`)),
+      );
+      request.once('response', resolve);
+      request.once('error', (error) =>
+        reject(new ShoalError('unavailable', `${name} cannot be reached`, { cause: error })),
+      );
+      request.end();
+    });
+    const { statusCode = 0, headers: said } = response;
+    if (statusCode < 300 || statusCode >= 400 || statusCode === 304 || !said.location)
+      return response;
+    discard({ stream: response });
+    at = new URL(said.location, at);
+    if (at.protocol !== 'http:' && at.protocol !== 'https:') break;
+  }
+  throw new ShoalError('unavailable', `${name} redirects too often, or to what is no http address`);
+}
+
 /**
  * Content behind http(s), by ranges where the server knows them.
  *
  * @param name How messages call it; default the address without its query.
  */
-export function httpSource(url: URL, name = `${url.origin}${url.pathname}`): RemoteSource {
-  const plain = new URL(url);
-  plain.hash = '';
+export function httpSource(url: URL, name: string = `${url.origin}${url.pathname}`): RemoteSource {
   return {
     name,
     async open(offset, version) {
       const headers: Record<string, string> =
         offset > 0 && version ? { Range: `bytes=${offset}-`, 'If-Range': version } : {};
-      const stop = new AbortController();
-      const timer = setTimeout(() => stop.abort(), TIMEOUT_MS);
-      const response = await fetch(plain, { headers, signal: stop.signal })
-        .catch((error: unknown) => {
-          throw new ShoalError('unavailable', `${name} cannot be reached`, { cause: error });
-        })
-        .finally(() => clearTimeout(timer));
-      if (!response.ok || !response.body) throw httpError(name, response.status);
-      const isPart = response.status === 206;
-      const length = Number(response.headers.get('content-length') ?? Number.NaN);
-      const encoded = response.headers.get('content-encoding') !== null;
+      const response = await get(url, headers, name);
+      const { statusCode = 0, headers: said } = response;
+      if (statusCode < 200 || statusCode >= 300) {
+        discard({ stream: response });
+        throw httpError(name, statusCode);
+      }
+      const isPart = statusCode === 206;
+      const length = Number(said['content-length'] ?? Number.NaN);
       return {
-        stream: Readable.fromWeb(response.body),
+        stream: response,
         offset: isPart ? offset : 0,
-        size: Number.isFinite(length) && !encoded ? length + (isPart ? offset : 0) : undefined,
-        version: response.headers.get('etag') ?? response.headers.get('last-modified') ?? '',
+        size: Number.isFinite(length) ? length + (isPart ? offset : 0) : undefined,
+        version: said.etag ?? said['last-modified'] ?? '',
         digest: pinnedDigest(url),
       };
     },

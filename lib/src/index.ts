@@ -115,8 +115,8 @@ export {
   type DeferralModel,
   deferralScore,
   fitDeferral,
-  type ModelPair,
 } from './hard-example/deferral.ts';
+export { type GrownDeferral, growDeferral } from './hard-example/grown-deferral.ts';
 export type {
   EdgeResult,
   HardExampleMiner,
@@ -124,6 +124,7 @@ export type {
   Verdict,
 } from './hard-example/miner.ts';
 export { createMiner, MINER_NAMES } from './hard-example/miners.ts';
+export type { ModelPair } from './hard-example/model-pair.ts';
 export {
   conformalRiskThreshold,
   learnThenTestThreshold,

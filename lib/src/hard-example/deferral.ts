@@ -1,13 +1,7 @@
 import { isJsonObject, ShoalError } from '@shoal/core';
 import { inverse, Matrix } from 'ml-matrix';
-
-/** What both models said of one sample whose class is known. */
-export interface ModelPair {
-  /** Class probabilities of the edge. */
-  readonly edge: ArrayLike<number>;
-  readonly edgeRight: boolean;
-  readonly cloudRight: boolean;
-}
+import { type GrownDeferral, grownScore, isGrownDeferral } from './grown-deferral.ts';
+import type { ModelPair } from './model-pair.ts';
 
 /** A logistic model of "the cloud is right and the edge is wrong". */
 export interface DeferralModel {
@@ -82,7 +76,11 @@ export function fitDeferral(pairs: readonly ModelPair[]): DeferralModel {
 }
 
 /** How little there is to gain from the cloud: 1 − P(cloud right ∧ edge wrong), in [0, 1]; low is hard. */
-export function deferralScore(model: DeferralModel, edge: ArrayLike<number>): number {
+export function deferralScore(
+  model: DeferralModel | GrownDeferral,
+  edge: ArrayLike<number>,
+): number {
+  if ('trees' in model) return grownScore(model, edge);
   const features = deferralFeatures(edge);
   if (features.length !== model.weights.length)
     throw new ShoalError(
@@ -94,15 +92,19 @@ export function deferralScore(model: DeferralModel, edge: ArrayLike<number>): nu
 }
 
 /** @throws ShoalError `invalid_argument` for JSON that is no deferral model. */
-export function deferralFromJson(text: string): DeferralModel {
+export function deferralFromJson(text: string): DeferralModel | GrownDeferral {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch (error) {
     throw new ShoalError('invalid_argument', 'the deferral model is not JSON', { cause: error });
   }
+  if (isGrownDeferral(value)) return value;
   const weights = isJsonObject(value) ? value['weights'] : undefined;
   if (!Array.isArray(weights) || weights.length < 7 || !weights.every((w) => Number.isFinite(w)))
-    throw new ShoalError('invalid_argument', 'a deferral model is {"weights": [numbers]}');
+    throw new ShoalError(
+      'invalid_argument',
+      'a deferral model is {"weights": [numbers]}, or what growDeferral gives',
+    );
   return { weights: weights as number[] };
 }

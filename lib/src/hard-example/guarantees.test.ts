@@ -7,7 +7,9 @@ import {
   type LabelledLogits,
   negativeLogLikelihood,
 } from './calibration.ts';
-import { deferralFromJson, deferralScore, fitDeferral, type ModelPair } from './deferral.ts';
+import { deferralFromJson, deferralScore, fitDeferral } from './deferral.ts';
+import { growDeferral } from './grown-deferral.ts';
+import type { ModelPair } from './model-pair.ts';
 import {
   binomialTail,
   conformalRiskThreshold,
@@ -160,6 +162,49 @@ test('learned deferral sends up what the cloud can mend, where confidence sends 
   expect(learned).toBeGreaterThan(byConfidence + 0.02);
   const again = deferralFromJson(JSON.stringify(model));
   expect(deferralScore(again, [0.7, 0.3])).toBe(deferralScore(model, [0.7, 0.3]));
+});
+
+test('grown deferral finds what no straight line can: a pair of classes that only the cloud tells apart', () => {
+  // Classes 0 and 1 are told apart by the cloud; of 2 and 3 neither model knows anything.
+  const make = (size: number, seed: number): ModelPair[] => {
+    const random = seededRandom(seed);
+    return Array.from({ length: size }, () => {
+      const low = random.next() < 0.5;
+      const top = 0.5 + 0.45 * random.next();
+      const [a, b] = low ? [0, 1] : [2, 3];
+      const swap = random.next() < 0.5;
+      const edge = [0.01, 0.01, 0.01, 0.01];
+      edge[swap ? b : a] = top;
+      edge[swap ? a : b] = 0.98 - top;
+      const edgeRight = random.next() < top;
+      return { edge, edgeRight, cloudRight: low ? random.next() < 0.97 : edgeRight };
+    });
+  };
+  const model = growDeferral(make(6_000, 1));
+  const held = make(4_000, 2);
+  const accuracy = (score: (p: ModelPair) => number): number => {
+    const cut = held.map(score).toSorted((a, b) => a - b)[Math.floor(held.length * 0.3)] ?? 0;
+    return held.filter((p) => (score(p) < cut ? p.cloudRight : p.edgeRight)).length / held.length;
+  };
+  const best = Math.max(
+    accuracy((p) => Math.max(...Array.from(p.edge))),
+    accuracy((p) => {
+      const [x = 0, y = 0] = Array.from(p.edge).toSorted((a, b) => b - a);
+      return x - y;
+    }),
+  );
+  expect(accuracy((p) => deferralScore(model, p.edge))).toBeGreaterThan(best + 0.02);
+  const again = deferralFromJson(JSON.stringify(model));
+  for (const { edge } of held.slice(0, 50))
+    expect(deferralScore(again, edge)).toBe(deferralScore(model, edge));
+  expect(() => deferralScore(model, [0.5, 0.5])).toThrow(/for 4 classes, the edge has 2/);
+  expect(() => growDeferral(make(50, 1))).toThrow(/needs 100 pairs/);
+  const circle = {
+    classes: 2,
+    base: 0,
+    trees: [{ feature: [0], threshold: [0], left: [0], value: [0] }],
+  };
+  expect(() => deferralFromJson(JSON.stringify(circle))).toThrow(/a deferral model is/);
 });
 
 test('a deferral model is not fitted to nothing, nor used on other classes', () => {

@@ -1,4 +1,5 @@
-import { type Random, ShoalError, seededRandom } from '@shoal/core';
+import { readFileSync } from 'node:fs';
+import { fromNode, type Random, ShoalError, seededRandom } from '@shoal/core';
 import { deferralFromJson, deferralScore } from './deferral.ts';
 import {
   confidences,
@@ -104,8 +105,18 @@ function energy(result: EdgeResult, center: number, scale: number): number {
   return 1 / (1 + Math.exp(-((result.logits ? logSum : -logSum - top) - center) / scale));
 }
 
+/** A deferral model may be in a file: trees are long. */
+function readModel(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    throw fromNode(error, `reading the deferral model ${path}`);
+  }
+}
+
 function learned(read: Reader): HardExampleMiner {
-  const model = deferralFromJson(read.text('model'));
+  const given = read.text('model');
+  const model = deferralFromJson(/^\.{0,2}\//.test(given) ? readModel(given) : given);
   return below('LearnedDeferral', read('threshold', 0.5), (result) =>
     result.kind === 'boxes' ? certainty(result) : deferralScore(model, result.probabilities),
   );
