@@ -97,6 +97,7 @@ export { EVERY_JOB, knowledgeJob, knowledgeToken } from './wire/knowledge-token.
 export {
   type DatasetAssignment,
   type DatasetReport,
+  type FaultReport,
   type GuardedFigure,
   type HardExample,
   hotUpdateFolder,

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -82,6 +82,21 @@ test('content that changed meanwhile is fetched from its start', async () => {
   answer = serve(other, '"2"');
   await download(httpSource(url()), file(), { clock });
   expect(readFileSync(file()).equals(other)).toBe(true);
+});
+
+test('a part that was complete already is checked and taken; a longer one is begun anew', async () => {
+  const whole = serve(CONTENT, '"1"');
+  answer = (request, response) => {
+    const from = Number(/bytes=(\d+)-/.exec(request.headers.range ?? '')?.[1] ?? 0);
+    if (from < CONTENT.length) return whole(request, response);
+    response.writeHead(416, { 'Content-Range': `bytes */${CONTENT.length}` }).end();
+  };
+  for (const length of [CONTENT.length, CONTENT.length + 10]) {
+    writeFileSync(`${file()}.part`, Buffer.concat([CONTENT, Buffer.alloc(10)]).subarray(0, length));
+    writeFileSync(`${file()}.part.json`, JSON.stringify({ version: '"1"' }));
+    await download(httpSource(url()), file(), { clock });
+    expect(readFileSync(file()).equals(CONTENT)).toBe(true);
+  }
 });
 
 test('redirects are followed, also for the rest of what broke off; a circle is not', async () => {

@@ -1,6 +1,6 @@
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { request as httpsRequest } from 'node:https';
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import { ShoalError } from './errors.ts';
 
 /** Remote content from some byte on. */
@@ -43,6 +43,11 @@ function httpError(name: string, status: number): ShoalError {
         ? 'permission_denied'
         : 'unavailable';
   return new ShoalError(code, `${name} answers HTTP ${status}`);
+}
+
+/** Size of the content as an answer to a range beyond its end tells it. */
+function totalOf({ headers }: IncomingMessage): number {
+  return Number(/\*\/(\d+)$/.exec(headers['content-range'] ?? '')?.[1] ?? Number.NaN);
 }
 
 const MAX_REDIRECTS = 5;
@@ -89,6 +94,13 @@ export function httpSource(url: URL, name: string = `${url.origin}${url.pathname
         offset > 0 && version ? { Range: `bytes=${offset}-`, 'If-Range': version } : {};
       const response = await get(url, headers, name);
       const { statusCode = 0, headers: said } = response;
+      if (statusCode === 416 && offset > 0) {
+        discard({ stream: response });
+        // Everything was here already, or it is something else by now.
+        if (totalOf(response) !== offset) return await this.open(0, undefined);
+        const rest = { stream: Readable.from([]), offset, size: offset };
+        return { ...rest, version: version ?? '', digest: pinnedDigest(url) };
+      }
       if (statusCode < 200 || statusCode >= 300) {
         discard({ stream: response });
         throw httpError(name, statusCode);

@@ -109,9 +109,8 @@ export interface LabelledSample {
   readonly label: SampleLabel;
 }
 
-/** Samples for the dataset: a blob of {@link LabelledSample} lines. Batches count from 1. */
+/** Samples for the dataset: a blob of {@link LabelledSample} lines. */
 export interface LabelledBatch {
-  readonly batch: number;
   readonly digest: string;
   readonly samples: number;
 }
@@ -127,7 +126,8 @@ export interface GuardedFigure {
 /** State record `<kind>/<namespace>/<name>/Samples`: a batch is in the dataset, for good. */
 export interface SamplesReport {
   readonly uid: string;
-  readonly batch: number;
+  /** Digest of the batch: numbers begin anew when the cloud loses its store. */
+  readonly digest: string;
   /** Samples that fit no line of the dataset, with the reason. */
   readonly refused: readonly { readonly id: string; readonly reason: string }[];
 }
@@ -157,6 +157,14 @@ export interface SpoolCounts {
 export interface ModelReport {
   readonly uid: string;
   readonly digest: string;
+  /** Of the job as the node knew it when it said so. */
+  readonly generation?: number;
+}
+
+/** State record `<kind>/<namespace>/<name>/Fault`: what keeps a node from doing its part; empty once it can. */
+export interface FaultReport {
+  readonly uid: string;
+  readonly message: string;
 }
 
 /** State record `Dataset/<namespace>/<name>`. */

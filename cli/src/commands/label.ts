@@ -55,21 +55,21 @@ async function wholeIds(
   job: string,
   given: readonly string[],
 ): Promise<string[]> {
-  const states: (SampleState | undefined)[] = [undefined, 'labelled', 'rejected'];
-  const known = new Set<string>();
-  for (const state of states)
-    for (const s of await client.list(job, state ? { state } : {})) known.add(s.id);
-  return given.map((text) => {
-    const beginning = text.startsWith('sha256:') ? text : `sha256:${text}`;
-    const found = [...known].filter((id) => id.startsWith(beginning));
-    if (found.length === 1) return found[0] ?? '';
-    throw new ShoalError(
-      found.length === 0 ? 'not_found' : 'invalid_argument',
-      found.length === 0
-        ? `no sample of ${job} begins with "${text}"; see: shoal label list ${job.split('/')[1]}`
-        : `"${text}" is the beginning of ${found.length} samples: ${found.slice(0, 4).map(short).join(', ')}; give more of it`,
-    );
-  });
+  const whole: string[] = [];
+  for (const text of given) {
+    const prefix = text.startsWith('sha256:') ? text : `sha256:${text}`;
+    const found = (await client.list(job, { state: 'any', prefix, limit: 5 })).map((s) => s.id);
+    const [id] = found;
+    if (id === undefined || found.length > 1)
+      throw new ShoalError(
+        id === undefined ? 'not_found' : 'invalid_argument',
+        id === undefined
+          ? `no sample of ${job} begins with "${text}"; see: shoal label list ${job.split('/')[1]}`
+          : `"${text}" is the beginning of several samples: ${found.slice(0, 4).map(short).join(', ')}; give more of it`,
+      );
+    whole.push(id);
+  }
+  return whole;
 }
 
 /** A label as it is typed: a whole number is a class, anything else a name. */

@@ -170,8 +170,11 @@ export async function modelRollbackCommand(
       );
     }
     const models = job.status?.models ?? [];
-    const at = models.findIndex((m) => m.digest === job.status?.deployedModel);
-    const before = at > 0 ? models[at - 1] : undefined;
+    const served = models.find((m) => m.digest === job.status?.deployedModel);
+    // By round: a model that came back stands at the end of the history.
+    const before = models
+      .filter((m) => served !== undefined && m.round < served.round)
+      .toSorted((a, b) => b.round - a.round)[0];
     if (flags.to === undefined && !before)
       throw new ShoalError(
         'failed_precondition',
@@ -184,7 +187,7 @@ export async function modelRollbackCommand(
       flags.json,
       { pin: model.digest, round: model.round },
       () =>
-        `${name} serves the model of round ${model.round} (${short(model.digest)}), and goes on doing so\nto let training replace it again: shoal model rollback ${name} --off`,
+        `${name} ${flags.wait ? 'serves' : 'will serve'} the model of round ${model.round} (${short(model.digest)}), and goes on doing so\nto let training replace it again: shoal model rollback ${name} --off`,
     );
   });
 }

@@ -100,6 +100,11 @@ export class BlobStore {
     return digest;
   }
 
+  /** Removes what nobody needs any more. */
+  remove(digest: string): void {
+    rmSync(this.#path(digest), { force: true });
+  }
+
   /** Checks a blob that has arrived and gives it its name. @throws ShoalError `data_corrupt`. */
   async finish(digest: string): Promise<void> {
     const path = this.#path(digest);

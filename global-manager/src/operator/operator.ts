@@ -225,6 +225,9 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   // Edges are let in once the feed says what they should have: an empty one would clear them.
   while (!runners.every((r) => r.started && r.idle)) await clock.sleep(10);
   const edgeLinkPort = await link.listen();
+  // Jobs that were deleted while nobody looked.
+  for (const { namespace, name } of samples.jobs())
+    if (!caches.incrementalJobs.get(namespace, name)) samples.forget(namespace, name, '');
   await sampleServer.listen();
   logger.info('global manager started', { edgeLinkPort });
   return {

@@ -15,6 +15,8 @@ export class WorkQueue {
   readonly #running = new Set<string>();
   readonly #again = new Set<string>();
   readonly #attempts = new Map<string, number>();
+  /** When a key is added again, where that is known. */
+  readonly #due = new Map<string, number>();
   #wake: (() => void) | undefined;
 
   constructor(options: WorkQueueOptions) {
@@ -27,10 +29,18 @@ export class WorkQueue {
     this.#wake?.();
   }
 
-  /** Adds a key after a delay. */
+  /** Adds a key after a delay; of several delays of a key the shortest counts. */
   addAfter(key: string, ms: number, signal: AbortSignal): void {
+    const due = this.#options.clock.now() + ms;
+    if ((this.#due.get(key) ?? Number.POSITIVE_INFINITY) <= due) return;
+    this.#due.set(key, due);
     this.#options.clock.sleep(ms, signal).then(
-      () => this.add(key),
+      () => {
+        // A shorter delay came after this one: that has added the key.
+        if (this.#due.get(key) !== due) return;
+        this.#due.delete(key);
+        this.add(key);
+      },
       () => undefined,
     );
   }

@@ -36,7 +36,7 @@ export interface SampleServerOptions {
 }
 
 const MAX_MESSAGE_BYTES = 32 * 1024 * 1024;
-const MAX_VERDICTS = 10_000;
+const MAX_VERDICTS = 100_000;
 const MAX_LABEL = 256;
 /** Model files that are stored by hand; larger ones belong into object storage. */
 const MAX_UPLOAD_BYTES = 2 * 1024 ** 3;

@@ -62,7 +62,7 @@ describe('labels', () => {
     store.label(JOB, [label(2, 5)], PERSON);
     store.label(JOB, [{ id: example(3).id, suggestion: 9, confidence: 0.4 }], MODEL);
     expect(store.deliverable('u1', 10, 1e6).map((s) => s.label)).toEqual([7, 5]);
-    const [waiting] = store.list('u1');
+    const [waiting] = [...store.list('u1')];
     expect(waiting).toMatchObject({ state: 'suggested', suggestion: 9, confidence: 0.4 });
     store.label(JOB, [{ id: example(3).id, reject: 'blurred', confidence: 0 }], PERSON);
     expect(store.counts('u1')).toMatchObject({ waiting: 0, labelled: 2, rejected: 1 });
@@ -70,21 +70,28 @@ describe('labels', () => {
 
   test('what is in the dataset cannot be labelled again by a person, nor in a batch under way', () => {
     store.label(JOB, [label(1, 7), label(2, 8)], PERSON);
-    const { batch } = store.begin('u1', 'sha256:x', [example(1).id]);
+    const [first, second] = store.deliverable('u1', 10, 1e6);
+    if (!first || !second) throw new Error('nothing to deliver');
+    expect(store.begin('u1', 'sha256:x', [first])).toMatchObject({ batch: 1, samples: 1 });
+    expect(store.contentOf('u1', 1)).toEqual([first]);
     expect(() => store.label(JOB, [label(1, 1)], PERSON)).toThrow(/in the dataset already/);
-    expect(store.delivered(JOB, batch, [])).toBe(true);
-    expect(store.delivered(JOB, batch, [])).toBe(false);
+    expect(store.delivered(JOB, 'sha256:of an earlier store', [])).toBe(false);
+    expect(store.delivered(JOB, 'sha256:x', [])).toBe(true);
+    expect(store.delivered(JOB, 'sha256:x', [])).toBe(false);
+    // Labelled otherwise while its batch was being written: the batch does not begin.
+    store.label(JOB, [label(2, 9)], PERSON);
+    expect(store.begin('u1', 'sha256:y', [second])).toBeUndefined();
     expect(() => store.label(JOB, [label(1, 1)], PERSON)).toThrow(/in the dataset already/);
-    expect(store.list('u1', { ids: [example(1).id] })[0]?.body).toHaveLength(0);
+    expect([...store.list('u1', { ids: [example(1).id] })][0]?.body).toHaveLength(0);
     expect(store.take(JOB, FROM, [example(1)]).taken).toHaveLength(1);
     expect(store.counts('u1')).toMatchObject({ waiting: 1, labelled: 1, delivered: 1 });
   });
 
   test('samples that fit no line of the dataset are rejected with the reason', () => {
     store.label(JOB, [label(1, 7)], PERSON);
-    const { batch } = store.begin('u1', 'sha256:x', [example(1).id]);
-    store.delivered(JOB, batch, [{ id: example(1).id, reason: 'it has no "a"' }]);
-    expect(store.list('u1', { state: 'rejected' })[0]?.reason).toBe('it has no "a"');
+    store.begin('u1', 'sha256:x', store.deliverable('u1', 10, 1e6));
+    store.delivered(JOB, 'sha256:x', [{ id: example(1).id, reason: 'it has no "a"' }]);
+    expect([...store.list('u1', { state: 'rejected' })][0]?.reason).toBe('it has no "a"');
   });
 });
 
@@ -98,14 +105,17 @@ test('in any order of sending, labelling and delivering, no sample is lost or de
       const s = new SampleStore(':memory:');
       const taken = new Set<string>();
       const delivered: string[] = [];
-      let open: { batch: number; ids: string[] } | undefined;
+      let open: { digest: string; ids: string[] } | undefined;
+      let batches = 0;
       for (const { what, n } of steps) {
         if (what === 'take') s.take(JOB, FROM, [example(n)]).taken.forEach((id) => taken.add(id));
         else if (what === 'label' && taken.has(example(n).id)) s.label(JOB, [label(n, n)], MODEL);
         else if (what === 'begin' && !s.openBatch('u1')) {
-          const ids = s.deliverable('u1', 3, 1e6).map((x) => x.id);
-          if (ids.length > 0) open = { batch: s.begin('u1', 'sha256:x', ids).batch, ids };
-        } else if (what === 'deliver' && open && s.delivered(JOB, open.batch, []))
+          const next = s.deliverable('u1', 3, 1e6);
+          const digest = `sha256:${batches++}`;
+          if (next.length > 0 && s.begin('u1', digest, next))
+            open = { digest, ids: next.map((x) => x.id) };
+        } else if (what === 'deliver' && open && s.delivered(JOB, open.digest, []))
           delivered.push(...open.ids);
       }
       expect(new Set(delivered).size).toBe(delivered.length);
@@ -115,6 +125,29 @@ test('in any order of sending, labelling and delivering, no sample is lost or de
       s.close();
     }),
   );
+});
+
+test('samples are read some at a time, and found by the beginning of their ids without their data', () => {
+  const all = Array.from({ length: 150 }, (_, i) => example(i));
+  store.take(JOB, { ...FROM, maxSamples: 1_000 }, all);
+  expect([...store.list('u1')].map((s) => s.id)).toEqual(all.map((e) => e.id));
+  expect([...store.list('u1', { limit: 70 })]).toHaveLength(70);
+  const wanted = all[99]?.id ?? '';
+  const [found, ...others] = [...store.list('u1', { state: 'any', prefix: wanted.slice(0, 40) })];
+  expect([found?.id, found?.body.length, others.length]).toEqual([wanted, 0, 0]);
+});
+
+test('of rejected samples only the newest keep their data', () => {
+  const all = Array.from({ length: 1_010 }, (_, i) => example(i));
+  store.take(JOB, { ...FROM, maxSamples: 2_000 }, all);
+  store.label(
+    JOB,
+    all.map(({ id }) => ({ id, reject: 'cannot be read', confidence: 0 })),
+    MODEL,
+  );
+  const sizes = [...store.list('u1', { state: 'rejected' })].map((s) => s.body.length);
+  expect(sizes.filter((n) => n === 0)).toHaveLength(10);
+  expect(sizes.slice(0, 10).every((n) => n === 0)).toBe(true);
 });
 
 test('a job that is gone takes its samples along, one of the same name keeps its own', () => {

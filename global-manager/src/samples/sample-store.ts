@@ -50,6 +50,10 @@ export interface OpenBatch {
 const MAX_SAMPLE_BYTES = 2 * 1024 * 1024;
 /** Ids of delivered and rejected samples that are remembered, so that they do not come back. */
 const KEPT_IDS = 200_000;
+/** Rejected samples whose data is kept: somebody may think otherwise of them. */
+const KEPT_REJECTED = 1_000;
+/** Samples read at once while listing. */
+const PAGE = 64;
 const SCHEMA = `
   PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;
   CREATE TABLE IF NOT EXISTS job(uid TEXT PRIMARY KEY, namespace TEXT NOT NULL, name TEXT NOT NULL, batches INTEGER NOT NULL DEFAULT 0) STRICT;
@@ -157,6 +161,22 @@ export class SampleStore {
     return { taken, reason };
   }
 
+  /** Of rejected samples the newest keep their data; of all that are done, the newest are remembered. */
+  #trim(uid: string): void {
+    this.#db
+      .prepare(
+        `UPDATE sample SET body=x'' WHERE uid=? AND state='rejected' AND length(body) > 0 AND seq NOT IN
+           (SELECT seq FROM sample WHERE uid=? AND state='rejected' ORDER BY seq DESC LIMIT ?)`,
+      )
+      .run(uid, uid, KEPT_REJECTED);
+    this.#db
+      .prepare(
+        `DELETE FROM sample WHERE seq IN (SELECT seq FROM sample WHERE uid=? AND state IN ('delivered', 'rejected')
+           ORDER BY seq DESC LIMIT -1 OFFSET ?)`,
+      )
+      .run(uid, KEPT_IDS);
+  }
+
   counts(uid: string): SampleCounts {
     const rows = this.#db
       .prepare('SELECT state, count(*) AS n FROM sample WHERE uid=? GROUP BY state')
@@ -184,35 +204,51 @@ export class SampleStore {
   }
 
   /**
-   * Samples of a job, oldest first.
+   * Samples of a job, oldest first, some at a time: they may be many and large.
    *
-   * @param query.state Default: all that wait for a label.
+   * @param query.state Default: all that wait for a label; `any` for all.
+   * @param query.prefix Only ids that begin so, without data.
    * @throws ShoalError `not_found` naming ids the job does not have.
    */
-  list(
+  *list(
     uid: string,
     query: {
       readonly state?: string;
       readonly limit?: number;
       readonly ids?: readonly string[];
+      readonly prefix?: string;
     } = {},
-  ): StoredSample[] {
-    const { state = '', limit = 0, ids = [] } = query;
-    if (ids.length > 0) return this.#byId(uid, ids);
-    const where = state === '' ? "state IN ('new', 'suggested')" : 'state=?';
-    const rows = this.#db
-      .prepare(`SELECT * FROM sample WHERE uid=? AND ${where} ORDER BY seq LIMIT ?`)
-      .all(uid, ...(state === '' ? [] : [state]), limit > 0 ? limit : -1);
-    return rows.map(toSample);
+  ): Generator<StoredSample> {
+    const { state = '', limit = 0, ids = [], prefix = '' } = query;
+    if (ids.length > 0) return yield* this.#byId(uid, ids);
+    const columns = `seq, id, node, state, label, suggestion, confidence, by, reason, ${prefix === '' ? 'body' : "x'' AS body"}`;
+    const states =
+      state === '' ? "state IN ('new', 'suggested')" : "(state=:state OR :state='any')";
+    const named = state === '' ? {} : { state };
+    const page = this.#db.prepare(
+      `SELECT ${columns} FROM sample WHERE uid=:uid AND seq>:after AND substr(id, 1, length(:prefix))=:prefix AND ${states}
+         ORDER BY seq LIMIT ${PAGE}`,
+    );
+    let after = 0;
+    let left = limit > 0 ? limit : Number.POSITIVE_INFINITY;
+    for (;;) {
+      const rows = page.all({ uid, after, prefix, ...named });
+      for (const row of rows) {
+        if (left-- <= 0) return;
+        yield toSample(row);
+      }
+      after = Number(rows.at(-1)?.['seq'] ?? 0);
+      if (rows.length < PAGE) return;
+    }
   }
 
   #row(uid: string, id: string): Record<string, unknown> | undefined {
     return this.#db.prepare('SELECT * FROM sample WHERE uid=? AND id=?').get(uid, id);
   }
 
-  #byId(uid: string, ids: readonly string[]): StoredSample[] {
+  *#byId(uid: string, ids: readonly string[]): Generator<StoredSample> {
     this.#expectKnown(uid, ids);
-    return ids.map((id) => toSample(this.#row(uid, id) ?? {}));
+    for (const id of ids) yield toSample(this.#row(uid, id) ?? {});
   }
 
   #expectKnown(uid: string, ids: readonly string[]): void {
@@ -250,7 +286,9 @@ export class SampleStore {
           'failed_precondition',
           `${gone.length} of ${verdicts.length} samples are in the dataset already: ${some(gone.map((v) => v.id))}`,
         );
-      return verdicts.reduce((n, v) => n + Number(this.#judge(job.uid, v, by)), 0);
+      const judged = verdicts.reduce((n, v) => n + Number(this.#judge(job.uid, v, by)), 0);
+      if (verdicts.some((v) => v.reject !== undefined)) this.#trim(job.uid);
+      return judged;
     });
     if (changed > 0) this.#changed(job);
     return changed;
@@ -306,19 +344,35 @@ export class SampleStore {
     const found: LabelledSample[] = [];
     let bytes = 0;
     for (const row of rows) {
-      const body = Buffer.from(row['body'] as Uint8Array);
-      bytes += body.length;
+      bytes += (row['body'] as Uint8Array).length;
       if (found.length > 0 && bytes > maxBytes) break;
-      const { data } = JSON.parse(body.toString('utf8')) as HardExample;
-      const label = JSON.parse(String(row['label'])) as SampleLabel;
-      found.push({ id: String(row['id']), data, label });
+      found.push(toLabelled(row));
     }
     return found;
   }
 
-  /** Puts samples into the job's next batch, whose content has this digest. */
-  begin(uid: string, digest: string, ids: readonly string[]): OpenBatch {
+  /** The content of a batch under way, as it was when it began. */
+  contentOf(uid: string, batch: number): LabelledSample[] {
+    return this.#db
+      .prepare(
+        "SELECT id, body, label FROM sample WHERE uid=? AND batch=? AND state='labelled' ORDER BY seq",
+      )
+      .all(uid, batch)
+      .map(toLabelled);
+  }
+
+  /**
+   * Puts samples into the job's next batch, whose content has this digest.
+   *
+   * @returns Undefined when one of them was labelled otherwise meanwhile: the batch must be made anew.
+   */
+  begin(uid: string, digest: string, samples: readonly LabelledSample[]): OpenBatch | undefined {
     return this.#transaction(() => {
+      const isStill = (s: LabelledSample): boolean => {
+        const row = this.#row(uid, s.id);
+        return row?.['state'] === 'labelled' && row['label'] === JSON.stringify(s.label);
+      };
+      if (!samples.every(isStill)) return undefined;
       const row = this.#db
         .prepare('UPDATE job SET batches=batches+1 WHERE uid=? RETURNING batches')
         .get(uid);
@@ -326,11 +380,11 @@ export class SampleStore {
       const mark = this.#db.prepare(
         "UPDATE sample SET batch=? WHERE uid=? AND id=? AND state='labelled'",
       );
-      for (const id of ids) mark.run(batch, uid, id);
+      for (const { id } of samples) mark.run(batch, uid, id);
       this.#db
         .prepare('INSERT OR REPLACE INTO batch VALUES(?, ?, ?, ?)')
-        .run(uid, batch, digest, ids.length);
-      return { batch, digest, samples: ids.length };
+        .run(uid, batch, digest, samples.length);
+      return { batch, digest, samples: samples.length };
     });
   }
 
@@ -341,11 +395,12 @@ export class SampleStore {
    */
   delivered(
     job: SampleJob,
-    batch: number,
+    digest: string,
     refused: readonly { readonly id: string; readonly reason: string }[],
   ): boolean {
     const open = this.openBatch(job.uid);
-    if (open?.batch !== batch) return false;
+    if (open?.digest !== digest) return false;
+    const { batch } = open;
     this.#transaction(() => {
       for (const { id, reason } of refused)
         this.#db
@@ -359,12 +414,7 @@ export class SampleStore {
         )
         .run(job.uid, batch);
       this.#db.prepare('DELETE FROM batch WHERE uid=?').run(job.uid);
-      this.#db
-        .prepare(
-          `DELETE FROM sample WHERE seq IN (SELECT seq FROM sample WHERE uid=? AND state IN ('delivered', 'rejected')
-             ORDER BY seq DESC LIMIT -1 OFFSET ?)`,
-        )
-        .run(job.uid, KEPT_IDS);
+      this.#trim(job.uid);
     });
     this.#changed(job);
     return true;
@@ -391,6 +441,12 @@ export class SampleStore {
 function some(ids: readonly string[]): string {
   const shown = ids.slice(0, 5).join(', ');
   return ids.length > 5 ? `${shown} and ${ids.length - 5} more` : shown;
+}
+
+function toLabelled(row: Record<string, unknown>): LabelledSample {
+  const body = Buffer.from(row['body'] as Uint8Array).toString('utf8');
+  const { data } = JSON.parse(body) as HardExample;
+  return { id: String(row['id']), data, label: JSON.parse(String(row['label'])) as SampleLabel };
 }
 
 function labelOf(json: unknown): SampleLabel | undefined {

@@ -3,7 +3,7 @@ import { dirname } from 'node:path';
 import { fromNode, type Random, ShoalError, seededRandom } from '@shoal/core';
 import { type LossName, type OptimizerOptions, Trainer } from '@shoal/training';
 import * as ort from 'onnxruntime-node';
-import { batches, type Samples, slice } from '../data/samples.ts';
+import { batches, concatenate, type Samples, slice } from '../data/samples.ts';
 import { ContinualLearner } from '../lifelong-learning/continual/continual-learner.ts';
 import { argMax, classificationMetrics } from './classification-metrics.ts';
 import type { Estimator, Metrics, Predictions, Rehearsal, TrainOptions } from './estimator.ts';
@@ -124,8 +124,15 @@ export class OnnxEstimator implements Estimator {
     if (samples.size === 0)
       throw new ShoalError('invalid_argument', 'there are no samples to train on');
     await this.#expectLabels(samples);
-    if (options.rehearsal && options.rehearsal.samples.size > 0)
-      return await this.#rehearse(samples, options.rehearsal, options);
+    const { rehearsal } = options;
+    if (rehearsal && rehearsal.samples.size > 0) {
+      const { loss = 'softmax-cross-entropy' } = this.#options;
+      if (loss === 'softmax-cross-entropy')
+        return await this.#rehearse(samples, rehearsal, options);
+      // Other losses learn both sets as one.
+      const { rehearsal: _known, ...rest } = options;
+      return await this.train(concatenate([samples, rehearsal.samples]), rest);
+    }
     const trainer = await Trainer.create({
       model: this.#bytes,
       loss: this.#options.loss ?? 'softmax-cross-entropy',
@@ -150,8 +157,6 @@ export class OnnxEstimator implements Estimator {
   /** Every batch has as many samples of before as new ones. */
   async #rehearse(samples: Samples, rehearsal: Rehearsal, options: TrainOptions): Promise<Metrics> {
     const { epochs = 3, batchSize = 32, seed = 1, threads = 2, trainable, freeze } = this.#options;
-    if (this.#options.loss !== undefined && this.#options.loss !== 'softmax-cross-entropy')
-      throw new ShoalError('unsupported', 'rehearsal needs the loss softmax-cross-entropy');
     const known = rehearsal.samples;
     await this.#expectLabels(known);
     const learner = await ContinualLearner.create({

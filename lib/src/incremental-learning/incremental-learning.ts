@@ -3,6 +3,7 @@ import {
   choice,
   integer,
   isJsonObject,
+  messageOf,
   readConfig,
   type SettingTable,
   ShoalError,
@@ -134,10 +135,7 @@ export class IncrementalLearning {
     });
     const path = extname(MODEL_URL) === '' ? join(MODEL_URL, 'model.onnx') : MODEL_URL;
     await this.#estimator.save(path);
-    if (buffer) {
-      buffer.offer(samples);
-      buffer.write(dirname(path));
-    }
+    if (buffer) this.#keep(buffer, samples, dirname(path));
     const { MODEL_MIRROR_URL } = this.environment;
     if (MODEL_MIRROR_URL !== '')
       await uploadToS3(path, `${MODEL_MIRROR_URL}/${basename(path)}`, { env: this.environment });
@@ -149,12 +147,26 @@ export class IncrementalLearning {
     return metrics;
   }
 
-  /** What is kept against forgetting, as it lies beside the base model. */
+  /** What is kept against forgetting, as it lies beside the base model; begun anew when it cannot be read. */
   #buffer(): RehearsalBuffer | undefined {
     const { BASE_MODEL_URL, REHEARSAL_SAMPLES: capacity, REHEARSAL_KEEP: keep } = this.environment;
-    return capacity === 0
-      ? undefined
-      : RehearsalBuffer.open(dirname(BASE_MODEL_URL), { capacity, keep });
+    if (capacity === 0) return undefined;
+    try {
+      return RehearsalBuffer.open(dirname(BASE_MODEL_URL), { capacity, keep });
+    } catch (error) {
+      process.emitWarning(`rehearsal begins anew: ${messageOf(error)}`);
+      return RehearsalBuffer.empty({ capacity, keep });
+    }
+  }
+
+  /** A training that is done is not given up for what helps the next one. */
+  #keep(buffer: RehearsalBuffer, samples: Samples, folder: string): void {
+    try {
+      buffer.offer(samples);
+      buffer.write(folder);
+    } catch (error) {
+      process.emitWarning(`nothing is kept against forgetting: ${messageOf(error)}`);
+    }
   }
 
   /**

@@ -44,9 +44,16 @@ function readable(
   return { usable, refused };
 }
 
-function expectClasses(sample: CloudSample, classes: number): void {
+/** Whether the model that served a sample had as many classes; one that does not say might. */
+function fits(sample: CloudSample, classes: number): boolean {
   const served = sample.example?.probabilities?.length;
-  if (served === undefined || served === classes) return;
+  return served === undefined || served === classes;
+}
+
+/** @throws ShoalError when none of the samples fits: it is the model that is wrong. */
+function expectSomeFit(samples: readonly CloudSample[], classes: number): void {
+  if (samples.some((s) => fits(s, classes))) return;
+  const served = samples[0]?.example?.probabilities?.length;
   throw new ShoalError(
     'failed_precondition',
     `the label model has ${classes} classes, the served model ${served}: their labels do not mean the same`,
@@ -71,11 +78,15 @@ export async function labelWithModel(options: LabellerOptions): Promise<Labellin
   let labelled = 0;
   if (usable.length > 0) {
     const { probabilities, classes } = await estimator.predict(inputs, usable.length);
+    expectSomeFit(
+      usable.map((u) => u.sample),
+      classes,
+    );
     for (const [i, { sample }] of usable.entries()) {
-      expectClasses(sample, classes);
       const best = argMax(probabilities, i * classes, classes);
       const confidence = probabilities[i * classes + best] ?? 0;
-      const sure = confidence >= minConfidence;
+      // A sample of a model with other classes is left to people.
+      const sure = confidence >= minConfidence && fits(sample, classes);
       labelled += Number(sure);
       const { id } = sample;
       verdicts.push(sure ? { id, label: best, confidence } : { id, suggestion: best, confidence });

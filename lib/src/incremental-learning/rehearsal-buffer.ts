@@ -18,6 +18,8 @@ export interface RehearsalOptions {
 
 const FILE = 'rehearsal.npz';
 const MAX_BYTES = 2 * 1024 ** 3;
+/** Large samples are fewer, so that a buffer can always be read again. */
+const KEPT_BYTES = 512 * 1024 * 1024;
 
 /**
  * Samples kept against forgetting, in a file beside the model that learned them: a NumPy archive with
@@ -91,6 +93,10 @@ export class RehearsalBuffer {
   }
 
   #expectShape(shape: readonly number[]): void {
+    if (!this.#shape) {
+      const bytes = 4 * shape.reduce((n, d) => n * d, 1);
+      this.#memory.limit(Math.max(1, Math.floor(KEPT_BYTES / Math.max(1, bytes))));
+    }
     this.#shape ??= shape;
     if (this.#shape.join() !== shape.join())
       throw new ShoalError(

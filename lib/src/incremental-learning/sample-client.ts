@@ -13,7 +13,7 @@ import {
   UploadChunkSchema,
   type UploadReply,
 } from '@shoal/api';
-import { digestOf } from '@shoal/core';
+import { digestOf, ShoalError } from '@shoal/core';
 import { sendChunks } from '../transfer/chunks.ts';
 import { fromStatus } from '../transfer/grpc-errors.ts';
 
@@ -63,13 +63,17 @@ export interface SampleJobCounts {
 
 export interface SampleQuery {
   /** Default: all that wait for a label. */
-  readonly state?: SampleState;
+  readonly state?: SampleState | 'any';
   readonly limit?: number;
   readonly ids?: readonly string[];
+  /** Only ids that begin so; the samples come without their data. */
+  readonly prefix?: string;
 }
 
 const MAX_MESSAGE_BYTES = 32 * 1024 * 1024;
-const VERDICTS_PER_CALL = 5_000;
+/** More would not be one transaction. */
+const MAX_VERDICTS = 100_000;
+const LIST_MS = 300_000;
 
 type Method<Q, S> = {
   readonly path: string;
@@ -140,6 +144,7 @@ export class SampleClient {
       state: query.state ?? '',
       limit: query.limit ?? 0,
       ids: [...(query.ids ?? [])],
+      prefix: query.prefix ?? '',
     });
     const call = this.#client.makeServerStreamRequest(
       path,
@@ -147,7 +152,8 @@ export class SampleClient {
       responseDeserialize,
       request,
       this.#metadata,
-      this.#deadline(),
+      // As many and as large as they may be.
+      { deadline: Date.now() + LIST_MS },
     );
     const found: CloudSample[] = [];
     try {
@@ -171,10 +177,11 @@ export class SampleClient {
     verdicts: readonly SampleVerdict[],
     by: { readonly name: string; readonly automatic?: boolean },
   ): Promise<number> {
-    if (verdicts.length > VERDICTS_PER_CALL) {
-      const first = await this.label(job, verdicts.slice(0, VERDICTS_PER_CALL), by);
-      return first + (await this.label(job, verdicts.slice(VERDICTS_PER_CALL), by));
-    }
+    if (verdicts.length > MAX_VERDICTS)
+      throw new ShoalError(
+        'invalid_argument',
+        `${verdicts.length} verdicts at once, at most ${MAX_VERDICTS} can count together; give them in parts`,
+      );
     const init: MessageInitShape<typeof LabelRequestType> = {
       job,
       by: by.name,

@@ -7,6 +7,8 @@ import { isRemote } from './remote-url.ts';
 
 /** How often a remote dataset is looked at. */
 const LOOK_MS = 10_000;
+/** How often a dataset is fetched whose server gives no version. */
+const BLIND_MS = 10 * 60 * 1000;
 const FOLDER = '/var/lib/sedna/datasets';
 
 /** Host path of a dataset: its own, or that of the copy a remote one has on this node. */
@@ -75,8 +77,12 @@ export class RemoteDatasets {
     const content = await source.open(0, undefined);
     discard(content);
     const { version } = content;
-    if (version !== '' && version === this.#version(uid)) return;
+    const known = this.#version(uid);
+    if (version !== '' && version === known) return;
+    // A server that does not say when something changed is believed for a while.
+    const at = Number(/^at (\d+)$/.exec(known ?? '')?.[1] ?? Number.NaN);
+    if (version === '' && clock.now() - at < BLIND_MS) return;
     await download(source, hostPath(datasetPath(dataset)), { maxBytes, attempts: 3, clock });
-    db.setProgress(`remote/${uid}`, version);
+    db.setProgress(`remote/${uid}`, version || `at ${clock.now()}`);
   }
 }

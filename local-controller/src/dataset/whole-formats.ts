@@ -93,8 +93,12 @@ export function isWholeFormat(format: string): boolean {
 /** Changes when a file, or what is in a folder, has changed. */
 export function stampOf(path: string): string {
   try {
-    const { mtimeMs, size } = statSync(path);
-    return `${mtimeMs}/${size}`;
+    const stat = statSync(path);
+    // Of a folder, what lies one step below counts: new images, files written again.
+    const inside = stat.isDirectory() ? readdirSync(path).map((f) => statSync(join(path, f))) : [];
+    const all = [stat, ...inside];
+    const newest = Math.max(...all.map((s) => s.mtimeMs));
+    return `${newest}/${all.reduce((n, s) => n + s.size, 0)}/${all.length}`;
   } catch (error) {
     throw fromNode(error, `reading ${path}`);
   }

@@ -2,6 +2,20 @@ import type { StageAssignment, StageModel, StageReport } from '@shoal/api';
 import type { SampleRange } from '../dataset/split.ts';
 import type { EdgeDatabase } from '../store/database.ts';
 
+/** A model on its way into the service of this node. */
+export interface InstalledModel {
+  readonly digest: string;
+  readonly round: number;
+  /** Why it is installed. */
+  readonly as: 'accepted' | 'pinned' | 'restored';
+  /** `pending` until all of it is in place; `waiting` for the worker; `done` once it has answered. */
+  readonly state: 'pending' | 'waiting' | 'done';
+  /** What stands in the pointer; workers name it in their answer. */
+  readonly updated?: string;
+  /** Why the worker does not take it. */
+  readonly refused?: string;
+}
+
 export type Offer = Omit<StageReport, 'uid' | 'round' | 'stage'>;
 
 /** What the node remembers of a job between restarts. */
@@ -20,6 +34,8 @@ export interface Progress {
     readonly round: number;
     readonly range: SampleRange;
     readonly report: Offer;
+    /** The newest drift alarm that this round answers. */
+    readonly alarmsUntil?: string;
   };
   /** Evaluation samples of the newest rounds. */
   readonly evaluation: readonly SampleRange[];
@@ -33,11 +49,9 @@ export interface Progress {
   /** The model this node last offered for deployment. */
   readonly candidate?: { readonly digest: string; readonly model: StageModel };
   /** The model installed on this node for serving. */
-  readonly installed?: {
-    readonly digest: string;
-    readonly round: number;
-    readonly pinned?: boolean;
-  };
+  readonly installed?: InstalledModel;
+  /** The model that a worker of this node took last. */
+  readonly confirmed?: { readonly digest: string; readonly updated: string };
   /** Digest of the model that was served before the first was installed. */
   readonly initial?: string;
 }

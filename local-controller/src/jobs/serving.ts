@@ -1,10 +1,13 @@
 import { existsSync } from 'node:fs';
 import { hotUpdateFolder, type ModelReport, recordKey, type StageAssignment } from '@shoal/api';
+import { ShoalError } from '@shoal/core';
 import { isRemote } from '../dataset/remote-url.ts';
 import { installHotUpdate, withdrawHotUpdate } from '../model/hot-update.ts';
 import { placeFile } from '../model/model-store.ts';
 import type { JobPorts, StageJobKind, WorkerReport } from './ports.ts';
-import { JobProgress, type Offer } from './progress.ts';
+import { type InstalledModel, JobProgress, type Offer } from './progress.ts';
+
+type Wanted = Pick<InstalledModel, 'digest' | 'as'>;
 
 /** The models this node serves: installs what was accepted or pinned, and tells what became of it. */
 export class Serving {
@@ -30,7 +33,8 @@ export class Serving {
   }
 
   #tell(job: StageAssignment, part: 'Pinned' | 'Initial', digest: string): void {
-    const report: ModelReport = { uid: job.metadata.uid ?? '', digest };
+    const { uid = '', generation } = job.metadata;
+    const report: ModelReport = { uid, digest, ...(generation ? { generation } : {}) };
     this.#ports.link.report(recordKey(this.#kind, job.metadata, part), report);
   }
 
@@ -44,40 +48,78 @@ export class Serving {
     return this.#ports.hostPath(hotUpdateFolder(this.#kind, job.metadata));
   }
 
-  /** Installs the accepted or the pinned model where it is served. */
-  async serve(job: StageAssignment): Promise<void> {
-    // What an earlier job of this name left must not be taken for a model of this one.
-    if (!this.#progress.isKnown(job)) withdrawHotUpdate(this.#folder(job));
-    this.#progress.save(job, {});
-    const { accepted, pinned } = job;
-    const { installed } = this.#progress.of(job);
-    if (pinned !== undefined) {
-      if (accepted !== undefined && accepted !== pinned)
-        this.#report(job, { status: 'failed', message: 'another model is pinned' });
-      if (installed?.digest !== pinned || installed.pinned !== true)
-        await this.#install(job, pinned, true);
-    } else if (
-      accepted !== undefined &&
-      (installed?.digest !== accepted || installed.round !== job.round || installed.pinned === true)
-    )
-      await this.#install(job, accepted, false);
+  /** What should be served here now; undefined: what is served already. */
+  #wanted(job: StageAssignment, isKnown: boolean): Wanted | undefined {
+    const { accepted, pinned, served } = job;
+    if (pinned !== undefined) return { digest: pinned, as: 'pinned' };
+    if (accepted !== undefined) return { digest: accepted, as: 'accepted' };
+    // This node has forgotten the job: what it serves comes back, for workers that start.
+    if (!isKnown && served !== undefined) return { digest: served, as: 'restored' };
+    return undefined;
   }
 
-  async #install(job: StageAssignment, digest: string, pinned: boolean): Promise<void> {
+  /**
+   * Installs the accepted or the pinned model where it is served, and says so as often as it is asked.
+   *
+   * @throws ShoalError `failed_precondition` while the worker refuses the pinned model.
+   */
+  async serve(job: StageAssignment): Promise<void> {
+    const isKnown = this.#progress.isKnown(job);
+    // What an earlier job of this name left must not be taken for a model of this one.
+    if (!isKnown) withdrawHotUpdate(this.#folder(job));
+    const wanted = this.#wanted(job, isKnown);
+    this.#progress.save(job, {});
+    const { accepted, pinned } = job;
+    if (pinned !== undefined && accepted !== undefined && accepted !== pinned)
+      this.#report(job, { status: 'failed', message: 'another model is pinned' });
+    if (!wanted) return;
+    const { installed } = this.#progress.of(job);
+    const isSame =
+      installed?.digest === wanted.digest &&
+      installed.as === wanted.as &&
+      (wanted.as !== 'accepted' || installed.round === job.round);
+    if (!isSame || installed.state === 'pending') return await this.#install(job, wanted);
+    if (installed.refused !== undefined && wanted.as === 'pinned')
+      throw new ShoalError(
+        'failed_precondition',
+        `the pinned model ${wanted.digest.slice(0, 19)} was refused: ${installed.refused}`,
+      );
+    if (installed.state === 'done' && installed.refused === undefined)
+      this.#confirm(job, installed);
+  }
+
+  /** A model is installed when all of it is: a node that is killed in between begins anew. */
+  async #install(job: StageAssignment, wanted: Wanted): Promise<void> {
     const { models, clock } = this.#ports;
     await this.#keepInitial(job);
-    const path = await models.fetch(digest);
-    const installed = { digest, round: job.round, ...(pinned ? { pinned } : {}) };
+    const path = await models.fetch(wanted.digest);
+    const updated = new Date(clock.now()).toISOString();
+    const installed: InstalledModel = { ...wanted, round: job.round, updated, state: 'pending' };
+    this.#progress.save(job, { installed });
     if (job.hotUpdate) {
-      const model = { path, digest, format: job.deployModel.format };
-      // Remembered first: the worker's answer may come at once.
-      this.#progress.save(job, { installed });
-      return installHotUpdate(this.#folder(job), model, new Date(clock.now()).toISOString());
+      const { format } = job.deployModel;
+      installHotUpdate(this.#folder(job), { path, digest: wanted.digest, format }, updated);
+      // The worker's answer may have come already: it is newer than this.
+      const { installed: now } = this.#progress.of(job);
+      if (now?.updated === updated && now.state === 'pending')
+        this.#progress.save(job, { installed: { ...installed, state: 'waiting' } });
+      return;
     }
     this.#place(job, path);
-    this.#progress.save(job, { installed });
-    if (pinned) this.#tell(job, 'Pinned', digest);
-    else this.#report(job, { status: 'completed' });
+    this.#done(job, installed);
+  }
+
+  #done(job: StageAssignment, installed: InstalledModel): void {
+    const { digest, updated = '' } = installed;
+    const done: InstalledModel = { ...installed, state: 'done' };
+    this.#progress.save(job, { installed: done, confirmed: { digest, updated } });
+    this.#confirm(job, done);
+  }
+
+  /** Says that a model serves; what was said before is not sent again. */
+  #confirm(job: StageAssignment, { digest, as }: InstalledModel): void {
+    if (as === 'pinned') this.#tell(job, 'Pinned', digest);
+    else if (as === 'accepted') this.#report(job, { status: 'completed' });
   }
 
   /** What was served from the start goes to the cloud before it is overwritten: one can go back to it. */
@@ -91,23 +133,38 @@ export class Serving {
     if (digest !== '') this.#tell(job, 'Initial', digest);
   }
 
-  /** The worker took the model, or refused it: then the file it would start with stays the old one. */
-  take(job: StageAssignment, report: WorkerReport): void {
-    const { models } = this.#ports;
-    const { installed } = this.#progress.of(job);
-    const isPinned = installed?.pinned === true && installed.digest === job.pinned;
-    if (!installed || (installed.pinned === true && !isPinned)) return;
+  /** Whether a worker's report is about what is installed here now. */
+  #concerns(job: StageAssignment, installed: InstalledModel, report: WorkerReport): boolean {
+    const stamp = report.ownerInfo['modelUpdateTime'];
+    if (typeof stamp === 'string' && installed.updated !== undefined && stamp !== installed.updated)
+      return false;
+    if (installed.as === 'pinned') return installed.digest === job.pinned;
     // A worker that starts loads what is there already: only an installed model of this round counts.
-    if (!isPinned && (installed.round !== job.round || job.stage !== 'Deploy')) return;
-    if (report.status === 'failed') {
-      withdrawHotUpdate(this.#folder(job));
-      const { reason } = report.ownerInfo;
-      const message = typeof reason === 'string' ? reason : 'the worker refused the model';
-      if (!isPinned) this.#report(job, { status: 'failed', message });
-      return;
+    return installed.as === 'restored' || (installed.round === job.round && job.stage === 'Deploy');
+  }
+
+  /** The worker took the model, or refused it: then the one before it is what a worker starts with. */
+  take(job: StageAssignment, report: WorkerReport): void {
+    const { installed } = this.#progress.of(job);
+    if (!installed || !this.#concerns(job, installed, report)) return;
+    if (report.status !== 'failed') {
+      this.#place(job, this.#ports.models.pathOf(installed.digest));
+      return this.#done(job, installed);
     }
-    this.#place(job, models.pathOf(installed.digest));
-    if (isPinned) this.#tell(job, 'Pinned', installed.digest);
-    else this.#report(job, { status: 'completed' });
+    const { reason } = report.ownerInfo;
+    const refused = typeof reason === 'string' ? reason : 'the worker refused the model';
+    this.#pointBack(job);
+    this.#progress.save(job, { installed: { ...installed, state: 'done', refused } });
+    if (installed.as === 'accepted') this.#report(job, { status: 'failed', message: refused });
+  }
+
+  /** The pointer goes back to the model that was confirmed last. */
+  #pointBack(job: StageAssignment): void {
+    const { confirmed } = this.#progress.of(job);
+    const path = confirmed && this.#ports.models.pathOf(confirmed.digest);
+    if (!confirmed || !path || !existsSync(path)) return withdrawHotUpdate(this.#folder(job));
+    const { format } = job.deployModel;
+    const model = { path, digest: confirmed.digest, format };
+    installHotUpdate(this.#folder(job), model, confirmed.updated);
   }
 }

@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import { join, normalize } from 'node:path/posix';
-import { recordKey, type StageAssignment, type StageModel } from '@shoal/api';
-import { isJsonObject, messageOf } from '@shoal/core';
+import { type FaultReport, recordKey, type StageAssignment, type StageModel } from '@shoal/api';
+import { isJsonObject, isShoalError, messageOf } from '@shoal/core';
 import { datasetFormat } from '../dataset/formats.ts';
 import { datasetPath } from '../dataset/remote-datasets.ts';
 import { isRemote } from '../dataset/remote-url.ts';
@@ -65,20 +65,45 @@ export class StageJobs {
     if (this.#busy.has(key)) return;
     this.#busy.add(key);
     try {
-      await this.#step(job);
-    } catch (error) {
-      const fields = { job: job.metadata.name, stage: job.stage, reason: messageOf(error) };
-      this.#ports.logger.warn('job step failed, will retry', fields);
+      await this.#parts(job);
     } finally {
       this.#busy.delete(key);
     }
   }
 
+  /** The parts of the job, each by itself: what one cannot do does not keep the others from theirs. */
+  async #parts(job: StageAssignment): Promise<void> {
+    const faults: string[] = [];
+    const attempt = async (part: () => Promise<void>): Promise<void> => {
+      try {
+        await part();
+      } catch (error) {
+        const reason = messageOf(error);
+        const fields = { job: job.metadata.name, stage: job.stage, reason };
+        this.#ports.logger.warn('job step failed, will retry', fields);
+        // Without the cloud there is nobody to tell, and nothing wrong.
+        if (!isShoalError(error) || error.code !== 'unavailable') faults.push(reason);
+      }
+    };
+    if (job.roles.includes('deploy')) await attempt(async () => await this.#serving.serve(job));
+    if (job.roles.includes('dataset')) {
+      await attempt(async () => await this.#inbox.take(job));
+      await attempt(async () => await this.#adopt(job));
+      await attempt(async () => await this.#step(job));
+    }
+    this.#tellFault(job, faults.join('; '));
+  }
+
+  #tellFault(job: StageAssignment, message: string): void {
+    const { db, link } = this.#ports;
+    const { uid = '' } = job.metadata;
+    if ((db.progress<string>(`fault/${uid}`) ?? '') === message) return;
+    const report: FaultReport = { uid, message };
+    link.report(recordKey(this.#kind, job.metadata, 'Fault'), report);
+    db.setProgress(`fault/${uid}`, message);
+  }
+
   async #step(job: StageAssignment): Promise<void> {
-    if (job.roles.includes('deploy')) await this.#serving.serve(job);
-    if (!job.roles.includes('dataset')) return;
-    await this.#inbox.take(job);
-    await this.#adopt(job);
     if (job.state !== 'Waiting') return;
     if (job.stage === 'Train') await this.#offerTraining(job);
     else if (job.stage === 'Eval') this.#offerEvaluation(job);
@@ -141,9 +166,9 @@ export class StageJobs {
       },
     };
     const newest = alarms.at(-1);
+    const next = { round: job.round, range, report };
     this.#progress.save(job, {
-      offered: { round: job.round, range, report },
-      ...(newest === undefined ? {} : { alarmsUntil: newest }),
+      offered: newest === undefined ? next : { ...next, alarmsUntil: newest },
     });
     this.#report(job, report);
   }
@@ -173,10 +198,16 @@ export class StageJobs {
   #consume(job: StageAssignment): void {
     const { offered, ...rest } = this.#progress.of(job);
     if (offered?.round !== job.round) return;
-    const { range } = offered;
+    const { range, alarmsUntil } = offered;
     const evaluation = withNewest(rest.evaluation, divide(range, job.trainProb).evaluation);
     const slices = [...rest.slices, range];
-    this.#progress.replace(job, { ...rest, consumed: range.to, slices, evaluation });
+    this.#progress.replace(job, {
+      ...rest,
+      consumed: range.to,
+      slices,
+      evaluation,
+      ...(alarmsUntil === undefined ? {} : { alarmsUntil }),
+    });
   }
 
   /** The deployed model as this node has it: the same path, or the initial model where there is none. */
@@ -221,28 +252,27 @@ export class StageJobs {
     const { candidate, ...rest } = this.#progress.of(job);
     const { served } = job;
     if (served === undefined || served === rest.deployedDigest) return;
-    const found =
-      candidate?.digest === served
-        ? candidate.model
-        : (rest.history?.find((h) => h.digest === served)?.model ?? (await this.#pinnedModel(job)));
-    if (!found) return;
+    const isNew = candidate?.digest === served;
+    const found = isNew
+      ? candidate.model
+      : (rest.history?.find((h) => h.digest === served)?.model ??
+        (await this.#servedModel(job, served)));
     const history = [
       ...(rest.history ?? []).filter((h) => h.digest !== served),
       { digest: served, model: found },
     ].slice(-KEPT_MODELS);
-    // What was learned is in the model that is served now.
-    const adopted = { ...rest, slices: [], history, deployed: found, deployedDigest: served };
-    this.#progress.replace(job, adopted);
+    // What was learned is in a new model that is served now; not so in one that came back.
+    const slices = isNew ? [] : rest.slices;
+    const adopted = { ...rest, slices, history, deployed: found, deployedDigest: served };
+    this.#progress.replace(job, candidate && !isNew ? { ...adopted, candidate } : adopted);
   }
 
   /** A model this node did not train, or knows no more, as a file of the job. */
-  async #pinnedModel(job: StageAssignment): Promise<StageModel | undefined> {
+  async #servedModel(job: StageAssignment, served: string): Promise<StageModel> {
     const { models, hostPath } = this.#ports;
-    const { pinned, served, deployModel } = job;
-    if (pinned === undefined || pinned !== served) return undefined;
-    const { format } = deployModel;
-    const url = this.#outputPath(job, 'pinned', `model-${pinned.slice(7, 19)}.${format}`);
-    placeFile(await models.fetch(pinned), hostPath(url));
+    const { format } = job.deployModel;
+    const url = this.#outputPath(job, 'served', `model-${served.slice(7, 19)}.${format}`);
+    placeFile(await models.fetch(served), hostPath(url));
     return { format, url };
   }
 

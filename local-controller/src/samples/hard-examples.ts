@@ -36,6 +36,19 @@ export interface HardExamplePorts {
   readonly logger: Logger;
 }
 
+type Info = Readonly<Record<string, unknown>>;
+
+/** Drift alarms are remembered up to this many. */
+const KEPT_ALARMS = 20;
+
+/** Times of drift alarms, all in one form: they are compared as texts. */
+function alarmsOf({ alarms }: Info): string[] {
+  const list: readonly unknown[] = Array.isArray(alarms) ? alarms : [];
+  return list
+    .filter((a): a is string => typeof a === 'string' && !Number.isNaN(Date.parse(a)))
+    .map((a) => new Date(a).toISOString());
+}
+
 /** @throws ShoalError `invalid_argument` saying which sample is wrong and why. */
 function parseExamples(body: unknown): HardExample[] {
   const list = isJsonObject(body) ? body['samples'] : undefined;
@@ -103,15 +116,20 @@ export class HardExamples {
   }
 
   /** What a serving worker says of itself. */
-  observe(job: StageAssignment, ownerInfo: Readonly<Record<string, unknown>>): void {
-    this.#ports.db.setProgress(`inference/${job.metadata.uid}`, ownerInfo);
+  observe(job: StageAssignment, ownerInfo: Info): void {
+    const key = `inference/${job.metadata.uid}`;
+    // A worker that was restarted knows nothing of its alarms of before.
+    const before = alarmsOf(this.#ports.db.progress<Info>(key) ?? {});
+    const all = new Set([...before, ...alarmsOf(ownerInfo)]);
+    const alarms = [...all].toSorted().slice(-KEPT_ALARMS);
+    this.#ports.db.setProgress(key, { ...ownerInfo, alarms });
     this.#report(job);
   }
 
   #report(job: StageAssignment): void {
     const { db, link, spool } = this.#ports;
     const { uid = '' } = job.metadata;
-    const ownerInfo = db.progress<Readonly<Record<string, unknown>>>(`inference/${uid}`) ?? {};
+    const ownerInfo = db.progress<Info>(`inference/${uid}`) ?? {};
     const report: InferenceReport = {
       uid,
       ownerInfo,
@@ -123,12 +141,19 @@ export class HardExamples {
   /** Sends what waits; a job whose samples are not taken does not hold up the others. */
   poll(): void {
     const jobs = this.#jobs();
-    this.#ports.spool.keepOnly(new Set(jobs.map((j) => j.metadata.uid ?? '')));
+    const uids = new Set(jobs.map((j) => j.metadata.uid ?? ''));
+    this.#ports.spool.keepOnly(uids, this.#ports.clock.now());
     for (const job of jobs) {
-      if (!job.spool || !job.roles.includes('deploy')) continue;
+      // A node that does not serve any more may still have samples.
+      if (!job.spool || (!job.roles.includes('deploy') && !this.#hasSome(job))) continue;
       void this.#upload(job);
       this.#count(job);
     }
+  }
+
+  #hasSome(job: StageAssignment): boolean {
+    const { collected } = this.#ports.spool.counts(job.metadata.uid ?? '');
+    return collected > 0;
   }
 
   #count(job: StageAssignment): void {

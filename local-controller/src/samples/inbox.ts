@@ -35,22 +35,35 @@ export interface InboxPorts {
   readonly hostPath: (path: string) => string;
 }
 
-/** How far the batches of a job are. */
-interface Progress {
-  /** The newest batch that is in the file. */
-  readonly done: number;
+/** A batch that is in the file. */
+interface Done {
+  readonly digest: string;
   readonly refused: SamplesReport['refused'];
-  /** The batch that is being appended, and how long the file was before. */
-  readonly appending?: { readonly batch: number; readonly offset: number };
 }
 
+/** What is known of the batches of a job. */
+interface Progress {
+  /** The newest batches that are in the file, oldest first. */
+  readonly done: readonly Done[];
+  /** The batch that is being appended, and how long the file was before. */
+  readonly appending?: { readonly digest: string; readonly offset: number };
+}
+
+/** Batches that are remembered: one that is sent again is not appended again. */
+const KEPT_BATCHES = 200;
+/** How far back a batch is looked for when nothing is remembered of the job. */
+const LOOK_BACK_BYTES = 32 * 1024 * 1024;
+const MAX_HEADER_BYTES = 64 * 1024;
 /** A last line without its end that is older than this is not being written any more. */
 const QUIET_MS = 5_000;
 const LABEL_COLUMNS: readonly string[] = ['label', 'target', 'class', 'y'];
 
+/** @throws ShoalError for what would be more than one line: everything else cuts the file at its lines. */
 function cell(value: unknown): string {
   const text = typeof value === 'string' ? value : JSON.stringify(value);
-  return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  if (/[\n\r]/.test(text))
+    throw new ShoalError('invalid_argument', 'it has a value of more than one line');
+  return /[",]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
 function csvLine(data: JsonObject, label: SampleLabel, header: readonly string[]): string {
@@ -82,15 +95,25 @@ export function datasetLine(
   if (format.name === 'jsonl') return JSON.stringify({ ...data, label });
   if (format.name === 'csv') return csvLine(data, label, header);
   const text = data['text'];
-  if (typeof text !== 'string' || /[\n\r]/.test(text))
-    throw new ShoalError('invalid_argument', 'a txt dataset needs {"text": one line}');
+  if (typeof text !== 'string' || /[\n\r]/.test(`${text}${label}`))
+    throw new ShoalError(
+      'invalid_argument',
+      'a txt dataset needs {"text": one line}, and a label of one',
+    );
   return `${text} ${String(label)}`;
 }
 
 /** Header columns of a CSV file. */
 function readHeader(path: string): string[] {
-  const [first = ''] = readFileSync(path, 'utf8').split(/\r?\n/, 1);
-  return first.split(',').map((h) => h.trim().replace(/^"(.*)"$/, '$1'));
+  const file = openSync(path, 'r');
+  try {
+    const bytes = Buffer.alloc(MAX_HEADER_BYTES);
+    const length = readSync(file, bytes, 0, bytes.length, 0);
+    const [first = ''] = bytes.toString('utf8', 0, length).split(/\r?\n/, 1);
+    return first.split(',').map((h) => h.trim().replace(/^"(.*)"$/, '$1'));
+  } finally {
+    closeSync(file);
+  }
 }
 
 /** Appends labelled samples to the datasets of this node, each batch once, whatever happens between. */
@@ -101,9 +124,8 @@ export class LabelledInbox {
     this.#ports = ports;
   }
 
-  #progress(job: StageAssignment): Progress {
-    const known = this.#ports.db.progress<Progress>(this.#key(job));
-    return known ?? { done: 0, refused: [] };
+  #progress(job: StageAssignment): Progress | undefined {
+    return this.#ports.db.progress<Progress>(this.#key(job));
   }
 
   #key(job: StageAssignment): string {
@@ -114,32 +136,28 @@ export class LabelledInbox {
   async take(job: StageAssignment): Promise<void> {
     const { labelled } = job;
     if (!labelled) return;
-    if (this.#progress(job).done < labelled.batch) await this.#append(job, labelled);
-    const { refused } = this.#progress(job);
-    const report: SamplesReport = {
-      uid: job.metadata.uid ?? '',
-      batch: labelled.batch,
-      refused,
-    };
+    const find = (): Done | undefined =>
+      this.#progress(job)?.done.find((d) => d.digest === labelled.digest);
+    if (!find()) await this.#append(job, labelled);
+    const refused = find()?.refused ?? [];
+    const { digest } = labelled;
+    const report: SamplesReport = { uid: job.metadata.uid ?? '', digest, refused };
     this.#ports.link.report(recordKey('IncrementalLearningJob', job.metadata, 'Samples'), report);
   }
 
-  async #append(job: StageAssignment, labelled: LabelledBatch): Promise<void> {
-    const { db, models, logger, hostPath } = this.#ports;
-    const { url, format: formatName } = job.dataset.spec;
-    if (isRemote(url))
-      throw new ShoalError(
-        'failed_precondition',
-        `${url} is remote: labelled samples cannot be appended; give the job a Dataset on a node`,
-      );
-    const path = hostPath(url);
-    const format = datasetFormat(formatName);
-    const blob = readFileSync(await models.fetch(labelled.digest), 'utf8');
+  /** Lines of the dataset for a batch, and the samples that fit none. */
+  async #lines(
+    labelled: LabelledBatch,
+    path: string,
+    spec: StageAssignment['dataset']['spec'],
+  ): Promise<{ lines: string[]; refused: { id: string; reason: string }[] }> {
+    const format = datasetFormat(spec.format);
+    const blob = readFileSync(await this.#ports.models.fetch(labelled.digest), 'utf8');
     const header = format.headerLines === 1 && existsSync(path) ? readHeader(path) : [];
     if (format.headerLines === 1 && header.join('') === '')
       throw new ShoalError(
         'failed_precondition',
-        `${url} has no header line: labelled samples cannot be written into its columns`,
+        `${spec.url} has no header line: labelled samples cannot be written into its columns`,
       );
     const lines: string[] = [];
     const refused: { id: string; reason: string }[] = [];
@@ -151,13 +169,30 @@ export class LabelledInbox {
         refused.push({ id: sample.id, reason: messageOf(error) });
       }
     }
+    return { lines, refused };
+  }
+
+  async #append(job: StageAssignment, labelled: LabelledBatch): Promise<void> {
+    const { db, models, logger, hostPath } = this.#ports;
+    const { url } = job.dataset.spec;
+    if (isRemote(url))
+      throw new ShoalError(
+        'failed_precondition',
+        `${url} is remote: labelled samples cannot be appended; give the job a Dataset on a node`,
+      );
+    const path = hostPath(url);
+    const { lines, refused } = await this.#lines(labelled, path, job.dataset.spec);
+    const { digest } = labelled;
     const before = this.#progress(job);
-    const resumed = before.appending?.batch === labelled.batch ? before.appending : undefined;
-    const offset = resumed?.offset ?? (existsSync(path) ? statSync(path).size : 0);
-    if (!resumed)
-      db.setProgress(this.#key(job), { ...before, appending: { batch: labelled.batch, offset } });
+    const size = existsSync(path) ? statSync(path).size : 0;
+    const resumed = before?.appending?.digest === digest ? before.appending : undefined;
+    // A node that has lost what it knew of the job looks for the batch before it appends it.
+    const fresh = before ? size : Math.max(0, size - LOOK_BACK_BYTES);
+    const offset = resumed?.offset ?? fresh;
+    const done = before?.done ?? [];
+    if (!resumed) db.setProgress(this.#key(job), { done, appending: { digest, offset } });
     appendOnce(path, Buffer.from(lines.join('')), offset);
-    db.setProgress(this.#key(job), { done: labelled.batch, refused });
+    db.setProgress(this.#key(job), { done: [...done, { digest, refused }].slice(-KEPT_BATCHES) });
     models.forget(labelled.digest);
     logger.info('labelled samples appended', {
       job: job.metadata.name,
@@ -199,8 +234,10 @@ export function appendOnce(path: string, bytes: Buffer, offset: number): void {
 
 /** The longest end of what was written that is a beginning of the bytes. */
 function overlap(written: Buffer, bytes: Buffer): number {
-  for (let n = Math.min(written.length, bytes.length - 1); n > 0; n--)
-    if (written.subarray(written.length - n).equals(bytes.subarray(0, n))) return n;
+  for (let n = Math.min(written.length, bytes.length - 1); n > 0; n--) {
+    const from = written.length - n;
+    if (written[from] === bytes[0] && written.subarray(from).equals(bytes.subarray(0, n))) return n;
+  }
   return 0;
 }
 

@@ -52,7 +52,11 @@ describe('the spool', () => {
     spool.add('job', [example(11)], { maxSamples: 100, maxBytes: 2 * bytes });
     expect(spool.counts('job')).toEqual({ collected: 11, dropped: 9, spooled: 2 });
     expect(spool.pending('job', 10, bytes)).toHaveLength(1);
-    spool.keepOnly(new Set());
+    const now = 1e12;
+    spool.keepOnly(new Set(['job']), now);
+    spool.keepOnly(new Set(), now + 3_600_000);
+    expect(spool.counts('job').spooled).toBe(2);
+    spool.keepOnly(new Set(), now + 8 * 24 * 3_600_000);
     expect(spool.counts('job')).toEqual({ collected: 0, dropped: 0, spooled: 0 });
     spool.close();
   });
@@ -78,6 +82,12 @@ describe('a line of the dataset', () => {
     expect(() => datasetLine({ data: { a: 1 }, label: 3 }, datasetFormat('txt'), [])).toThrow(
       'a txt dataset needs {"text": one line}',
     );
+    expect(() => datasetLine({ data: { a: 'x\ny' }, label: 3 }, csv, ['a', 'label'])).toThrow(
+      'more than one line',
+    );
+    expect(() =>
+      datasetLine({ data: { text: 'x' }, label: 'a\nb' }, datasetFormat('txt'), []),
+    ).toThrow('a label of one');
   });
 });
 

@@ -16,11 +16,15 @@ const SCHEMA = `
   PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000; PRAGMA auto_vacuum=INCREMENTAL;
   CREATE TABLE IF NOT EXISTS sample(seq INTEGER PRIMARY KEY AUTOINCREMENT, uid TEXT NOT NULL, id TEXT NOT NULL,
     body BLOB NOT NULL, UNIQUE(uid, id)) STRICT;
-  CREATE TABLE IF NOT EXISTS job(uid TEXT PRIMARY KEY, collected INTEGER NOT NULL, dropped INTEGER NOT NULL) STRICT;
+  CREATE TABLE IF NOT EXISTS job(uid TEXT PRIMARY KEY, collected INTEGER NOT NULL, dropped INTEGER NOT NULL, seen INTEGER NOT NULL DEFAULT 0) STRICT;
   CREATE TABLE IF NOT EXISTS sent(seq INTEGER PRIMARY KEY AUTOINCREMENT, uid TEXT NOT NULL, id TEXT NOT NULL, UNIQUE(uid, id)) STRICT;
 `;
 /** Ids of sent samples that are remembered per job, so that they are not kept and sent again. */
 const KEPT_IDS = 100_000;
+/** How exactly it is known when a job was here last. */
+const SEEN_MS = 60_000;
+/** Samples of a job that has not been here for so long are given up. */
+const FORGOTTEN_MS = 7 * 24 * 3600 * 1000;
 
 /** Hard examples on this node's disk until the cloud has them: bounded, the oldest go first. */
 export class HardExampleSpool {
@@ -69,7 +73,7 @@ export class HardExampleSpool {
         const dropped = this.#trim(uid, budget);
         this.#db
           .prepare(
-            `INSERT INTO job VALUES(?, ?, ?) ON CONFLICT(uid) DO UPDATE
+            `INSERT INTO job(uid, collected, dropped) VALUES(?, ?, ?) ON CONFLICT(uid) DO UPDATE
                SET collected=collected+excluded.collected, dropped=dropped+excluded.dropped`,
           )
           .run(uid, fresh, dropped);
@@ -131,11 +135,19 @@ export class HardExampleSpool {
     };
   }
 
-  /** Forgets jobs that are not here any more. */
-  keepOnly(uids: ReadonlySet<string>): void {
-    for (const row of this.#db.prepare('SELECT uid FROM job').all()) {
+  /**
+   * Forgets jobs that have not been here for long, or have nothing left to send: an assignment may be gone
+   * for a moment, and samples wait for it.
+   */
+  keepOnly(uids: ReadonlySet<string>, nowMs: number): void {
+    for (const row of this.#db.prepare('SELECT uid, seen FROM job').all()) {
       const uid = String(row['uid']);
-      if (uids.has(uid)) continue;
+      if (uids.has(uid)) {
+        if (nowMs - Number(row['seen']) > SEEN_MS)
+          this.#db.prepare('UPDATE job SET seen=? WHERE uid=?').run(nowMs, uid);
+        continue;
+      }
+      if (this.counts(uid).spooled > 0 && nowMs - Number(row['seen']) < FORGOTTEN_MS) continue;
       for (const table of ['sample', 'sent', 'job'])
         this.#db.prepare(`DELETE FROM ${table} WHERE uid=?`).run(uid);
     }

@@ -2,6 +2,7 @@ import {
   type IncrementalLearningJob,
   type InferenceReport,
   type LabelledBatch,
+  type LabelledSample,
   recordKey,
   type SamplesReport,
   type SpoolCounts,
@@ -36,6 +37,10 @@ function alarmsOf(info: Readonly<Record<string, unknown>>): string[] {
   return list.filter((a): a is string => typeof a === 'string' && !Number.isNaN(Date.parse(a)));
 }
 
+function contentOf(samples: readonly LabelledSample[]): Buffer {
+  return Buffer.from(samples.map((sample) => `${JSON.stringify(sample)}\n`).join(''));
+}
+
 const SPOOLED: readonly (keyof SpoolCounts)[] = ['collected', 'dropped', 'spooled'];
 
 /**
@@ -44,6 +49,8 @@ const SPOOLED: readonly (keyof SpoolCounts)[] = ['collected', 'dropped', 'spoole
  */
 export class HardExampleLoop {
   readonly #ports: LoopPorts;
+  /** Jobs that were looked at before. */
+  readonly #seen = new Set<string>();
 
   constructor(ports: LoopPorts) {
     this.#ports = ports;
@@ -51,11 +58,16 @@ export class HardExampleLoop {
 
   /** Takes deliveries, begins the next batch, and sums up. */
   async observe(job: IncrementalLearningJob, datasetNode: string | undefined): Promise<Observed> {
-    const reports = this.#reports(job);
-    const driftAlarms = reports
-      .flatMap((r) => alarmsOf(r.ownerInfo))
+    const { uid = '', namespace = '', name } = job.metadata;
+    // What an earlier job of this name left is nobody's any more.
+    if (!this.#seen.has(uid)) this.forget(namespace, name, uid);
+    this.#seen.add(uid);
+    const told = this.#reports(job);
+    const reports = told.map((t) => t.body);
+    const driftAlarms = [...new Set(reports.flatMap((r) => alarmsOf(r.ownerInfo)))]
       .toSorted()
       .slice(-KEPT_ALARMS);
+    const spooling = told.filter((t) => (t.body.spool?.spooled ?? 0) > 0).map((t) => t.node);
     const labelled = job.spec.hardExamples ? await this.#batch(job, datasetNode) : undefined;
     const status: Pick<Status, 'hardExamples' | 'inference'> = {
       ...(job.spec.hardExamples ? { hardExamples: this.#counts(job, reports) } : {}),
@@ -65,6 +77,7 @@ export class HardExampleLoop {
       status,
       ...(labelled ? { labelled } : {}),
       ...(driftAlarms.length > 0 ? { driftAlarms } : {}),
+      ...(spooling.length > 0 ? { spooling } : {}),
     };
   }
 
@@ -73,12 +86,11 @@ export class HardExampleLoop {
     this.#ports.samples.forget(namespace, name, except);
   }
 
-  #reports(job: IncrementalLearningJob): InferenceReport[] {
+  #reports(job: IncrementalLearningJob): { node: string; body: InferenceReport }[] {
     const prefix = recordKey('IncrementalLearningJob', job.metadata, 'Inference');
     return this.#ports.feed
       .records<InferenceReport>(prefix)
-      .map((r) => r.body)
-      .filter((r) => r.uid === job.metadata.uid);
+      .filter((r) => r.body.uid === job.metadata.uid);
   }
 
   async #batch(
@@ -90,19 +102,23 @@ export class HardExampleLoop {
     if (datasetNode === undefined) return undefined;
     const key = recordKey('IncrementalLearningJob', job.metadata, 'Samples');
     const report = feed.record<SamplesReport>(datasetNode, key);
-    if (report?.uid === uid)
-      samples.delivered({ uid, namespace, name }, report.batch, report.refused);
+    if (
+      report?.uid === uid &&
+      samples.delivered({ uid, namespace, name }, report.digest, report.refused)
+    )
+      blobs.remove(report.digest);
     const open = samples.openBatch(uid);
-    if (open) return open;
+    if (open) {
+      // A blob store that was lost gets the batch again: its content is still here.
+      if (!blobs.stat(open.digest).complete)
+        await blobs.put(contentOf(samples.contentOf(uid, open.batch)));
+      return { digest: open.digest, samples: open.samples };
+    }
     const next = samples.deliverable(uid, BATCH_SAMPLES, BATCH_BYTES);
     if (next.length === 0) return undefined;
-    const lines = next.map((sample) => `${JSON.stringify(sample)}\n`).join('');
-    const digest = await blobs.put(Buffer.from(lines));
-    return samples.begin(
-      uid,
-      digest,
-      next.map((s) => s.id),
-    );
+    const digest = await blobs.put(contentOf(next));
+    const begun = samples.begin(uid, digest, next);
+    return begun && { digest, samples: begun.samples };
   }
 
   #counts(

@@ -22,6 +22,15 @@ function resolveReferences(
   const { dataset, initialModel, deploySpec, evalSpec } = spec;
   const model = (name: string, field: string): Model =>
     requireModel(models, namespace, { name, field });
+  const found = requireGrowingDataset(datasets, namespace, {
+    name: dataset.name,
+    field: 'spec.dataset.name',
+  });
+  if (spec.hardExamples && isRemote(found.spec.url))
+    throw new ShoalError(
+      'invalid_argument',
+      `spec.hardExamples: Dataset "${dataset.name}" is at ${found.spec.url}, where nothing can be appended; give the job a Dataset on a node`,
+    );
   const deployModel = model(deploySpec.model.name, 'spec.deploySpec.model.name');
   if (isRemote(deployModel.spec.url) && deploySpec.model.hotUpdateEnabled !== true)
     throw new ShoalError(
@@ -29,10 +38,7 @@ function resolveReferences(
       `spec.deploySpec.model: Model "${deploySpec.model.name}" is at ${deployModel.spec.url}, which cannot be replaced; give it a host path, or set hotUpdateEnabled`,
     );
   return {
-    dataset: requireGrowingDataset(datasets, namespace, {
-      name: dataset.name,
-      field: 'spec.dataset.name',
-    }),
+    dataset: found,
     initialModel: model(initialModel.name, 'spec.initialModel.name'),
     deployModel,
     evalModel: evalSpec.initialEvalModel
@@ -69,9 +75,16 @@ export function incrementalLearning(
     createInferencePod: async (job, { deployModel }) =>
       await createInferencePod(job, deployModel, ports),
     createStagePod: async (job, { dataset, guardDatasets }, at) => {
-      const { url: datasetUrl, nodeName: datasetNode } = dataset.spec;
+      const { url: datasetUrl, nodeName: datasetNode, credentialName } = dataset.spec;
       const guardUrls = guardDatasets.map((d) => d.spec.url);
-      return await createStagePod(job, { ...at, datasetUrl, datasetNode, guardUrls }, ports);
+      const inputs = {
+        ...at,
+        datasetUrl,
+        datasetNode,
+        guardUrls,
+        datasetCredential: credentialName,
+      };
+      return await createStagePod(job, inputs, ports);
     },
     pinned: (job) => job.spec.deploySpec.model.pin,
     observe: async (job, { dataset, labelModel }) => {

@@ -59,6 +59,8 @@ export async function createStagePod(
     datasetUrl: string;
     datasetNode: string | undefined;
     guardUrls: readonly string[];
+    /** Secret of the dataset, for a job that names none. */
+    datasetCredential: string | undefined;
   },
   ports: WorkerPorts,
 ): Promise<KubeObject> {
@@ -73,7 +75,11 @@ export async function createStagePod(
   const type = stageName(stage);
   const user = stage === 'Train' ? job.spec.trainSpec.template : job.spec.evalSpec.template;
   const { namespace = '' } = job.metadata;
-  const secretEnv = await secretEnvironment(ports.api, namespace, job.spec.credentialName);
+  const secretEnv = await secretEnvironment(
+    ports.api,
+    namespace,
+    job.spec.credentialName ?? at.datasetCredential,
+  );
   const template = buildPodTemplate({
     owner: job,
     type,

@@ -77,5 +77,7 @@ export function addressed<Job extends StageJob, References extends StageReferenc
     });
   add(inputs.workerNode, 'worker');
   for (const node of new Set(deployNodes)) add(node, 'deploy');
+  for (const node of inputs.observed?.spooling ?? [])
+    if (!found.has(node)) found.set(node, { ...base, roles: [] });
   return found;
 }

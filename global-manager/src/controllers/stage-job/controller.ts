@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util';
-import { type Dataset, recordKey, type StageReport } from '@shoal/api';
+import { type Dataset, type FaultReport, recordKey, type StageReport } from '@shoal/api';
 import { type Clock, isShoalError, type Logger, messageOf, rfc3339 } from '@shoal/core';
 import type { Feed } from '../../edge-link/feed.ts';
 import { type KubeApi, type KubeObject, POD } from '../../kube/kube-api.ts';
@@ -181,7 +181,8 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
     const facts = this.#facts(known, position);
     const move = nextMove(position, facts);
     await this.#perform(known, position, move);
-    if (move.kind === 'stay') await this.#explain(job, position, facts.pod.message);
+    if (move.kind === 'stay')
+      await this.#explain(job, position, facts.pod.message ?? this.#fault(job));
     await this.#removeOldPods(known, position.round);
     const waits = [restartMs, noteMs, move.kind === 'stay' ? move.lookAgainMs : undefined].filter(
       (ms) => ms !== undefined,
@@ -232,6 +233,15 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
       message: `the model of round ${round} (${pin.slice(0, 19)}) is served until the pin is removed`,
     });
     return true;
+  }
+
+  /** What keeps a node from doing its part. */
+  #fault(job: Job): string | undefined {
+    const key = recordKey(this.#kind.kind, job.metadata, 'Fault');
+    const faults = this.#ports.feed
+      .records<FaultReport>(key)
+      .filter((r) => r.body.uid === job.metadata.uid && r.body.message !== '');
+    return faults[0] && `node ${faults[0].node}: ${faults[0].body.message}`;
   }
 
   /** A job that stays where it is says what its pod is waiting for, and stops saying it afterwards. */

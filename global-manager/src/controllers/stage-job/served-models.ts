@@ -29,7 +29,9 @@ export function isPinnedOn(
   const key = recordKey(kind, job.metadata, 'Pinned');
   const isThere = (node: string | undefined): boolean => {
     const report = node === undefined ? undefined : feed.record<ModelReport>(node, key);
-    return report?.uid === job.metadata.uid && report?.digest === pin;
+    // What was said before this spec was about another pin, or an earlier time of this one.
+    const isOfNow = (report?.generation ?? 0) >= (job.metadata.generation ?? 0);
+    return report?.uid === job.metadata.uid && report?.digest === pin && isOfNow;
   };
   return nodes.length > 0 && nodes.every(isThere);
 }

@@ -36,6 +36,8 @@ export interface Observed {
   /** For the dataset’s node. */
   readonly labelled?: LabelledBatch;
   readonly driftAlarms?: readonly string[];
+  /** Nodes that still have hard examples to send, whatever else they do for the job. */
+  readonly spooling?: readonly string[];
 }
 
 /** What the jobs with stages (incremental and lifelong learning) have in common. */

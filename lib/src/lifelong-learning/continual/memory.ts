@@ -14,7 +14,7 @@ export interface Remembered {
  * `class-balanced`: a reservoir for each class, of equal shares, so that rare classes stay.
  */
 export class Memory {
-  readonly #capacity: number;
+  #capacity: number;
   readonly #balanced: boolean;
   readonly #random: Random;
   /** Class → what is kept of it; one entry under `all` for a plain reservoir. */
@@ -35,6 +35,11 @@ export class Memory {
   /** Samples ever offered, by what they are kept under; with what is kept it goes on later. */
   get offered(): ReadonlyMap<string, number> {
     return this.#offered;
+  }
+
+  /** Keeps at most so many from now on. */
+  limit(capacity: number): void {
+    this.#capacity = Math.min(this.#capacity, capacity);
   }
 
   /** Goes on where another memory stopped: with what it kept and had been offered. */
