@@ -71,6 +71,8 @@ export class OnnxEstimator implements Estimator {
       interOpNumThreads: 1,
       graphOptimizationLevel: 'all',
       logSeverityLevel: 3,
+      // Threads that wait busily take the cores of whoever sends the next request.
+      extra: { session: { intra_op: { allow_spinning: '0' } } },
     };
   }
 
