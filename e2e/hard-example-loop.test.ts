@@ -306,6 +306,43 @@ test('shoal model: what was served is listed and shown; a rollback serves it aga
   expect((await c.shoal('model rollback loop --to 99')).output).toMatch(
     /has served no model "99"; it has served: round/,
   );
+});
+
+async function pin(digest: string | null): Promise<void> {
+  const path = '/apis/sedna.io/v1alpha1/namespaces/default/incrementallearningjobs/loop';
+  const body = { spec: { deploySpec: { model: { pin: digest } } } };
+  await c.client.request('PATCH', path, body, { contentType: 'application/merge-patch+json' });
+}
+
+test('a model with other classes, and one the cloud does not have, are refused by name; the served one goes on', async () => {
+  const five = sequential({
+    input: SHAPE,
+    layers: [flatten(), dense(5)],
+    random: seededRandom(1),
+  });
+  writeFileSync(join(c.folder, 'five.onnx'), five);
+  const pushed = await c.shoal(`model push ${join(c.folder, 'five.onnx')} --json`);
+  const { url } = JSON.parse(pushed.output) as { url: string };
+  const probe = pictures(20, 71, false);
+  const before = await ask(8101, probe);
+  const { deployedModel } = await statusOf('loop');
+  const reason = async (wanted: RegExp): Promise<string> =>
+    await c.until(`the status to say ${wanted}`, async () => {
+      const message = (await c.get('il', 'loop'))?.status?.message ?? '';
+      return wanted.test(message) ? message : undefined;
+    });
+  await pin(url.slice('blob:'.length));
+  await reason(/was refused: the model has 5 classes, the one it would replace 4/);
+  expect(await ask(8101, probe)).toEqual(before);
+  await pin(`sha256:${'0'.repeat(64)}`);
+  await reason(/node edge-1: .*sha256:0000/);
+  await pin(null);
+  await c.until(
+    'the status to be quiet',
+    async () => (await c.get('il', 'loop'))?.status?.message === undefined,
+  );
+  expect(await ask(8101, probe)).toEqual(before);
+  expect((await statusOf('loop')).deployedModel).toBe(deployedModel);
   await c.resources.remove('il', 'default', 'loop');
 });
 

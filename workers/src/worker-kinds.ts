@@ -89,10 +89,14 @@ export async function inferWorker(
 ): Promise<{ swaps: number }> {
   const { describe } = parts;
   const loop = IncrementalInference.fromEnvironment({ logger: context.logger });
+  let served: number | undefined;
   const selfTest = async (estimator: Estimator): Promise<void> => {
-    const { probabilities } = await estimator.predict(parts.probe, 1);
+    const { probabilities, classes } = await estimator.predict(parts.probe, 1);
     if (!probabilities.every((p) => Number.isFinite(p)))
       throw new Error('the model answers with numbers that are not finite');
+    if (served !== undefined && classes !== served)
+      throw new Error(`the model has ${classes} classes, the one it would replace ${served}`);
+    served = classes;
   };
   const model = await ServedModel.open({ ...context, create: parts.create, selfTest });
   const infer = async (sample: Float32Array): Promise<unknown> => {

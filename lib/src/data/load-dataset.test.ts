@@ -99,6 +99,16 @@ test('Parquet: numbers, lists of numbers, encoded images; compressed or not', as
   await expect(loadDataset(table)).rejects.toThrow(/row 1, column "a"/);
 });
 
+test('a folder with x.npy and y.npy', async () => {
+  const folder = join(dir, 'arrays');
+  mkdirSync(folder);
+  writeFileSync(join(folder, 'x.npy'), toNpy([2, 3], Float32Array.of(1, 2, 3, 4, 5, 6)));
+  await expect(loadDataset(folder)).rejects.toThrow('has no array "y"');
+  writeFileSync(join(folder, 'y.npy'), toNpy([2], Float32Array.of(0, 1)));
+  const read = await loadDataset(folder);
+  expect([read.shape, read.size, [...read.targets]]).toEqual([[3], 2, [0, 1]]);
+});
+
 test('what is written as NumPy is read as it was', () => {
   const values = Float32Array.of(0, 1.5, -2, 3e-8, 4, 5);
   expect(parseNpy(toNpy([2, 3], values), 'x')).toEqual({ dims: [2, 3], values });

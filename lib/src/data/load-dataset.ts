@@ -8,7 +8,7 @@ import { type ReadOptions, readTrainingData, type TrainingData } from './trainin
 
 /** Formats `loadDataset` knows, for help texts. */
 export const DATASET_FORMATS =
-  '.csv, .jsonl (image lines), .npz (x and y), .parquet, .txt (index of images), a folder of images by class, or of IDX files';
+  '.csv, .jsonl (image lines), .npz (x and y), a folder with x.npy and y.npy, .parquet, .txt (index of images), a folder of images by class, or of IDX files';
 
 /**
  * Reads labelled samples of any format: see {@link readTrainingData}; Parquet; images in folders named

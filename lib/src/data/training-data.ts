@@ -5,7 +5,7 @@ import { fromNode, ShoalError } from '@shoal/core';
 import { unzipSync } from 'fflate';
 import { parseIdx } from './idx.ts';
 import { parseImageLines } from './image-lines.ts';
-import { parseNpy } from './npy.ts';
+import { type NpyArray, parseNpy } from './npy.ts';
 
 /** Samples with what a loss compares against, as read from a file of any format. */
 export interface TrainingData {
@@ -101,6 +101,27 @@ function pick<T>(from: ReadonlyMap<string, T>, names: readonly string[], path: s
   );
 }
 
+/** The arrays of a sample set, by the names people give them. */
+function fromArrays(arrays: ReadonlyMap<string, NpyArray>, path: string): TrainingData {
+  const x = pick(arrays, ['x', 'inputs', 'X', 'x_train'], path);
+  const y = pick(arrays, ['y', 'labels', 'targets', 'y_train'], path);
+  const [size = 0, ...shape] = x.dims;
+  if (y.dims[0] !== size) {
+    throw new ShoalError('data_corrupt', `${path}: x has ${size} samples, y has ${y.dims[0] ?? 0}`);
+  }
+  const targetWidth = y.dims.slice(1).reduce((n, d) => n * d, 1);
+  return { inputs: x.values, shape, targets: y.values, targetWidth, size };
+}
+
+/** A folder with `x.npy` and `y.npy`. */
+function fromNpyFolder(path: string): TrainingData {
+  const files = readdirSync(path).filter((f) => f.endsWith('.npy'));
+  const arrays = files.map(
+    (f) => [f.replace(/\.npy$/, ''), parseNpy(read(join(path, f)), join(path, f))] as const,
+  );
+  return fromArrays(new Map(arrays), path);
+}
+
 function fromNpz(path: string): TrainingData {
   const bytes = read(path);
   let files: ReturnType<typeof unzipSync>;
@@ -115,14 +136,7 @@ function fromNpz(path: string): TrainingData {
       parseNpy(data, `${path}:${name}`),
     ]),
   );
-  const x = pick(arrays, ['x', 'inputs', 'X', 'x_train'], path);
-  const y = pick(arrays, ['y', 'labels', 'targets', 'y_train'], path);
-  const [size = 0, ...shape] = x.dims;
-  if (y.dims[0] !== size) {
-    throw new ShoalError('data_corrupt', `${path}: x has ${size} samples, y has ${y.dims[0] ?? 0}`);
-  }
-  const targetWidth = y.dims.slice(1).reduce((n, d) => n * d, 1);
-  return { inputs: x.values, shape, targets: y.values, targetWidth, size };
+  return fromArrays(arrays, path);
 }
 
 function fromIdxFolder(path: string): TrainingData {
@@ -156,13 +170,16 @@ function fromIdxFolder(path: string): TrainingData {
 
 /**
  * Reads labelled samples. CSV with a head line, image lines (`.jsonl`), a NumPy archive (`.npz`,
- * arrays `x` and `y`), or a folder of IDX files (MNIST). Pixels of images are scaled to [0, 1].
+ * arrays `x` and `y`), a folder with `x.npy` and `y.npy`, or one of IDX files (MNIST). Pixels of images are scaled to [0, 1].
  *
  * @throws ShoalError naming file, line and column of what is wrong.
  */
 export function readTrainingData(path: string, options: ReadOptions = {}): TrainingData {
   if (!existsSync(path)) throw new ShoalError('not_found', `there is no dataset ${path}`);
-  if (statSync(path).isDirectory()) return fromIdxFolder(path);
+  if (statSync(path).isDirectory())
+    return readdirSync(path).some((f) => f.endsWith('.npy'))
+      ? fromNpyFolder(path)
+      : fromIdxFolder(path);
   switch (extname(path)) {
     case '.csv':
       return fromCsv(path, options);
