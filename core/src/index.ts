@@ -58,3 +58,4 @@ export {
   validate,
 } from './structural-schema.ts';
 export { type LoopPorts, superviseLoop } from './supervise.ts';
+export { type TransactionalDatabase, transaction } from './transaction.ts';

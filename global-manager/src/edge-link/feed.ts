@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { DatabaseSync } from 'node:sqlite';
-import { canonicalJson, digestOf, fromNode } from '@shoal/core';
+import { canonicalJson, digestOf, fromNode, transaction } from '@shoal/core';
 
 /** Identifies an object in a feed. */
 export interface FeedKey {
@@ -71,15 +71,7 @@ export class Feed {
   }
 
   #transaction<T>(body: () => T): T {
-    this.#db.exec('BEGIN IMMEDIATE');
-    try {
-      const result = body();
-      this.#db.exec('COMMIT');
-      return result;
-    } catch (error) {
-      this.#db.exec('ROLLBACK');
-      throw error;
-    }
+    return transaction(this.#db, body);
   }
 
   onAppend(listener: (node: string) => void): void {

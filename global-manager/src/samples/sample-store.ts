@@ -1,6 +1,6 @@
 import { DatabaseSync, type SQLInputValue } from 'node:sqlite';
 import type { HardExample, LabelledSample, SampleLabel } from '@shoal/api';
-import { fromNode, isJsonObject, messageOf, ShoalError } from '@shoal/core';
+import { fromNode, isJsonObject, messageOf, ShoalError, transaction } from '@shoal/core';
 
 export type SampleState = 'new' | 'suggested' | 'labelled' | 'delivered' | 'rejected';
 
@@ -107,15 +107,7 @@ export class SampleStore {
   }
 
   #transaction<T>(body: () => T): T {
-    this.#db.exec('BEGIN IMMEDIATE');
-    try {
-      const result = body();
-      this.#db.exec('COMMIT');
-      return result;
-    } catch (error) {
-      this.#db.exec('ROLLBACK');
-      throw error;
-    }
+    return transaction(this.#db, body);
   }
 
   #count(where: string, ...values: SQLInputValue[]): number {

@@ -1,5 +1,4 @@
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
-import * as grpc from '@grpc/grpc-js';
 import {
   type HardExample,
   type HardSample,
@@ -15,14 +14,10 @@ import {
 } from '@shoal/api';
 import { digestOf, ShoalError } from '@shoal/core';
 import { sendChunks } from '../transfer/chunks.ts';
+import { type ClientMethod, TokenClient, type TokenService } from '../transfer/grpc-client.ts';
 import { fromStatus } from '../transfer/grpc-errors.ts';
 
-export interface SampleClientOptions {
-  /** `host:port` of the global manager's sample service. */
-  readonly address: string;
-  readonly token: string;
-  /** PEM of the authority of its certificate; without it calls are not encrypted. */
-  readonly authority?: string;
+export interface SampleClientOptions extends TokenService {
   /** Deadline of a call, in milliseconds. Default 20,000. */
   readonly timeoutMs?: number;
 }
@@ -70,57 +65,23 @@ export interface SampleQuery {
   readonly prefix?: string;
 }
 
-const MAX_MESSAGE_BYTES = 32 * 1024 * 1024;
 /** More would not be one transaction. */
 const MAX_VERDICTS = 100_000;
 const LIST_MS = 300_000;
 
-type Method<Q, S> = {
-  readonly path: string;
-  readonly requestSerialize: (value: Q) => Buffer;
-  readonly responseDeserialize: (bytes: Buffer) => S;
-};
-
 /** Hard examples of the jobs in the cloud, for those who label them. Close it when done. */
 export class SampleClient {
   readonly #options: SampleClientOptions;
-  readonly #client: grpc.Client;
-  readonly #metadata = new grpc.Metadata();
+  readonly #service: TokenClient;
 
   constructor(options: SampleClientOptions) {
     this.#options = options;
-    const credentials = options.authority
-      ? grpc.credentials.createSsl(Buffer.from(options.authority))
-      : grpc.credentials.createInsecure();
-    this.#client = new grpc.Client(options.address.replace(/^https?:\/\//, ''), credentials, {
-      'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
-      'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
-      'grpc.max_reconnect_backoff_ms': 2_000,
-      'grpc.initial_reconnect_backoff_ms': 100,
-      ...(options.authority ? { 'grpc.ssl_target_name_override': MANAGER_NAME } : {}),
-    });
-    this.#metadata.set('authorization', `Bearer ${options.token}`);
+    this.#service = new TokenClient(options, MANAGER_NAME);
   }
 
-  #deadline(): { deadline: number } {
-    return { deadline: Date.now() + (this.#options.timeoutMs ?? 20_000) };
-  }
-
-  #unary<Q, S>(method: Method<Q, S>, request: Q, doing: string): Promise<S> {
-    return new Promise((resolve, reject) => {
-      this.#client.makeUnaryRequest(
-        method.path,
-        method.requestSerialize,
-        method.responseDeserialize,
-        request,
-        this.#metadata,
-        this.#deadline(),
-        (error, reply) => {
-          if (error || !reply) reject(fromStatus(error, doing));
-          else resolve(reply);
-        },
-      );
-    });
+  async #unary<Q, S>(method: ClientMethod<Q, S>, request: Q, doing: string): Promise<S> {
+    const { timeoutMs = 20_000 } = this.#options;
+    return await this.#service.unary(method, request, { doing, timeoutMs });
   }
 
   /** Every job that has hard examples; needs the operator's token. */
@@ -146,12 +107,12 @@ export class SampleClient {
       ids: [...(query.ids ?? [])],
       prefix: query.prefix ?? '',
     });
-    const call = this.#client.makeServerStreamRequest(
+    const call = this.#service.client.makeServerStreamRequest(
       path,
       requestSerialize,
       responseDeserialize,
       request,
-      this.#metadata,
+      this.#service.metadata,
       // As many and as large as they may be.
       { deadline: Date.now() + LIST_MS },
     );
@@ -202,11 +163,11 @@ export class SampleClient {
     const digest = digestOf(bytes);
     const { path, requestSerialize, responseDeserialize } = SAMPLE_METHODS.upload;
     return await new Promise((resolve, reject) => {
-      const call = this.#client.makeClientStreamRequest(
+      const call = this.#service.client.makeClientStreamRequest(
         path,
         requestSerialize,
         responseDeserialize,
-        this.#metadata,
+        this.#service.metadata,
         (error: unknown, reply?: UploadReply) => {
           if (error || !reply) reject(fromStatus(error, `storing ${digest}`));
           else resolve(reply.digest);
@@ -221,7 +182,7 @@ export class SampleClient {
   }
 
   close(): void {
-    this.#client.close();
+    this.#service.close();
   }
 }
 

@@ -1,6 +1,6 @@
 import { DatabaseSync } from 'node:sqlite';
 import type { HardExample, SpoolCounts } from '@shoal/api';
-import { fromNode } from '@shoal/core';
+import { fromNode, transaction } from '@shoal/core';
 
 export interface SpoolBudget {
   readonly maxSamples: number;
@@ -40,15 +40,7 @@ export class HardExampleSpool {
   }
 
   #transaction<T>(body: () => T): T {
-    this.#db.exec('BEGIN IMMEDIATE');
-    try {
-      const result = body();
-      this.#db.exec('COMMIT');
-      return result;
-    } catch (error) {
-      this.#db.exec('ROLLBACK');
-      throw error;
-    }
+    return transaction(this.#db, body);
   }
 
   /**

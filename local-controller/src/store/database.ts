@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { DatabaseSync } from 'node:sqlite';
-import { fromNode } from '@shoal/core';
+import { fromNode, transaction } from '@shoal/core';
 
 /** A change as the feed delivers it. */
 export interface IncomingChange {
@@ -65,15 +65,7 @@ export class EdgeDatabase {
 
   /** Runs a body in one transaction: all of it is durable, or none. */
   transaction<T>(body: () => T): T {
-    this.#db.exec('BEGIN IMMEDIATE');
-    try {
-      const result = body();
-      this.#db.exec('COMMIT');
-      return result;
-    } catch (error) {
-      this.#db.exec('ROLLBACK');
-      throw error;
-    }
+    return transaction(this.#db, body);
   }
 
   cursor(): { storeId: string; cursor: number } {

@@ -1,5 +1,4 @@
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
-import * as grpc from '@grpc/grpc-js';
 import {
   CommitRequestSchema,
   GetModelRequestSchema,
@@ -17,6 +16,7 @@ import {
 } from '@shoal/api';
 import { digestOf } from '@shoal/core';
 import { Assembly, sendChunks } from '../../transfer/chunks.ts';
+import { type ClientMethod, TokenClient, type TokenService } from '../../transfer/grpc-client.ts';
 import { fromStatus } from '../../transfer/grpc-errors.ts';
 import type {
   Change,
@@ -29,18 +29,12 @@ import type {
 import type { JobSummary } from './store.ts';
 import { changeToWire, sampleFromWire, snapshotFromWire } from './wire.ts';
 
-export interface KnowledgeClientOptions {
-  /** `host:port`; `https://` and `http://` before it are allowed. */
-  readonly address: string;
+export interface KnowledgeClientOptions extends TokenService {
   readonly job: string;
-  readonly token: string;
-  /** PEM of the authority of the server's certificate; without it calls are not encrypted. */
-  readonly authority?: string;
   /** Deadline of a call that moves no model, in milliseconds. Default 10,000. */
   readonly timeoutMs?: number;
 }
 
-const MAX_MESSAGE_BYTES = 32 * 1024 * 1024;
 /** Changes in one call: well below what the server takes, whatever the samples weigh. */
 const CHANGES_PER_CALL = 256;
 const BYTES_PER_CALL = 8 * 1024 * 1024;
@@ -70,54 +64,17 @@ function calls(changes: readonly Change[]): Change[][] {
 /** A knowledge base behind gRPC. Close it when done. */
 export class KnowledgeClient implements KnowledgeBase {
   readonly #options: KnowledgeClientOptions;
-  readonly #client: grpc.Client;
-  readonly #metadata: grpc.Metadata;
+  readonly #service: TokenClient;
 
   constructor(options: KnowledgeClientOptions) {
     this.#options = options;
-    const credentials = options.authority
-      ? grpc.credentials.createSsl(Buffer.from(options.authority))
-      : grpc.credentials.createInsecure();
-    this.#client = new grpc.Client(options.address.replace(/^https?:\/\//, ''), credentials, {
-      'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
-      'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
-      'grpc.keepalive_time_ms': 15_000,
-      'grpc.keepalive_timeout_ms': 10_000,
-      'grpc.max_reconnect_backoff_ms': 2_000,
-      'grpc.initial_reconnect_backoff_ms': 100,
-      ...(options.authority ? { 'grpc.ssl_target_name_override': KNOWLEDGE_BASE_NAME } : {}),
-    });
-    this.#metadata = new grpc.Metadata();
-    this.#metadata.set('authorization', `Bearer ${options.token}`);
+    this.#service = new TokenClient(options, KNOWLEDGE_BASE_NAME);
   }
 
-  #deadline(): { deadline: number } {
-    return { deadline: Date.now() + (this.#options.timeoutMs ?? 10_000) };
-  }
-
-  #unary<Q, S>(
-    method: {
-      readonly path: string;
-      readonly requestSerialize: (value: Q) => Buffer;
-      readonly responseDeserialize: (bytes: Buffer) => S;
-    },
-    request: Q,
-    doing: string,
-  ): Promise<S> {
-    return new Promise((resolve, reject) => {
-      this.#client.makeUnaryRequest(
-        method.path,
-        method.requestSerialize,
-        method.responseDeserialize,
-        request,
-        this.#metadata,
-        this.#deadline(),
-        (error, reply) => {
-          if (error || !reply) reject(fromStatus(error, `knowledge base, ${doing}`));
-          else resolve(reply);
-        },
-      );
-    });
+  async #unary<Q, S>(method: ClientMethod<Q, S>, request: Q, doing: string): Promise<S> {
+    const { timeoutMs = 10_000 } = this.#options;
+    const call = { doing: `knowledge base, ${doing}`, timeoutMs };
+    return await this.#service.unary(method, request, call);
   }
 
   async snapshot(version?: number): Promise<KnowledgeSnapshot> {
@@ -153,11 +110,11 @@ export class KnowledgeClient implements KnowledgeBase {
     if (known.complete) return digest;
     const { path, requestSerialize, responseDeserialize } = KNOWLEDGE_BASE_METHODS.putModel;
     return await new Promise((resolve, reject) => {
-      const call = this.#client.makeClientStreamRequest<ModelChunk, PutModelReply>(
+      const call = this.#service.client.makeClientStreamRequest<ModelChunk, PutModelReply>(
         path,
         requestSerialize,
         responseDeserialize,
-        this.#metadata,
+        this.#service.metadata,
         (error, reply) => {
           if (error || !reply) reject(fromStatus(error, `knowledge base, sending model ${digest}`));
           else resolve(reply.digest);
@@ -174,12 +131,12 @@ export class KnowledgeClient implements KnowledgeBase {
   async getModel(digest: string): Promise<Uint8Array> {
     const { job } = this.#options;
     const { path, requestSerialize, responseDeserialize } = KNOWLEDGE_BASE_METHODS.getModel;
-    const call = this.#client.makeServerStreamRequest(
+    const call = this.#service.client.makeServerStreamRequest(
       path,
       requestSerialize,
       responseDeserialize,
       create(GetModelRequestSchema, { job, digest }),
-      this.#metadata,
+      this.#service.metadata,
     );
     let assembly: Assembly | undefined;
     let complete: Uint8Array | undefined;
@@ -198,12 +155,12 @@ export class KnowledgeClient implements KnowledgeBase {
     const { job } = this.#options;
     const { path, requestSerialize, responseDeserialize } = KNOWLEDGE_BASE_METHODS.samples;
     const labelled = query.labelled === undefined ? '' : String(query.labelled);
-    const call = this.#client.makeServerStreamRequest(
+    const call = this.#service.client.makeServerStreamRequest(
       path,
       requestSerialize,
       responseDeserialize,
       create(SamplesRequestSchema, { job, labelled, limit: query.limit ?? 0 }),
-      this.#metadata,
+      this.#service.metadata,
     );
     const found: KnowledgeSample[] = [];
     try {
@@ -240,6 +197,6 @@ export class KnowledgeClient implements KnowledgeBase {
   }
 
   close(): void {
-    this.#client.close();
+    this.#service.close();
   }
 }
