@@ -5,6 +5,8 @@ export type DataKind = 'generated' | 'mnist' | 'ashrae';
 export interface ExampleContext {
   /** Which data: the project's generator, or a public data set that the example knows. */
   readonly data: DataKind;
+  /** One of several in a row: fewer repeats will do. */
+  readonly isShort: boolean;
   readonly signal: AbortSignal;
   /** Names of the nodes. */
   readonly cloudNode: string;

@@ -56,10 +56,12 @@ function contextFor(parts: {
   view: ProgressView;
   signal: AbortSignal;
   data: DataKind;
+  readonly isShort: boolean;
 }): ExampleContext {
-  const { layout, state, resources, view, signal, data } = parts;
+  const { layout, state, resources, view, signal, data, isShort } = parts;
   return {
     data,
+    isShort,
     signal,
     cloudNode: state.cloudNode,
     edgeNodes: state.edgeNodes,
@@ -115,6 +117,10 @@ function printResults(results: readonly ExampleResult[]): void {
   }
 }
 
+function secondsSince(startedAt: number): number {
+  return Number(((performance.now() - startedAt) / 1000).toFixed(1));
+}
+
 /** Runs examples on the folder's cluster, or on one of its own that ends with them. */
 export async function runCommand(name: string, options: RunOptions): Promise<void> {
   const examples = chosen(name);
@@ -135,17 +141,23 @@ export async function runCommand(name: string, options: RunOptions): Promise<voi
   const state = running ?? own?.state;
   if (!state) throw new Error('no cluster');
   const client = connectTo(state);
-  const results: ExampleResult[] = [];
+  const results: (ExampleResult & { readonly seconds: number })[] = [];
   const startedAt = performance.now();
   try {
     for (const [i, example] of examples.entries()) {
       const data = chosenData[i] ?? 'generated';
       process.stderr.write(`\n${styled('bold', example.title, process.stderr)}\n`);
-      results.push(
-        await example.run(
-          contextFor({ layout, state, resources: new Resources(client), view, signal, data }),
-        ),
-      );
+      const began = performance.now();
+      const context = contextFor({
+        layout,
+        state,
+        resources: new Resources(client),
+        view,
+        signal,
+        data,
+        isShort: !alone,
+      });
+      results.push({ ...(await example.run(context)), seconds: secondsSince(began) });
       view.finish();
     }
   } finally {
@@ -154,6 +166,6 @@ export async function runCommand(name: string, options: RunOptions): Promise<voi
     await own?.stop();
   }
   if (!options.json) printResults(results);
-  const seconds = Number(((performance.now() - startedAt) / 1000).toFixed(1));
+  const seconds = secondsSince(startedAt);
   process.stdout.write(`\n${JSON.stringify({ results, seconds })}\n`);
 }
