@@ -5,7 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { seededRandom } from '@shoal/core';
 import { dense, relu, sequential, Trainer } from '@shoal/training';
+import { unzipSync } from 'fflate';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { parseNpy } from '../data/npy.ts';
 import { type Samples, select } from '../data/samples.ts';
 import { OnnxEstimator } from '../estimator/onnx.ts';
 import { HardExampleSink } from './hard-example-sink.ts';
@@ -342,9 +344,14 @@ describe('a model that labels', () => {
   });
 });
 
-test('NumPy can read what is kept', () => {
+test('what is kept is a NumPy archive: a zip of arrays', () => {
   const buffer = RehearsalBuffer.open(dir, { capacity: 4 });
   buffer.offer(corners(4, 1));
   buffer.write(dir);
-  expect(readFileSync(join(dir, 'rehearsal.npz')).subarray(0, 2).toString()).toBe('PK');
+  const files = unzipSync(readFileSync(join(dir, 'rehearsal.npz')));
+  expect(Object.keys(files)).toEqual(['x.npy', 'y.npy', 'offered.npy']);
+  expect(parseNpy(files['x.npy'] ?? new Uint8Array(), 'x').dims).toEqual([4, 2]);
+  expect(
+    [...parseNpy(files['y.npy'] ?? new Uint8Array(), 'y').values].toSorted((a, b) => a - b),
+  ).toEqual([0, 1, 2, 3]);
 });

@@ -31,6 +31,8 @@ export function datasetAssignment(dataset: Dataset, fetchUrl?: string): DatasetA
   };
 }
 
+/** A dataset that was refused is looked at again after this long. */
+const REFUSED_RETRY_MS = 15_000;
 /** Signed addresses are made anew this often; they are good for twice as long. */
 const SIGNED_MS = 12 * 3600 * 1000;
 
@@ -75,8 +77,10 @@ export class DatasetReconciler implements Reconciler {
       feed.assign(key, new Map(nodeName ? [[nodeName, assignment]] : []));
       await writeStatus(api, datasets, dataset, this.#status(dataset));
     } catch (error) {
-      if (!isShoalError(error) || error.code === 'conflict') throw error;
+      if (isShoalError(error) && error.code === 'conflict') throw error;
       await writeStatus(api, datasets, dataset, this.#status(dataset, messageOf(error)));
+      // What is missing may be of a kind that is not watched: a Secret.
+      return { kind: 'requeueAfter', ms: REFUSED_RETRY_MS };
     }
     return isRemote ? { kind: 'requeueAfter', ms: SIGNED_MS / 4 } : DONE;
   }

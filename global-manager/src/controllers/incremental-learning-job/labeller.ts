@@ -88,7 +88,6 @@ export async function ensureLabeller(
   ports: LabellerPorts,
 ): Promise<void> {
   if (!model) return await removeLabeller(job, ports);
-  await ensureToken(job, ports);
   const { namespace = '' } = job.metadata;
   const name = nameOf(job);
   const template = await podTemplate(job, model, ports);
@@ -96,6 +95,7 @@ export async function ensureLabeller(
   const current: KubeObject | undefined =
     ports.deployments.get(namespace, name) ?? (await ports.api.get(DEPLOYMENT, namespace, name));
   if (current?.metadata.annotations?.[TEMPLATE_DIGEST] === digest) return;
+  await ensureToken(job, ports);
   const annotations = { ...current?.metadata.annotations, [TEMPLATE_DIGEST]: digest };
   if (current) {
     const spec = { ...(current['spec'] as object), template };
