@@ -397,6 +397,8 @@ test('a full cloud makes edges wait, and nothing is lost; a full edge drops the 
     trainOver: 10_000,
     spec: { maxSamples: 20, edgeSpool: { maxSamples: 30 } },
   });
+  await ask(8103, pictures(80, 50, true));
+  await untilCounts('full', { waiting: 20 });
   await ask(8103, pictures(200, 51, true));
   const status = await untilCounts('full', { waiting: 20, spooled: 30 });
   const { collected = 0, dropped = 0 } = status.hardExamples ?? {};

@@ -60,6 +60,18 @@ describe('the spool', () => {
     expect(spool.counts('job')).toEqual({ collected: 0, dropped: 0, spooled: 0 });
     spool.close();
   });
+
+  test('what is dropped on its way and arrives all the same was not dropped', () => {
+    const spool = new HardExampleSpool(join(dir, 'spool.db'));
+    spool.add('job', [example(1), example(2), example(3)], ROOMY);
+    const onTheWay = spool.pending('job', 2, 1e6).map((s) => s.id);
+    spool.add('job', [example(4)], { maxSamples: 2, maxBytes: 1e6 });
+    expect(spool.counts('job')).toEqual({ collected: 4, dropped: 2, spooled: 2 });
+    spool.sent('job', onTheWay);
+    spool.sent('job', onTheWay);
+    expect(spool.counts('job')).toEqual({ collected: 4, dropped: 0, spooled: 2 });
+    spool.close();
+  });
 });
 
 describe('a line of the dataset', () => {

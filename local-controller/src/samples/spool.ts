@@ -99,15 +99,18 @@ export class HardExampleSpool {
     return full < 0 ? rows : rows.slice(0, full);
   }
 
-  /** The cloud has these. */
+  /** The cloud has these. What was dropped while it was on its way is not lost after all. */
   sent(uid: string, ids: readonly string[]): void {
     this.#transaction(() => {
       const remove = this.#db.prepare('DELETE FROM sample WHERE uid=? AND id=?');
       const remember = this.#db.prepare('INSERT OR IGNORE INTO sent(uid, id) VALUES(?, ?)');
+      let arrived = 0;
       for (const id of ids) {
-        remove.run(uid, id);
-        remember.run(uid, id);
+        const here = remove.run(uid, id).changes;
+        const isNews = remember.run(uid, id).changes;
+        if (Number(here) === 0 && Number(isNews) === 1) arrived++;
       }
+      this.#db.prepare('UPDATE job SET dropped=max(0, dropped-?) WHERE uid=?').run(arrived, uid);
       this.#db
         .prepare(
           'DELETE FROM sent WHERE seq IN (SELECT seq FROM sent WHERE uid=? ORDER BY seq DESC LIMIT -1 OFFSET ?)',

@@ -30,8 +30,10 @@ export interface OperatorCase {
   readonly outputs?: number;
   /** Outputs the objective depends on; default all. */
   readonly read?: readonly number[];
-  /** Added to every value of each float input, to keep off places without a derivative. */
+  /** Added to every value of each float input. */
   readonly shift?: number;
+  /** Values without a derivative: inputs keep off them by two steps. */
+  readonly kinks?: readonly number[];
   /** Distance between the smallest and largest value; default 2. */
   readonly spread?: number;
   /** Step of the finite difference. */
@@ -67,6 +69,10 @@ function write(builder: GraphBuilder, c: OperatorCase): string[] {
 type Values = ReadonlyMap<string, Float32Array>;
 type Shapes = ReadonlyMap<string, readonly number[]>;
 
+function stepOf(c: OperatorCase): number {
+  return c.step ?? 2e-3;
+}
+
 /** Values on a grid, all different: kinks and ties are tested by name. */
 function gridValues(c: OperatorCase, random: Random): { values: Values; dims: Shapes } {
   const values = new Map<string, Float32Array>();
@@ -74,8 +80,12 @@ function gridValues(c: OperatorCase, random: Random): { values: Values; dims: Sh
   for (const [i, operand] of c.inputs.entries()) {
     if (!isTensor(operand)) continue;
     const order = random.permutation(sizeOf(operand));
-    const place = (k: number): number =>
-      ((k + 0.5) / order.length - 0.5) * (c.spread ?? 2) + (c.shift ?? 0) + i * 0.003;
+    const place = (k: number): number => {
+      const value = ((k + 0.5) / order.length - 0.5) * (c.spread ?? 2) + (c.shift ?? 0) + i * 0.003;
+      const apart = 2 * stepOf(c);
+      const kink = c.kinks?.find((at) => Math.abs(value - at) < apart);
+      return kink === undefined ? value : kink + apart;
+    };
     values.set(`x${i}`, Float32Array.from(order, place));
     dims.set(`x${i}`, operand);
   }
@@ -158,7 +168,7 @@ export async function compareGradients(
   });
   const objective = async (at: Values): Promise<number> =>
     weighted(await forward.run(tensorsOf(at, dims)), weights);
-  const h = c.step ?? 2e-3;
+  const h = stepOf(c);
   const found = new Map<string, Float32Array>();
   let worst = 0;
   for (const [name, value] of values) {
