@@ -53,6 +53,10 @@ export {
   AggregatorFrameSchema,
   type ParticipantFrame,
   ParticipantFrameSchema,
+  type SecureAnswer,
+  SecureAnswerSchema,
+  type SecureRequest,
+  SecureRequestSchema,
 } from './wire/federated_pb.ts';
 export { FEDERATION_METHODS } from './wire/federated-service.ts';
 export type { GrpcMethod, MethodBetween } from './wire/grpc-method.ts';

@@ -7,6 +7,8 @@ import {
   addWeighted,
   createStrategy,
   type FederatedModel,
+  grpcTransport,
+  nodePlatform,
   Participant,
 } from '@shoal/lib';
 
@@ -152,7 +154,15 @@ async function roundFloor(participants: number, size: number, rounds: number): P
   const address = await server.start();
   const signal = new AbortController().signal;
   const workers = Array.from({ length: participants }, (_, k) =>
-    new Participant({ address, job: 'bench', participant: `p${k}` }, idleModel(size)).run(signal),
+    new Participant(
+      {
+        transport: grpcTransport(address),
+        platform: nodePlatform,
+        job: 'bench',
+        participant: `p${k}`,
+      },
+      idleModel(size),
+    ).run(signal),
   );
   const { history } = await server.done;
   await Promise.all(workers);

@@ -78,13 +78,18 @@ export type {
 } from './federated-learning/federated-model.ts';
 export type { FederationOptions, PrivacyOptions } from './federated-learning/federation-options.ts';
 export { addWeighted } from './federated-learning/kernels.ts';
+export { grpcTransport, nodePlatform } from './federated-learning/participant/grpc-transport.ts';
 export {
   Participant,
   type ParticipantOptions,
   type ParticipantResult,
-} from './federated-learning/participant.ts';
-export type { FederationResult } from './federated-learning/round-runner.ts';
-export type { RoundSummary } from './federated-learning/round-store.ts';
+} from './federated-learning/participant/participant.ts';
+export {
+  createIdentities,
+  type SigningIdentity,
+} from './federated-learning/privacy/secure-aggregation/identity.ts';
+export type { RoundSummary } from './federated-learning/round-summary.ts';
+export type { FederationResult } from './federated-learning/rounds.ts';
 export {
   type SednaAggregationOptions,
   SednaAggregationServer,

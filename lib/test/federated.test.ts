@@ -1,126 +1,25 @@
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { create } from '@bufbuild/protobuf';
 import * as grpc from '@grpc/grpc-js';
 import { type AggregatorFrame, FEDERATION_METHODS, ParticipantFrameSchema } from '@shoal/api';
 import { createAuthority, digestOf, issueCertificate } from '@shoal/core';
 import { afterEach, expect, test } from 'vitest';
-import { layoutDigest } from '../src/federated-learning/federated-model.ts';
+import { layoutText } from '../src/federated-learning/federated-model.ts';
+import { AggregationServer, type FederatedModel } from '../src/index.ts';
 import {
-  AggregationServer,
-  type AggregationServerOptions,
-  type FederatedModel,
-  type FederationResult,
-  Participant,
-} from '../src/index.ts';
+  cleanUp,
+  cleanups,
+  digestOfModel,
+  folder,
+  join_,
+  LAYOUT,
+  options,
+  SIZE,
+  serve,
+  ToyModel,
+  undisturbed,
+} from './toy-federation.ts';
 
-const SIZE = 3_000;
-const LAYOUT = [{ name: 'w', shape: [SIZE] }];
-
-/** A model whose local training is arithmetic: the change depends on name, round and model only. */
-class ToyModel implements FederatedModel {
-  readonly layout = LAYOUT;
-  readonly size = SIZE;
-  readonly samples: number;
-  readonly #id: number;
-  readonly #before: (round: number) => Promise<void>;
-  trained: number[] = [];
-
-  constructor(id: number, before: (round: number) => Promise<void> = () => Promise.resolve()) {
-    this.#id = id;
-    this.samples = 10 * id;
-    this.#before = before;
-  }
-
-  initial(): Float32Array {
-    return Float32Array.from({ length: SIZE }, (_, i) => Math.sin(i));
-  }
-
-  async train(
-    vector: Float32Array,
-    task: { round: number; evaluateOnly: boolean },
-  ): Promise<{
-    delta: Float32Array;
-    samples: number;
-    metrics: Record<string, number>;
-  }> {
-    await this.#before(task.round);
-    this.trained.push(task.round);
-    const metrics = { loss: 1 / task.round, accuracy: task.round / 10 };
-    if (task.evaluateOnly) return { delta: new Float32Array(), samples: this.samples, metrics };
-    const delta = vector.map((v, i) => Math.cos(i * this.#id + task.round) * 0.1 - v * 0.01);
-    return { delta, samples: this.samples, metrics };
-  }
-
-  close(): Promise<void> {
-    return Promise.resolve();
-  }
-}
-
-const cleanups: (() => Promise<void> | void)[] = [];
-afterEach(async () => {
-  for (const cleanup of cleanups.splice(0).toReversed()) await cleanup();
-});
-
-function folder(): string {
-  const dir = mkdtempSync(join(tmpdir(), 'shoal-federated-'));
-  cleanups.push(() => rmSync(dir, { recursive: true, force: true }));
-  return dir;
-}
-
-function options(over: Partial<AggregationServerOptions> = {}): AggregationServerOptions {
-  return {
-    job: 'toy',
-    rounds: 4,
-    participants: 3,
-    deadlineMs: 10_000,
-    dir: folder(),
-    initial: new ToyModel(1).initial(),
-    layout: LAYOUT,
-    ...over,
-  };
-}
-
-async function serve(
-  over: Partial<AggregationServerOptions> = {},
-): Promise<{ server: AggregationServer; address: string }> {
-  const server = new AggregationServer(options(over));
-  const address = await server.start();
-  cleanups.push(() => server.close());
-  return { server, address };
-}
-
-function join_(
-  address: string,
-  model: FederatedModel,
-  id: number | string,
-  over: object = {},
-): {
-  done: Promise<{ reason: string; rounds: number }>;
-  stop: () => void;
-} {
-  const stopping = new AbortController();
-  const participant = new Participant(
-    { address, job: 'toy', participant: `p${id}`, ...over },
-    model,
-  );
-  const done = participant.run(stopping.signal);
-  done.catch(() => undefined);
-  cleanups.push(() => stopping.abort(new Error('test over')));
-  return { done, stop: () => stopping.abort(new Error('stopped')) };
-}
-
-async function undisturbed(
-  over: Partial<AggregationServerOptions> = {},
-): Promise<FederationResult> {
-  const { server, address } = await serve(over);
-  for (const id of [1, 2, 3]) join_(address, new ToyModel(id), id);
-  return await server.done;
-}
-
-const digestOfModel = (r: { model: Float32Array }): string =>
-  digestOf(new Uint8Array(r.model.buffer, r.model.byteOffset, r.model.byteLength));
+afterEach(cleanUp);
 
 test('a federation follows its formula, round by round, and tells what happened', async () => {
   const { server, address } = await serve({ token: 'secret' });
@@ -357,7 +256,7 @@ test('an update that is still on its way when its round ends is refused, and cou
     else if (frame.value.round === 2)
       send({ case: 'chunk', value: { digest: update.digest, offset: 0n, data: bytes } });
   });
-  const layout = layoutDigest(LAYOUT);
+  const layout = digestOf(layoutText(LAYOUT));
   send({
     case: 'join',
     value: { job: 'toy', participant: 'p2', samples: 1n, size: BigInt(SIZE), layout },

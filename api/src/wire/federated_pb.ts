@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file federated.proto.
  */
 export const file_federated: GenFile = /*@__PURE__*/
-  fileDesc("Cg9mZWRlcmF0ZWQucHJvdG8SEnNob2FsLmZlZGVyYXRlZC52MSL3AQoQUGFydGljaXBhbnRGcmFtZRIoCgRqb2luGAEgASgLMhguc2hvYWwuZmVkZXJhdGVkLnYxLkpvaW5IABIoCgR3YW50GAIgASgLMhguc2hvYWwuZmVkZXJhdGVkLnYxLldhbnRIABIsCgZ1cGRhdGUYAyABKAsyGi5zaG9hbC5mZWRlcmF0ZWQudjEuVXBkYXRlSAASKgoFY2h1bmsYBCABKAsyGS5zaG9hbC5mZWRlcmF0ZWQudjEuQ2h1bmtIABIsCgZmYWlsZWQYBSABKAsyGi5zaG9hbC5mZWRlcmF0ZWQudjEuRmFpbGVkSABCBwoFZnJhbWUi5AIKD0FnZ3JlZ2F0b3JGcmFtZRIwCghhZG1pdHRlZBgBIAEoCzIcLnNob2FsLmZlZGVyYXRlZC52MS5BZG1pdHRlZEgAEigKBHRhc2sYAiABKAsyGC5zaG9hbC5mZWRlcmF0ZWQudjEuVGFza0gAEioKBWNodW5rGAMgASgLMhkuc2hvYWwuZmVkZXJhdGVkLnYxLkNodW5rSAASMAoIYWNjZXB0ZWQYBCABKAsyHC5zaG9hbC5mZWRlcmF0ZWQudjEuQWNjZXB0ZWRIABIuCgdyZWZ1c2VkGAUgASgLMhsuc2hvYWwuZmVkZXJhdGVkLnYxLlJlZnVzZWRIABIwCghmaW5pc2hlZBgGIAEoCzIcLnNob2FsLmZlZGVyYXRlZC52MS5GaW5pc2hlZEgAEiwKBm5vdGljZRgHIAEoCzIaLnNob2FsLmZlZGVyYXRlZC52MS5Ob3RpY2VIAEIHCgVmcmFtZSJmCgRKb2luEgsKA2pvYhgBIAEoCRITCgtwYXJ0aWNpcGFudBgCIAEoCRINCgV0b2tlbhgDIAEoCRIPCgdzYW1wbGVzGAQgASgEEgwKBHNpemUYBSABKAQSDgoGbGF5b3V0GAYgASgJIhkKCEFkbWl0dGVkEg0KBXJvdW5kGAEgASgNIoYBCgRUYXNrEg0KBXJvdW5kGAEgASgNEg8KB2F0dGVtcHQYAiABKA0SDQoFbW9kZWwYAyABKAkSEwoLbW9kZWxfYnl0ZXMYBCABKAQSFAoMaW5zdHJ1Y3Rpb25zGAUgASgJEhMKC2RlYWRsaW5lX21zGAYgASgNEg8KB2hpc3RvcnkYByABKAkiJgoEV2FudBIOCgZkaWdlc3QYASABKAkSDgoGb2Zmc2V0GAIgASgEItQBCgZVcGRhdGUSDQoFcm91bmQYASABKA0SDwoHYXR0ZW1wdBgCIAEoDRIPCgdzYW1wbGVzGAMgASgEEjgKB21ldHJpY3MYBCADKAsyJy5zaG9hbC5mZWRlcmF0ZWQudjEuVXBkYXRlLk1ldHJpY3NFbnRyeRIQCghlbmNvZGluZxgFIAEoCRINCgVieXRlcxgGIAEoBBIOCgZkaWdlc3QYByABKAkaLgoMTWV0cmljc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAToCOAEiNQoFQ2h1bmsSDgoGZGlnZXN0GAEgASgJEg4KBm9mZnNldBgCIAEoBBIMCgRkYXRhGAMgASgMIicKBkZhaWxlZBINCgVyb3VuZBgBIAEoDRIOCgZyZWFzb24YAiABKAkiGQoIQWNjZXB0ZWQSDQoFcm91bmQYASABKA0iNwoHUmVmdXNlZBINCgVyb3VuZBgBIAEoDRIOCgZyZWFzb24YAiABKAkSDQoFZmluYWwYAyABKAgiGAoGTm90aWNlEg4KBnJlYXNvbhgBIAEoCSI6CghGaW5pc2hlZBIOCgZyZWFzb24YASABKAkSDwoHaGlzdG9yeRgCIAEoCRINCgVtb2RlbBgDIAEoCTJqCgpGZWRlcmF0aW9uElwKC1BhcnRpY2lwYXRlEiQuc2hvYWwuZmVkZXJhdGVkLnYxLlBhcnRpY2lwYW50RnJhbWUaIy5zaG9hbC5mZWRlcmF0ZWQudjEuQWdncmVnYXRvckZyYW1lKAEwAWIGcHJvdG8z");
+  fileDesc("Cg9mZWRlcmF0ZWQucHJvdG8SEnNob2FsLmZlZGVyYXRlZC52MSKrAgoQUGFydGljaXBhbnRGcmFtZRIoCgRqb2luGAEgASgLMhguc2hvYWwuZmVkZXJhdGVkLnYxLkpvaW5IABIoCgR3YW50GAIgASgLMhguc2hvYWwuZmVkZXJhdGVkLnYxLldhbnRIABIsCgZ1cGRhdGUYAyABKAsyGi5zaG9hbC5mZWRlcmF0ZWQudjEuVXBkYXRlSAASKgoFY2h1bmsYBCABKAsyGS5zaG9hbC5mZWRlcmF0ZWQudjEuQ2h1bmtIABIsCgZmYWlsZWQYBSABKAsyGi5zaG9hbC5mZWRlcmF0ZWQudjEuRmFpbGVkSAASMgoGc2VjdXJlGAYgASgLMiAuc2hvYWwuZmVkZXJhdGVkLnYxLlNlY3VyZUFuc3dlckgAQgcKBWZyYW1lIpkDCg9BZ2dyZWdhdG9yRnJhbWUSMAoIYWRtaXR0ZWQYASABKAsyHC5zaG9hbC5mZWRlcmF0ZWQudjEuQWRtaXR0ZWRIABIoCgR0YXNrGAIgASgLMhguc2hvYWwuZmVkZXJhdGVkLnYxLlRhc2tIABIqCgVjaHVuaxgDIAEoCzIZLnNob2FsLmZlZGVyYXRlZC52MS5DaHVua0gAEjAKCGFjY2VwdGVkGAQgASgLMhwuc2hvYWwuZmVkZXJhdGVkLnYxLkFjY2VwdGVkSAASLgoHcmVmdXNlZBgFIAEoCzIbLnNob2FsLmZlZGVyYXRlZC52MS5SZWZ1c2VkSAASMAoIZmluaXNoZWQYBiABKAsyHC5zaG9hbC5mZWRlcmF0ZWQudjEuRmluaXNoZWRIABIsCgZub3RpY2UYByABKAsyGi5zaG9hbC5mZWRlcmF0ZWQudjEuTm90aWNlSAASMwoGc2VjdXJlGAggASgLMiEuc2hvYWwuZmVkZXJhdGVkLnYxLlNlY3VyZVJlcXVlc3RIAEIHCgVmcmFtZSJmCgRKb2luEgsKA2pvYhgBIAEoCRITCgtwYXJ0aWNpcGFudBgCIAEoCRINCgV0b2tlbhgDIAEoCRIPCgdzYW1wbGVzGAQgASgEEgwKBHNpemUYBSABKAQSDgoGbGF5b3V0GAYgASgJIhkKCEFkbWl0dGVkEg0KBXJvdW5kGAEgASgNIoYBCgRUYXNrEg0KBXJvdW5kGAEgASgNEg8KB2F0dGVtcHQYAiABKA0SDQoFbW9kZWwYAyABKAkSEwoLbW9kZWxfYnl0ZXMYBCABKAQSFAoMaW5zdHJ1Y3Rpb25zGAUgASgJEhMKC2RlYWRsaW5lX21zGAYgASgNEg8KB2hpc3RvcnkYByABKAkiJgoEV2FudBIOCgZkaWdlc3QYASABKAkSDgoGb2Zmc2V0GAIgASgEItQBCgZVcGRhdGUSDQoFcm91bmQYASABKA0SDwoHYXR0ZW1wdBgCIAEoDRIPCgdzYW1wbGVzGAMgASgEEjgKB21ldHJpY3MYBCADKAsyJy5zaG9hbC5mZWRlcmF0ZWQudjEuVXBkYXRlLk1ldHJpY3NFbnRyeRIQCghlbmNvZGluZxgFIAEoCRINCgVieXRlcxgGIAEoBBIOCgZkaWdlc3QYByABKAkaLgoMTWV0cmljc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAToCOAEiNQoFQ2h1bmsSDgoGZGlnZXN0GAEgASgJEg4KBm9mZnNldBgCIAEoBBIMCgRkYXRhGAMgASgMIicKBkZhaWxlZBINCgVyb3VuZBgBIAEoDRIOCgZyZWFzb24YAiABKAkiGQoIQWNjZXB0ZWQSDQoFcm91bmQYASABKA0iNwoHUmVmdXNlZBINCgVyb3VuZBgBIAEoDRIOCgZyZWFzb24YAiABKAkSDQoFZmluYWwYAyABKAgiGAoGTm90aWNlEg4KBnJlYXNvbhgBIAEoCSI6CghGaW5pc2hlZBIOCgZyZWFzb24YASABKAkSDwoHaGlzdG9yeRgCIAEoCRINCgVtb2RlbBgDIAEoCSJ5CglLZXlBZHZlcnQSEwoLcGFydGljaXBhbnQYASABKAkSFgoOZW5jcnlwdGlvbl9rZXkYAiABKAwSEwoLbWFza2luZ19rZXkYAyABKAwSFwoPc2VlZF9jb21taXRtZW50GAQgASgMEhEKCXNpZ25hdHVyZRgFIAEoDCI7CgtTZWFsZWRTaGFyZRIMCgRmcm9tGAEgASgJEgoKAnRvGAIgASgJEhIKCmNpcGhlcnRleHQYAyABKAwiNgoMQ29uZmlybWF0aW9uEhMKC3BhcnRpY2lwYW50GAEgASgJEhEKCXNpZ25hdHVyZRgCIAEoDCI5Cg1SZXZlYWxlZFNoYXJlEg0KBW93bmVyGAEgASgJEgoKAm9mGAIgASgJEg0KBXNoYXJlGAMgASgMIpQCCg1TZWN1cmVSZXF1ZXN0Eg0KBXJvdW5kGAEgASgNEg8KB2F0dGVtcHQYAiABKA0SMwoGc2hhcmVzGAMgASgLMiEuc2hvYWwuZmVkZXJhdGVkLnYxLlNoYXJlc1JlcXVlc3RIABIzCgZ2ZWN0b3IYBCABKAsyIS5zaG9hbC5mZWRlcmF0ZWQudjEuVmVjdG9yUmVxdWVzdEgAEjIKCXN1cnZpdm9ycxgFIAEoCzIdLnNob2FsLmZlZGVyYXRlZC52MS5TdXJ2aXZvcnNIABI6Cg1jb25maXJtYXRpb25zGAYgASgLMiEuc2hvYWwuZmVkZXJhdGVkLnYxLkNvbmZpcm1hdGlvbnNIAEIJCgdyZXF1ZXN0ImYKDVNoYXJlc1JlcXVlc3QSLgoHYWR2ZXJ0cxgBIAMoCzIdLnNob2FsLmZlZGVyYXRlZC52MS5LZXlBZHZlcnQSEgoKbmVpZ2hib3VycxgCIAEoDRIRCgl0aHJlc2hvbGQYAyABKA0ibQoNVmVjdG9yUmVxdWVzdBIvCgZzaGFyZXMYASADKAsyHy5zaG9hbC5mZWRlcmF0ZWQudjEuU2VhbGVkU2hhcmUSDQoFcmFuZ2UYAiABKAESDAoEYml0cxgDIAEoDRIOCgZ3ZWlnaHQYBCABKA0iGgoJU3Vydml2b3JzEg0KBW5hbWVzGAEgAygJIj8KDUNvbmZpcm1hdGlvbnMSLgoEbGlzdBgBIAMoCzIgLnNob2FsLmZlZGVyYXRlZC52MS5Db25maXJtYXRpb24iiQIKDFNlY3VyZUFuc3dlchINCgVyb3VuZBgBIAEoDRIPCgdhdHRlbXB0GAIgASgNEioKBXJlYWR5GAMgASgLMhkuc2hvYWwuZmVkZXJhdGVkLnYxLlJlYWR5SAASMgoGc2hhcmVzGAQgASgLMiAuc2hvYWwuZmVkZXJhdGVkLnYxLlNlYWxlZFNoYXJlc0gAEjgKDGNvbmZpcm1hdGlvbhgFIAEoCzIgLnNob2FsLmZlZGVyYXRlZC52MS5Db25maXJtYXRpb25IABI1CgdyZXZlYWxzGAYgASgLMiIuc2hvYWwuZmVkZXJhdGVkLnYxLlJldmVhbGVkU2hhcmVzSABCCAoGYW5zd2VyIrABCgVSZWFkeRItCgZhZHZlcnQYASABKAsyHS5zaG9hbC5mZWRlcmF0ZWQudjEuS2V5QWR2ZXJ0Eg8KB3NhbXBsZXMYAiABKAQSNwoHbWV0cmljcxgDIAMoCzImLnNob2FsLmZlZGVyYXRlZC52MS5SZWFkeS5NZXRyaWNzRW50cnkaLgoMTWV0cmljc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAToCOAEiPQoMU2VhbGVkU2hhcmVzEi0KBGxpc3QYASADKAsyHy5zaG9hbC5mZWRlcmF0ZWQudjEuU2VhbGVkU2hhcmUiQQoOUmV2ZWFsZWRTaGFyZXMSLwoEbGlzdBgBIAMoCzIhLnNob2FsLmZlZGVyYXRlZC52MS5SZXZlYWxlZFNoYXJlMmoKCkZlZGVyYXRpb24SXAoLUGFydGljaXBhdGUSJC5zaG9hbC5mZWRlcmF0ZWQudjEuUGFydGljaXBhbnRGcmFtZRojLnNob2FsLmZlZGVyYXRlZC52MS5BZ2dyZWdhdG9yRnJhbWUoATABYgZwcm90bzM");
 
 /**
  * @generated from message shoal.federated.v1.ParticipantFrame
@@ -49,6 +49,12 @@ export type ParticipantFrame = Message<"shoal.federated.v1.ParticipantFrame"> & 
      */
     value: Failed;
     case: "failed";
+  } | {
+    /**
+     * @generated from field: shoal.federated.v1.SecureAnswer secure = 6;
+     */
+    value: SecureAnswer;
+    case: "secure";
   } | { case: undefined; value?: undefined };
 };
 
@@ -108,6 +114,12 @@ export type AggregatorFrame = Message<"shoal.federated.v1.AggregatorFrame"> & {
      */
     value: Notice;
     case: "notice";
+  } | {
+    /**
+     * @generated from field: shoal.federated.v1.SecureRequest secure = 8;
+     */
+    value: SecureRequest;
+    case: "secure";
   } | { case: undefined; value?: undefined };
 };
 
@@ -287,7 +299,7 @@ export type Update = Message<"shoal.federated.v1.Update"> & {
   metrics: { [key: string]: number };
 
   /**
-   * none, fp16, int8 or top-k.
+   * none, fp16, int8, top-k, or masked: words of secure aggregation.
    *
    * @generated from field: string encoding = 5;
    */
@@ -453,6 +465,388 @@ export type Finished = Message<"shoal.federated.v1.Finished"> & {
  */
 export const FinishedSchema: GenMessage<Finished> = /*@__PURE__*/
   messageDesc(file_federated, 12);
+
+/**
+ * Public keys of a participant for one secure aggregation, signed with its identity.
+ *
+ * @generated from message shoal.federated.v1.KeyAdvert
+ */
+export type KeyAdvert = Message<"shoal.federated.v1.KeyAdvert"> & {
+  /**
+   * @generated from field: string participant = 1;
+   */
+  participant: string;
+
+  /**
+   * @generated from field: bytes encryption_key = 2;
+   */
+  encryptionKey: Uint8Array;
+
+  /**
+   * @generated from field: bytes masking_key = 3;
+   */
+  maskingKey: Uint8Array;
+
+  /**
+   * @generated from field: bytes seed_commitment = 4;
+   */
+  seedCommitment: Uint8Array;
+
+  /**
+   * @generated from field: bytes signature = 5;
+   */
+  signature: Uint8Array;
+};
+
+/**
+ * Describes the message shoal.federated.v1.KeyAdvert.
+ * Use `create(KeyAdvertSchema)` to create a new message.
+ */
+export const KeyAdvertSchema: GenMessage<KeyAdvert> = /*@__PURE__*/
+  messageDesc(file_federated, 13);
+
+/**
+ * Shares of a participant's secrets for one holder; only the holder can open it.
+ *
+ * @generated from message shoal.federated.v1.SealedShare
+ */
+export type SealedShare = Message<"shoal.federated.v1.SealedShare"> & {
+  /**
+   * @generated from field: string from = 1;
+   */
+  from: string;
+
+  /**
+   * @generated from field: string to = 2;
+   */
+  to: string;
+
+  /**
+   * @generated from field: bytes ciphertext = 3;
+   */
+  ciphertext: Uint8Array;
+};
+
+/**
+ * Describes the message shoal.federated.v1.SealedShare.
+ * Use `create(SealedShareSchema)` to create a new message.
+ */
+export const SealedShareSchema: GenMessage<SealedShare> = /*@__PURE__*/
+  messageDesc(file_federated, 14);
+
+/**
+ * @generated from message shoal.federated.v1.Confirmation
+ */
+export type Confirmation = Message<"shoal.federated.v1.Confirmation"> & {
+  /**
+   * @generated from field: string participant = 1;
+   */
+  participant: string;
+
+  /**
+   * @generated from field: bytes signature = 2;
+   */
+  signature: Uint8Array;
+};
+
+/**
+ * Describes the message shoal.federated.v1.Confirmation.
+ * Use `create(ConfirmationSchema)` to create a new message.
+ */
+export const ConfirmationSchema: GenMessage<Confirmation> = /*@__PURE__*/
+  messageDesc(file_federated, 15);
+
+/**
+ * @generated from message shoal.federated.v1.RevealedShare
+ */
+export type RevealedShare = Message<"shoal.federated.v1.RevealedShare"> & {
+  /**
+   * @generated from field: string owner = 1;
+   */
+  owner: string;
+
+  /**
+   * seed or key
+   *
+   * @generated from field: string of = 2;
+   */
+  of: string;
+
+  /**
+   * @generated from field: bytes share = 3;
+   */
+  share: Uint8Array;
+};
+
+/**
+ * Describes the message shoal.federated.v1.RevealedShare.
+ * Use `create(RevealedShareSchema)` to create a new message.
+ */
+export const RevealedShareSchema: GenMessage<RevealedShare> = /*@__PURE__*/
+  messageDesc(file_federated, 16);
+
+/**
+ * What the aggregator asks of a participant in a stage of secure aggregation. The masked vector itself
+ * comes as an Update of encoding masked.
+ *
+ * @generated from message shoal.federated.v1.SecureRequest
+ */
+export type SecureRequest = Message<"shoal.federated.v1.SecureRequest"> & {
+  /**
+   * @generated from field: uint32 round = 1;
+   */
+  round: number;
+
+  /**
+   * @generated from field: uint32 attempt = 2;
+   */
+  attempt: number;
+
+  /**
+   * @generated from oneof shoal.federated.v1.SecureRequest.request
+   */
+  request: {
+    /**
+     * @generated from field: shoal.federated.v1.SharesRequest shares = 3;
+     */
+    value: SharesRequest;
+    case: "shares";
+  } | {
+    /**
+     * @generated from field: shoal.federated.v1.VectorRequest vector = 4;
+     */
+    value: VectorRequest;
+    case: "vector";
+  } | {
+    /**
+     * @generated from field: shoal.federated.v1.Survivors survivors = 5;
+     */
+    value: Survivors;
+    case: "survivors";
+  } | {
+    /**
+     * @generated from field: shoal.federated.v1.Confirmations confirmations = 6;
+     */
+    value: Confirmations;
+    case: "confirmations";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message shoal.federated.v1.SecureRequest.
+ * Use `create(SecureRequestSchema)` to create a new message.
+ */
+export const SecureRequestSchema: GenMessage<SecureRequest> = /*@__PURE__*/
+  messageDesc(file_federated, 17);
+
+/**
+ * @generated from message shoal.federated.v1.SharesRequest
+ */
+export type SharesRequest = Message<"shoal.federated.v1.SharesRequest"> & {
+  /**
+   * @generated from field: repeated shoal.federated.v1.KeyAdvert adverts = 1;
+   */
+  adverts: KeyAdvert[];
+
+  /**
+   * @generated from field: uint32 neighbours = 2;
+   */
+  neighbours: number;
+
+  /**
+   * @generated from field: uint32 threshold = 3;
+   */
+  threshold: number;
+};
+
+/**
+ * Describes the message shoal.federated.v1.SharesRequest.
+ * Use `create(SharesRequestSchema)` to create a new message.
+ */
+export const SharesRequestSchema: GenMessage<SharesRequest> = /*@__PURE__*/
+  messageDesc(file_federated, 18);
+
+/**
+ * @generated from message shoal.federated.v1.VectorRequest
+ */
+export type VectorRequest = Message<"shoal.federated.v1.VectorRequest"> & {
+  /**
+   * @generated from field: repeated shoal.federated.v1.SealedShare shares = 1;
+   */
+  shares: SealedShare[];
+
+  /**
+   * Fixed point: values in [-range, range], bits each, times weight.
+   *
+   * @generated from field: double range = 2;
+   */
+  range: number;
+
+  /**
+   * @generated from field: uint32 bits = 3;
+   */
+  bits: number;
+
+  /**
+   * @generated from field: uint32 weight = 4;
+   */
+  weight: number;
+};
+
+/**
+ * Describes the message shoal.federated.v1.VectorRequest.
+ * Use `create(VectorRequestSchema)` to create a new message.
+ */
+export const VectorRequestSchema: GenMessage<VectorRequest> = /*@__PURE__*/
+  messageDesc(file_federated, 19);
+
+/**
+ * @generated from message shoal.federated.v1.Survivors
+ */
+export type Survivors = Message<"shoal.federated.v1.Survivors"> & {
+  /**
+   * @generated from field: repeated string names = 1;
+   */
+  names: string[];
+};
+
+/**
+ * Describes the message shoal.federated.v1.Survivors.
+ * Use `create(SurvivorsSchema)` to create a new message.
+ */
+export const SurvivorsSchema: GenMessage<Survivors> = /*@__PURE__*/
+  messageDesc(file_federated, 20);
+
+/**
+ * @generated from message shoal.federated.v1.Confirmations
+ */
+export type Confirmations = Message<"shoal.federated.v1.Confirmations"> & {
+  /**
+   * @generated from field: repeated shoal.federated.v1.Confirmation list = 1;
+   */
+  list: Confirmation[];
+};
+
+/**
+ * Describes the message shoal.federated.v1.Confirmations.
+ * Use `create(ConfirmationsSchema)` to create a new message.
+ */
+export const ConfirmationsSchema: GenMessage<Confirmations> = /*@__PURE__*/
+  messageDesc(file_federated, 21);
+
+/**
+ * @generated from message shoal.federated.v1.SecureAnswer
+ */
+export type SecureAnswer = Message<"shoal.federated.v1.SecureAnswer"> & {
+  /**
+   * @generated from field: uint32 round = 1;
+   */
+  round: number;
+
+  /**
+   * @generated from field: uint32 attempt = 2;
+   */
+  attempt: number;
+
+  /**
+   * @generated from oneof shoal.federated.v1.SecureAnswer.answer
+   */
+  answer: {
+    /**
+     * First answer: the participant has trained and is ready.
+     *
+     * @generated from field: shoal.federated.v1.Ready ready = 3;
+     */
+    value: Ready;
+    case: "ready";
+  } | {
+    /**
+     * @generated from field: shoal.federated.v1.SealedShares shares = 4;
+     */
+    value: SealedShares;
+    case: "shares";
+  } | {
+    /**
+     * @generated from field: shoal.federated.v1.Confirmation confirmation = 5;
+     */
+    value: Confirmation;
+    case: "confirmation";
+  } | {
+    /**
+     * @generated from field: shoal.federated.v1.RevealedShares reveals = 6;
+     */
+    value: RevealedShares;
+    case: "reveals";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message shoal.federated.v1.SecureAnswer.
+ * Use `create(SecureAnswerSchema)` to create a new message.
+ */
+export const SecureAnswerSchema: GenMessage<SecureAnswer> = /*@__PURE__*/
+  messageDesc(file_federated, 22);
+
+/**
+ * @generated from message shoal.federated.v1.Ready
+ */
+export type Ready = Message<"shoal.federated.v1.Ready"> & {
+  /**
+   * @generated from field: shoal.federated.v1.KeyAdvert advert = 1;
+   */
+  advert?: KeyAdvert | undefined;
+
+  /**
+   * @generated from field: uint64 samples = 2;
+   */
+  samples: bigint;
+
+  /**
+   * @generated from field: map<string, double> metrics = 3;
+   */
+  metrics: { [key: string]: number };
+};
+
+/**
+ * Describes the message shoal.federated.v1.Ready.
+ * Use `create(ReadySchema)` to create a new message.
+ */
+export const ReadySchema: GenMessage<Ready> = /*@__PURE__*/
+  messageDesc(file_federated, 23);
+
+/**
+ * @generated from message shoal.federated.v1.SealedShares
+ */
+export type SealedShares = Message<"shoal.federated.v1.SealedShares"> & {
+  /**
+   * @generated from field: repeated shoal.federated.v1.SealedShare list = 1;
+   */
+  list: SealedShare[];
+};
+
+/**
+ * Describes the message shoal.federated.v1.SealedShares.
+ * Use `create(SealedSharesSchema)` to create a new message.
+ */
+export const SealedSharesSchema: GenMessage<SealedShares> = /*@__PURE__*/
+  messageDesc(file_federated, 24);
+
+/**
+ * @generated from message shoal.federated.v1.RevealedShares
+ */
+export type RevealedShares = Message<"shoal.federated.v1.RevealedShares"> & {
+  /**
+   * @generated from field: repeated shoal.federated.v1.RevealedShare list = 1;
+   */
+  list: RevealedShare[];
+};
+
+/**
+ * Describes the message shoal.federated.v1.RevealedShares.
+ * Use `create(RevealedSharesSchema)` to create a new message.
+ */
+export const RevealedSharesSchema: GenMessage<RevealedShares> = /*@__PURE__*/
+  messageDesc(file_federated, 25);
 
 /**
  * One aggregator, many participants. Participants dial out and keep one stream; work is pushed to

@@ -1,4 +1,3 @@
-import { timingSafeEqual } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
 import * as grpc from '@grpc/grpc-js';
 import {
@@ -6,9 +5,11 @@ import {
   AggregatorFrameSchema,
   FEDERATION_METHODS,
   type ParticipantFrame,
+  type SecureRequest,
 } from '@shoal/api';
 import {
   type Clock,
+  digester,
   digestOf,
   isShoalError,
   type KeyPair,
@@ -18,17 +19,20 @@ import {
   silentLogger,
   systemClock,
 } from '@shoal/core';
-import { Assembly, MAX_VECTOR_BYTES, sendChunks } from '../transfer/chunks.ts';
+import { Assembly, MAX_VECTOR_BYTES, sendChunks, sinkOf } from '../transfer/chunks.ts';
+import { listen } from '../transfer/listen.ts';
+import { requireAdmission } from './admission.ts';
 import { decompress } from './compression.ts';
-import { type LayoutEntry, layoutDigest } from './federated-model.ts';
+import { type LayoutEntry, layoutText } from './federated-model.ts';
 import {
   type FederationOptions,
   type ResolvedFederation,
   resolveFederation,
 } from './federation-options.ts';
 import { allFinite } from './kernels.ts';
-import { type FederationResult, RoundRunner } from './round-runner.ts';
-import type { RoundSummary } from './round-store.ts';
+import { RoundRunner } from './round-runner.ts';
+import type { RoundSummary } from './round-summary.ts';
+import type { FederationResult, Rounds } from './rounds.ts';
 
 export interface AggregationServerOptions extends FederationOptions {
   /** Folder for models and rounds; what makes a restart go on where it was. */
@@ -47,6 +51,8 @@ export interface AggregationServerOptions extends FederationOptions {
   readonly clock?: Clock;
   readonly logger?: Logger;
   readonly onRound?: (summary: RoundSummary) => void;
+  /** Scores of a model on samples held here: the best model is chosen by them. */
+  readonly evaluate?: (model: Float32Array) => Promise<Record<string, number>>;
   /** Told when a round cannot go on yet, and why. */
   readonly onStalled?: (reason: string) => void;
 }
@@ -55,10 +61,13 @@ type Call = grpc.ServerDuplexStream<ParticipantFrame, AggregatorFrame>;
 
 const TICK_MS = 200;
 const JOIN_TIMEOUT_MS = 10_000;
+/** Encoding of words of secure aggregation. */
+const MASKED = 'masked';
 
 /** An update on its way in. */
 interface Incoming {
   readonly round: number;
+  readonly attempt: number;
   readonly samples: number;
   readonly metrics: Readonly<Record<string, number>>;
   readonly encoding: string;
@@ -71,11 +80,6 @@ interface Session {
   incoming: Incoming | undefined;
 }
 
-function sameSecret(a: string, b: string): boolean {
-  const [x, y] = [Buffer.from(digestOf(a)), Buffer.from(digestOf(b))];
-  return timingSafeEqual(x, y);
-}
-
 /**
  * The aggregator of a federation: pushes rounds to participants over gRPC, keeps every update
  * durably before it says so, adds them up in a fixed order, and goes on after a kill.
@@ -83,7 +87,7 @@ function sameSecret(a: string, b: string): boolean {
 export class AggregationServer {
   readonly #options: AggregationServerOptions;
   readonly #federation: ResolvedFederation;
-  readonly #runner: RoundRunner;
+  readonly #runner: Rounds;
   readonly #server: grpc.Server;
   readonly #logger: Logger;
   readonly #clock: Clock;
@@ -101,7 +105,7 @@ export class AggregationServer {
     this.#federation = resolveFederation(options);
     this.#logger = options.logger ?? silentLogger;
     this.#clock = options.clock ?? systemClock;
-    this.#layout = layoutDigest(options.layout);
+    this.#layout = digestOf(layoutText(options.layout));
     this.#done = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
@@ -113,6 +117,9 @@ export class AggregationServer {
       initial: options.initial,
       nowMs: this.#clock.now(),
       ask: (participant) => this.#ask(participant),
+      tell: (participant, request) => this.#tell(participant, request),
+      broken: (error) => this.#break(error),
+      ...(options.evaluate ? { evaluate: options.evaluate } : {}),
       ended: (reason, failed) => this.#end(reason, failed),
       onRound: (summary) => {
         this.#logger.info('round done', { ...summary });
@@ -136,35 +143,18 @@ export class AggregationServer {
   }
 
   /** Starts listening; resolves with `host:port`. @throws ShoalError when the address is taken. */
-  start(): Promise<string> {
+  async start(): Promise<string> {
     const { host = '127.0.0.1', port = 0, tls } = this.#options;
-    const credentials = tls
-      ? grpc.ServerCredentials.createSsl(null, [
-          { private_key: Buffer.from(tls.privateKey), cert_chain: Buffer.from(tls.certificate) },
-        ])
-      : grpc.ServerCredentials.createInsecure();
-    return new Promise((resolve, reject) => {
-      this.#server.bindAsync(`${host}:${port}`, credentials, (error, bound) => {
-        if (error) {
-          reject(
-            new ShoalError(
-              'failed_precondition',
-              `the aggregator cannot listen on ${host}:${port}: ${error.message}`,
-            ),
-          );
-          return;
-        }
-        const { outcome } = this.#runner;
-        if (outcome !== undefined) this.#end(outcome, false);
-        else
-          this.#timer = setInterval(
-            () => this.#guard(() => this.#runner.tick(this.#clock.now())),
-            TICK_MS,
-          );
-        this.#runner.tick(this.#clock.now());
-        resolve(`${host}:${bound}`);
-      });
-    });
+    const at = { address: `${host}:${port}`, tls, what: 'the aggregator' };
+    const bound = await listen(this.#server, at);
+    const { outcome } = this.#runner;
+    if (outcome !== undefined) this.#end(outcome, false);
+    else {
+      const tick = (): void => this.#guard(() => this.#runner.tick(this.#clock.now()));
+      this.#timer = setInterval(tick, TICK_MS);
+      tick();
+    }
+    return `${host}:${bound}`;
   }
 
   /** The end of the federation: all rounds done, patience or privacy spent. Rejects when a round cannot be saved. */
@@ -181,9 +171,13 @@ export class AggregationServer {
     try {
       body();
     } catch (error) {
-      this.#logger.error('the federation cannot go on', { reason: messageOf(error) });
-      this.#reject(error instanceof Error ? error : new Error(messageOf(error)));
+      this.#break(error);
     }
+  }
+
+  #break(error: unknown): void {
+    this.#logger.error('the federation cannot go on', { reason: messageOf(error) });
+    this.#reject(error instanceof Error ? error : new Error(messageOf(error)));
   }
 
   #end(reason: string, failed: boolean): void {
@@ -238,8 +232,7 @@ export class AggregationServer {
   #fault(call: Call, session: Session | undefined, error: unknown): void {
     const reason = messageOf(error);
     if (!isShoalError(error)) {
-      this.#logger.error('the federation cannot go on', { reason });
-      this.#reject(error instanceof Error ? error : new Error(reason));
+      this.#break(error);
       return;
     }
     this.#logger.warn('refused', { participant: session?.participant ?? 'unknown', reason });
@@ -265,22 +258,13 @@ export class AggregationServer {
   #admit(call: Call, frame: ParticipantFrame): Session {
     if (frame.frame.case !== 'join')
       throw new ShoalError('unauthenticated', 'the first frame must be Join');
-    const { job, participant, token, size, layout } = frame.frame.value;
-    const wanted = this.#options.token;
-    if (wanted !== undefined && !sameSecret(token, wanted))
-      throw new ShoalError('unauthenticated', 'the token is not this federation’s');
-    if (job !== this.#federation.job)
-      throw new ShoalError(
-        'permission_denied',
-        `participant ${participant} belongs to job "${job}", this is "${this.#federation.job}"`,
-      );
-    if (!/^[\w.:-]{1,128}$/.test(participant))
-      throw new ShoalError('invalid_argument', `"${participant}" is no name for a participant`);
-    if (layout !== this.#layout)
-      throw new ShoalError(
-        'invalid_argument',
-        `participant ${participant} has another model: ${size} values of layout ${layout}, wanted are ${this.#options.initial.length} of ${this.#layout}`,
-      );
+    const { participant } = frame.frame.value;
+    requireAdmission(frame.frame.value, {
+      job: this.#federation.job,
+      token: this.#options.token,
+      size: this.#options.initial.length,
+      layout: this.#layout,
+    });
     const session: Session = { participant, call, incoming: undefined };
     this.#sessions.get(participant)?.call.end();
     this.#sessions.set(participant, session);
@@ -318,6 +302,11 @@ export class AggregationServer {
     session.call.write(create(AggregatorFrameSchema, { frame: { case: 'task', value } }));
   }
 
+  #tell(participant: string, value: SecureRequest): void {
+    const call = this.#sessions.get(participant)?.call;
+    call?.write(create(AggregatorFrameSchema, { frame: { case: 'secure', value } }));
+  }
+
   #take(session: Session, { frame }: ParticipantFrame): void {
     switch (frame.case) {
       case 'want':
@@ -343,6 +332,11 @@ export class AggregationServer {
         if (frame.value.round === this.#runner.round)
           this.#runner.failed(session.participant, frame.value.reason, this.#clock.now());
         return;
+      case 'secure': {
+        const { value } = frame;
+        this.#runner.answer(session.participant, value, this.#clock.now());
+        return;
+      }
       case 'join':
       case undefined:
         throw new ShoalError(
@@ -355,8 +349,10 @@ export class AggregationServer {
   async #sendModel(session: Session, digest: string, offset: number): Promise<void> {
     const runner = this.#runner;
     if (digest !== runner.digest) return; // of a round that is over; a new task is on its way
-    const sent = await sendChunks(session.call, { digest, bytes: runner.bytes, offset }, (chunk) =>
-      create(AggregatorFrameSchema, { frame: { case: 'chunk', value: chunk } }),
+    const sent = await sendChunks(
+      sinkOf(session.call),
+      { digest, bytes: runner.bytes, offset },
+      (chunk) => create(AggregatorFrameSchema, { frame: { case: 'chunk', value: chunk } }),
     );
     runner.countDown(sent);
   }
@@ -365,8 +361,8 @@ export class AggregationServer {
     session: Session,
     update: Extract<ParticipantFrame['frame'], { case: 'update' }>['value'],
   ): void {
-    const { round, samples, metrics, encoding, bytes, digest } = update;
-    if (!this.#runner.expects(session.participant, round)) {
+    const { round, attempt, samples, metrics, encoding, bytes, digest } = update;
+    if (!this.#isExpected(session, { round, attempt, encoding })) {
       this.#answerLate(session, round);
       return;
     }
@@ -375,12 +371,21 @@ export class AggregationServer {
     const limit = Math.min(MAX_VECTOR_BYTES, this.#runner.size * 8 + 1024);
     session.incoming = {
       round,
+      attempt,
       samples: Number(samples),
       metrics,
       encoding,
-      assembly: new Assembly(digest, Number(bytes), limit),
+      assembly: new Assembly(digest, Number(bytes), { hash: digester(), limit }),
     };
     if (bytes === 0n) this.#complete(session, session.incoming, new Uint8Array());
+  }
+
+  #isExpected(
+    { participant }: Session,
+    update: Pick<Incoming, 'round' | 'attempt' | 'encoding'>,
+  ): boolean {
+    if (update.encoding === MASKED) return this.#runner.expectsMasked(participant, update);
+    return this.#runner.expects(participant, update.round);
   }
 
   /** An update nobody waits for is late or doubled: it is counted already, or never will be. */
@@ -403,9 +408,15 @@ export class AggregationServer {
   #complete(session: Session, incoming: Incoming, bytes: Uint8Array): void {
     session.incoming = undefined;
     const { round, samples, metrics, encoding } = incoming;
+    const { participant } = session;
     // Its round may have ended with a quorum while the chunks were on their way.
-    if (!this.#runner.expects(session.participant, round)) {
+    if (!this.#isExpected(session, incoming)) {
       this.#answerLate(session, round);
+      return;
+    }
+    if (encoding === MASKED) {
+      this.#runner.keepMasked(participant, bytes, this.#clock.now());
+      this.#accept(session, round);
       return;
     }
     for (const [name, value] of Object.entries(metrics))
@@ -415,16 +426,10 @@ export class AggregationServer {
       bytes.length > 0 ? decompress(encoding, bytes, this.#runner.size) : new Float32Array();
     if (!allFinite(delta))
       throw new ShoalError('data_corrupt', 'the update holds NaN or infinite values');
-    const info = {
-      participant: session.participant,
-      samples,
-      metrics,
-      encoding,
-      bytes: bytes.length,
-    };
-    this.#runner.keep(round, info, bytes, delta);
+    const info = { participant, base: round, samples, metrics, encoding, bytes: bytes.length };
+    this.#runner.keep(info, bytes, delta);
     this.#accept(session, round);
-    this.#guard(() => this.#runner.received(session.participant, this.#clock.now()));
+    this.#guard(() => this.#runner.received(participant, round, this.#clock.now()));
   }
 
   /** Ends all streams; the state on disk stays. */

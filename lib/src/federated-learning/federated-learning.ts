@@ -4,8 +4,14 @@ import type { Samples } from '../data/samples.ts';
 import { Reporter } from '../report/local-controller.ts';
 import { WORKER_SETTINGS, type WorkerEnvironment } from '../report/worker-environment.ts';
 import type { LocalTask } from './federated-model.ts';
-import { Participant, type ParticipantOptions, type ParticipantResult } from './participant.ts';
-import type { RoundSummary } from './round-store.ts';
+import { grpcTransport, nodePlatform } from './participant/grpc-transport.ts';
+import {
+  Participant,
+  type ParticipantOptions,
+  type ParticipantResult,
+} from './participant/participant.ts';
+import type { SigningIdentity } from './privacy/secure-aggregation/identity.ts';
+import type { RoundSummary } from './round-summary.ts';
 import { createStrategy } from './strategies/strategies.ts';
 import type { StrategyParameters } from './strategy.ts';
 import { TrainerModel, type TrainerModelOptions } from './trainer-model.ts';
@@ -22,6 +28,8 @@ export interface FederatedEnvironment extends WorkerEnvironment {
   /** PEM file of the authority of the aggregator's certificate. */
   readonly FEDERATED_AUTHORITY: string;
   readonly FEDERATED_STRATEGY: string;
+  /** What the participant signs with, as JSON; given where changes are only added up masked. */
+  readonly FEDERATED_IDENTITY: string;
 }
 
 export const FEDERATED_SETTINGS: SettingTable<FederatedEnvironment> = {
@@ -33,6 +41,7 @@ export const FEDERATED_SETTINGS: SettingTable<FederatedEnvironment> = {
   FEDERATED_TOKEN: text('secret of the job', ''),
   FEDERATED_AUTHORITY: text('PEM file of the aggregator’s authority', ''),
   FEDERATED_STRATEGY: text('strategy as JSON {name, parameters}', '{"name":"FedAvg"}'),
+  FEDERATED_IDENTITY: text('signing key and roster as JSON', ''),
 };
 
 /** What a strategy, named as in the environment, asks of local training. */
@@ -75,6 +84,23 @@ export class FederatedLearning {
     });
   }
 
+  /** The way to the aggregator, and who this is, from the environment. */
+  #connection(): ParticipantOptions {
+    const { environment: env } = this;
+    const { FEDERATED_AUTHORITY: authority, FEDERATED_IDENTITY: identity } = env;
+    return {
+      transport: grpcTransport(
+        `${env.AGG_IP}:${env.AGG_PORT}`,
+        authority ? { authority: readFileSync(authority, 'utf8') } : {},
+      ),
+      platform: nodePlatform,
+      job: env.JOB_NAME,
+      participant: env.WORKER_NAME,
+      token: env.FEDERATED_TOKEN,
+      ...(identity ? { identity: JSON.parse(identity) as SigningIdentity } : {}),
+    };
+  }
+
   /** Takes part until the federation ends. @throws ShoalError when the aggregator refuses for good. */
   async train(
     samples: Samples,
@@ -110,13 +136,7 @@ export class FederatedLearning {
       });
     const participant = new Participant(
       {
-        address: `${env.AGG_IP}:${env.AGG_PORT}`,
-        job: env.JOB_NAME,
-        participant: env.WORKER_NAME,
-        token: env.FEDERATED_TOKEN,
-        ...(env.FEDERATED_AUTHORITY
-          ? { authority: readFileSync(env.FEDERATED_AUTHORITY, 'utf8') }
-          : {}),
+        ...this.#connection(),
         ...(at.logger ? { logger: at.logger } : {}),
         onNotice: (reason) => {
           report('running', last, reason).catch(() => undefined);

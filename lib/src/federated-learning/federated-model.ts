@@ -1,5 +1,3 @@
-import { canonicalJson, digestOf } from '@shoal/core';
-
 /** A parameter's place in the vector that travels. */
 export interface LayoutEntry {
   readonly name: string;
@@ -18,6 +16,10 @@ export interface LocalTask {
   readonly controlVariates: boolean;
   readonly personal: number;
   readonly seed: number;
+  /** Whether an update for an older model is taken too. */
+  readonly asynchronous?: boolean;
+  /** Changes are only added up masked; clipped to a bound first where there is one. */
+  readonly secure?: { readonly bound?: number };
   /** Encoding of the update. */
   readonly encoding:
     | { readonly name: 'none' | 'fp16' | 'int8' }
@@ -45,7 +47,7 @@ export interface FederatedModel {
   close(): Promise<void>;
 }
 
-/** Digest of names and shapes, in order: models of one federation have the same. */
-export function layoutDigest(layout: readonly LayoutEntry[]): string {
-  return digestOf(canonicalJson(layout.map(({ name, shape }) => [name, [...shape]])));
+/** Names and shapes, in order: models of one federation have the same. */
+export function layoutText(layout: readonly LayoutEntry[]): string {
+  return JSON.stringify(layout.map(({ name, shape }) => [name, [...shape]]));
 }

@@ -1,18 +1,26 @@
 import { ShoalError } from '@shoal/core';
 import type { CompressionOptions } from './compression.ts';
+import { LEAST_PARTICIPANTS } from './privacy/secure-aggregation/client.ts';
 import type { StrategyParameters } from './strategy.ts';
 
 export interface PrivacyOptions {
-  /** Largest L2 norm of a participant's change; larger ones are scaled down. > 0. */
-  readonly clipping: number;
+  /** Largest L2 norm of a participant's change; larger ones are scaled down. > 0. Default none. */
+  readonly clipping?: number;
   /** Whether the bound follows the median norm (Andrew et al. 2021). Default false. */
   readonly adaptive?: boolean;
-  /** Standard deviation of the noise relative to what one participant can do; 0 for none. */
-  readonly noiseMultiplier: number;
+  /** Standard deviation of the noise relative to what one participant can do; needs `clipping`. Default 0. */
+  readonly noiseMultiplier?: number;
   /** δ of the guarantee. Default 1e-5. */
   readonly delta?: number;
   /** Training stops before ε would exceed this. Default unlimited. */
   readonly epsilonBudget?: number;
+  /** The aggregator learns the sum of all changes only (see {@link SecureAggregationClient}). */
+  readonly secureAggregation?: {
+    /** Largest magnitude of a value of a change, > 0. Default the clipping bound, else 1. */
+    readonly range?: number;
+    /** Time participants have for each of its stages, in milliseconds. Default 60 000. */
+    readonly stageMs?: number;
+  };
 }
 
 export interface FederationOptions {
@@ -40,15 +48,23 @@ export interface FederationOptions {
   readonly learningRate?: number;
   /** Seed of selection and of the participants' order of samples. Default 1. */
   readonly seed?: number;
+  /** Held-out samples at the aggregator. */
+  readonly evaluation?: {
+    /** Scored in every so many rounds, ≥ 1. Default 1. */
+    readonly every?: number;
+  };
   /** Rounds without a better score after which training ends. Default never. */
   readonly patience?: number;
 }
 
 /** The options with every default filled in. */
-export type ResolvedFederation = Required<Omit<FederationOptions, 'privacy' | 'strategy'>> & {
-  readonly privacy: PrivacyOptions | undefined;
-  readonly strategy: { readonly name: string; readonly parameters: StrategyParameters };
-};
+export type ResolvedFederation = Required<
+  Omit<FederationOptions, 'privacy' | 'strategy' | 'evaluation'>
+> &
+  Pick<FederationOptions, 'evaluation'> & {
+    readonly privacy: PrivacyOptions | undefined;
+    readonly strategy: { readonly name: string; readonly parameters: StrategyParameters };
+  };
 
 const MAX_ROUNDS = 1_000_000;
 
@@ -94,11 +110,34 @@ function faultsOf(resolved: ResolvedFederation): string[] {
   whole('quorum', resolved.quorum, 1, selected);
   whole('localEpochs', resolved.localEpochs, 1, MAX_ROUNDS);
   whole('batchSize', resolved.batchSize, 1, MAX_ROUNDS);
+  whole('evaluation.every', resolved.evaluation?.every ?? 1, 1, MAX_ROUNDS);
   if (!(deadlineMs > 0)) faults.push(`deadlineMs must be > 0, got ${deadlineMs}`);
   if (!(learningRate > 0)) faults.push(`learningRate must be > 0, got ${learningRate}`);
-  if (privacy && !(privacy.clipping > 0))
-    faults.push(`privacy.clipping must be > 0, got ${privacy.clipping}`);
-  if (privacy && !(privacy.noiseMultiplier >= 0))
-    faults.push(`privacy.noiseMultiplier must be ≥ 0, got ${privacy.noiseMultiplier}`);
+  return privacy ? [...faults, ...privacyFaults(privacy, resolved)] : faults;
+}
+
+function privacyFaults(
+  { clipping, adaptive, noiseMultiplier = 0, secureAggregation }: PrivacyOptions,
+  { selected, compression }: ResolvedFederation,
+): string[] {
+  const faults: string[] = [];
+  if (clipping !== undefined && !(clipping > 0))
+    faults.push(`privacy.clipping must be > 0, got ${clipping}`);
+  if (!(noiseMultiplier >= 0))
+    faults.push(`privacy.noiseMultiplier must be ≥ 0, got ${noiseMultiplier}`);
+  if (clipping === undefined && (noiseMultiplier > 0 || adaptive === true))
+    faults.push('privacy.clipping is needed: noise is measured by it');
+  if (!secureAggregation) return faults;
+  const { range = 1, stageMs = 1 } = secureAggregation;
+  if (!(range > 0)) faults.push(`privacy.secureAggregation.range must be > 0, got ${range}`);
+  if (!(stageMs > 0)) faults.push(`privacy.secureAggregation.stageMs must be > 0, got ${stageMs}`);
+  if (selected < LEAST_PARTICIPANTS)
+    faults.push(
+      `secure aggregation needs ${LEAST_PARTICIPANTS} participants in a round or more, ${selected} are asked`,
+    );
+  if (compression.name !== 'none')
+    faults.push(
+      `secure aggregation adds whole changes: compression must be none, got ${compression.name}`,
+    );
   return faults;
 }

@@ -1,25 +1,19 @@
-import { digestOf } from '@shoal/core';
-import { aggregateRound, MeanAccumulator } from './aggregate.ts';
-import { decompress } from './compression.ts';
+import type { SecureAnswer, SecureRequest } from '@shoal/api';
+import { messageOf, ShoalError } from '@shoal/core';
+import { AsyncCoordinator } from './async-coordinator.ts';
 import type { LocalTask } from './federated-model.ts';
 import type { ResolvedFederation } from './federation-options.ts';
-import { squaredDistance } from './kernels.ts';
-import { RdpAccountant } from './privacy/accountant.ts';
-import { clipTo, nextBound } from './privacy/clipping.ts';
-import { addGaussianNoise, noiseForMean } from './privacy/noise.ts';
-import { type RoundAction, RoundCoordinator } from './round.ts';
-import { RoundStore, type RoundSummary, type StoredUpdate } from './round-store.ts';
+import { ModelMover } from './model-mover.ts';
+import { PrivacyGuard } from './privacy/privacy-guard.ts';
+import { type Coordinator, type RoundAction, RoundCoordinator } from './round.ts';
+import { endReason, isBest, summaryOf } from './round-end.ts';
+import { RoundStore, type StoredUpdate } from './round-store.ts';
+import type { RoundSummary } from './round-summary.ts';
+import type { FederationResult, Rounds } from './rounds.ts';
+import { SecureRounds } from './secure-rounds.ts';
+import { requireFit } from './strategies/fit.ts';
 import { createStrategy } from './strategies/strategies.ts';
-import type { ModelUpdate, Strategy, StrategyState } from './strategy.ts';
-
-/** What a federation ended with. */
-export interface FederationResult {
-  readonly reason: string;
-  readonly model: Float32Array;
-  /** The model with the best scores, and the round that measured it. */
-  readonly best: { readonly model: Float32Array; readonly round: number } | undefined;
-  readonly history: readonly RoundSummary[];
-}
+import type { Strategy, StrategyState } from './strategy.ts';
 
 export interface RoundRunnerOptions {
   readonly federation: ResolvedFederation;
@@ -27,55 +21,49 @@ export interface RoundRunnerOptions {
   readonly initial: Float32Array;
   readonly nowMs: number;
   readonly ask: (participant: string) => void;
+  readonly tell: (participant: string, request: SecureRequest) => void;
   readonly ended: (reason: string, failed: boolean) => void;
   readonly onRound: (summary: RoundSummary) => void;
   readonly onStalled: (reason: string) => void;
+  /** The federation cannot go on, because of this. */
+  readonly broken: (error: unknown) => void;
+  /** Scores of a model on samples the aggregator holds. */
+  readonly evaluate?: (model: Float32Array) => Promise<Record<string, number>>;
 }
 
-const ADAPTIVE = { quantile: 0.5, learningRate: 0.2 } as const;
+const STAGE_MS = 60_000;
 
 function bytesOf(values: Float32Array): Uint8Array {
   return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-}
-
-/** Means of the participants' scores, weighted by samples. */
-function meanMetrics(updates: readonly StoredUpdate[]): Record<string, number> {
-  const sums: Record<string, [number, number]> = {};
-  for (const { metrics, samples } of updates) {
-    for (const [name, value] of Object.entries(metrics)) {
-      const [sum, weight] = sums[name] ?? [0, 0];
-      sums[name] = [sum + value * samples, weight + samples];
-    }
-  }
-  return Object.fromEntries(Object.entries(sums).map(([k, [sum, weight]]) => [k, sum / weight]));
 }
 
 /**
  * Runs the rounds of a federation over a durable store: the coordinator decides, the store
  * remembers, the strategy moves the model. After the last round one more asks for scores only.
  */
-export class RoundRunner {
+export class RoundRunner implements Rounds {
   readonly #options: RoundRunnerOptions;
   readonly #store: RoundStore;
-  readonly #coordinator: RoundCoordinator;
   readonly #strategy: Strategy;
-  readonly #accountant: RdpAccountant | undefined;
-  #model: Float32Array;
+  readonly #guard: PrivacyGuard;
+  readonly #secure: SecureRounds | undefined;
+  #coordinator: Coordinator;
+  readonly #mover: ModelMover;
   #digest: string;
-  #sum: MeanAccumulator | undefined;
-  #within = 0;
-  #folded = 0;
   #startedAt: number;
   #bytesDown = 0;
-  /** The update that came last, decoded. */
-  #fresh: { participant: string; delta: Float32Array } | undefined;
-  #bound: number;
+  /** Scores of the model of this round on the aggregator's own samples. */
+  #validation: Promise<Record<string, number>> | undefined;
+  #finishing = false;
   #nowMs: number;
+  #closed = false;
 
+  /** @throws ShoalError `invalid_argument` for a strategy that does not go with the other options. */
   constructor(options: RoundRunnerOptions) {
     const { federation, dir, initial, nowMs } = options;
     this.#options = options;
     this.#strategy = createStrategy(federation.strategy.name, federation.strategy.parameters);
+    requireFit(this.#strategy, federation);
     this.#store = new RoundStore(dir);
     // Control variates travel behind the parameters, and start at 0.
     const first = this.#strategy.local.controlVariates
@@ -87,19 +75,43 @@ export class RoundRunner {
       digest: this.#store.begin(first),
       model: first,
     };
-    this.#model = current.model;
     this.#digest = current.digest;
     this.#startedAt = nowMs;
     this.#nowMs = nowMs;
-    const { privacy } = federation;
-    this.#bound =
-      this.#store.strategyState(current.round - 1)['clipping']?.[0] ?? privacy?.clipping ?? 0;
-    this.#accountant =
-      privacy && privacy.noiseMultiplier > 0 ? new RdpAccountant(privacy.delta ?? 1e-5) : undefined;
-    for (const _ of this.#store.history()) this.#spend();
-    const restored = this.#store.restored(current.round);
-    const at = { round: current.round, nowMs };
-    this.#coordinator = new RoundCoordinator(federation, restored ? { ...at, restored } : at);
+    this.#guard = new PrivacyGuard(federation, {
+      bound: this.#store.strategyState(current.round - 1)['clipping']?.[0],
+      rounds: this.#store.history().length,
+    });
+    this.#mover = new ModelMover(
+      { strategy: this.#strategy, store: this.#store, guard: this.#guard },
+      current.model,
+    );
+    const { secureAggregation } = federation.privacy ?? {};
+    this.#secure = secureAggregation && this.#secureRounds(secureAggregation.stageMs ?? STAGE_MS);
+    this.#coordinator = this.#coordinatorFor(current.round);
+    this.#validate();
+  }
+
+  #secureRounds(stageMs: number): SecureRounds {
+    const { federation, tell } = this.#options;
+    const at = { job: federation.job, store: this.#store, size: this.#mover.model.length };
+    return new SecureRounds({ ...at, stageMs, tell });
+  }
+
+  #coordinatorFor(round: number): Coordinator {
+    const { federation } = this.#options;
+    const { bufferSize } = this.#strategy;
+    const isEvaluation = round > federation.rounds;
+    const nowMs = this.#nowMs;
+    if (bufferSize !== undefined && !isEvaluation) {
+      const arrived = this.#store.updates(round).map((u) => u.participant);
+      return new AsyncCoordinator({ ...federation, bufferSize }, { round, nowMs, arrived });
+    }
+    const isSecure = this.#secure !== undefined && !isEvaluation;
+    const restored = this.#store.restored(round, isSecure);
+    if (restored && isSecure) this.#secure?.restore(restored, nowMs);
+    const options = bufferSize === undefined ? federation : { ...federation, quorum: 1 };
+    return new RoundCoordinator(options, restored ? { round, nowMs, restored } : { round, nowMs });
   }
 
   get round(): number {
@@ -115,12 +127,11 @@ export class RoundRunner {
   }
 
   get bytes(): Uint8Array {
-    return bytesOf(this.#model);
+    return bytesOf(this.#mover.model);
   }
 
-  /** Values of the vector that travels. */
   get size(): number {
-    return this.#model.length;
+    return this.#mover.model.length;
   }
 
   get history(): readonly RoundSummary[] {
@@ -135,15 +146,25 @@ export class RoundRunner {
     return this.round > this.#options.federation.rounds;
   }
 
-  #spend(): void {
-    const { participants, selected, privacy } = this.#options.federation;
-    this.#accountant?.add(1, selected / participants, privacy?.noiseMultiplier ?? 1);
+  get #isAsynchronous(): boolean {
+    return this.#strategy.bufferSize !== undefined && !this.#evaluating;
   }
 
-  /** What participants are told to do in this round. */
+  /** Scores the model of this round while participants train on it. */
+  #validate(): void {
+    const { evaluate, federation } = this.#options;
+    const isWanted =
+      this.#evaluating || (this.round - 1) % (federation.evaluation?.every ?? 1) === 0;
+    this.#validation =
+      evaluate && isWanted && this.outcome === undefined ? evaluate(this.#mover.model) : undefined;
+    // Told when the round ends.
+    this.#validation?.catch(() => undefined);
+  }
+
   instructions(): LocalTask {
     const { localEpochs, batchSize, learningRate, seed, compression } = this.#options.federation;
     const { proximal = 0, controlVariates = false, personal = 0 } = this.#strategy.local;
+    const bound = this.#guard.bound;
     return {
       round: this.round,
       evaluateOnly: this.#evaluating,
@@ -155,6 +176,8 @@ export class RoundRunner {
       personal,
       seed,
       encoding: compression,
+      ...(this.#isAsynchronous ? { asynchronous: true } : {}),
+      ...(this.#secure ? { secure: bound === undefined ? {} : { bound } } : {}),
     };
   }
 
@@ -165,71 +188,130 @@ export class RoundRunner {
   join(participant: string, nowMs: number): void {
     this.#nowMs = nowMs;
     this.#act(this.#coordinator.join(participant, nowMs));
+    this.#secure?.rejoin(participant);
   }
 
   leave(participant: string): void {
     this.#coordinator.leave(participant);
   }
 
-  failed(participant: string, _reason: string, nowMs: number): void {
+  failed(participant: string, reason: string, nowMs: number): void {
     this.#nowMs = nowMs;
-    this.#act(this.#coordinator.failed(participant));
+    if (this.#secure?.isRunning) {
+      this.#secure.drop(participant, nowMs);
+      this.#settleSecure();
+    } else this.#act(this.#coordinator.failed(participant, reason));
   }
 
   tick(nowMs: number): void {
     this.#nowMs = nowMs;
-    if (this.#store.outcome === undefined) this.#act(this.#coordinator.tick(nowMs));
+    if (this.#store.outcome !== undefined || this.#finishing) return;
+    if (this.#secure?.isRunning) {
+      this.#secure.tick(nowMs);
+      this.#settleSecure();
+    } else this.#act(this.#coordinator.tick(nowMs));
   }
 
   expects(participant: string, round: number): boolean {
-    return round === this.round && this.#coordinator.states.get(participant) === 'asked';
+    if (this.#secure && !this.#evaluating) return false;
+    if (!this.#coordinator.expects(participant, round)) return false;
+    return !this.#isAsynchronous || !this.hasUpdate(participant, round);
   }
 
   hasUpdate(participant: string, round: number): boolean {
-    if (round < this.round) return this.#store.hasCounted(round, participant);
-    return this.#coordinator.states.get(participant) === 'received';
+    if (this.#store.hasCounted(round, participant)) return true;
+    return this.#store
+      .updates(this.round)
+      .some((u) => u.participant === participant && u.base === round);
   }
 
-  /** @param delta What the bytes hold, decoded already: saves reading them back when it is their turn. */
-  keep(round: number, info: StoredUpdate, bytes: Uint8Array, delta: Float32Array): void {
-    if (this.#store.keep(round, info, bytes))
-      this.#fresh = { participant: info.participant, delta };
+  keep(info: StoredUpdate, bytes: Uint8Array, delta: Float32Array): void {
+    const { participant, base } = info;
+    const metrics = this.#isAsynchronous
+      ? { ...info.metrics, staleness: this.round - base }
+      : info.metrics;
+    if (this.#store.keep(this.round, { ...info, metrics }, bytes))
+      this.#mover.hold({ participant, base, delta });
   }
 
-  received(participant: string, nowMs: number): void {
+  received(participant: string, round: number, nowMs: number): void {
     this.#nowMs = nowMs;
-    const actions = this.#coordinator.received(participant);
-    this.#fold();
+    const actions = this.#coordinator.received(participant, round);
+    if (!this.#isAsynchronous && !this.#evaluating && this.#strategy.rule.kind === 'mean')
+      this.#mover.fold(this.round, [...this.#coordinator.states.keys()]);
     this.#act(actions);
   }
 
-  #read(info: StoredUpdate): ModelUpdate {
-    const fresh = this.#fresh?.participant === info.participant ? this.#fresh.delta : undefined;
-    this.#fresh = undefined;
-    const delta =
-      fresh ?? decompress(info.encoding, this.#store.read(this.round, info.participant), this.size);
-    const within = this.#options.federation.privacy ? clipTo(delta, this.#bound) : true;
-    if (within) this.#within++;
-    return { ...info, delta };
+  answer(participant: string, answer: SecureAnswer, nowMs: number): void {
+    this.#nowMs = nowMs;
+    if (answer.answer.case !== 'ready') {
+      this.#secure?.answer(participant, answer, nowMs);
+      this.#settleSecure();
+      return;
+    }
+    const { round, attempt } = this;
+    const isWanted = answer.round === round && answer.attempt === attempt;
+    if (!isWanted || !this.#secure || !this.#coordinator.expects(participant, round)) return;
+    this.#secure.keepReady(participant, { round, attempt }, answer);
+    this.#act(this.#coordinator.received(participant, round));
   }
 
-  /**
-   * Adds what is here and next in order to the running sum: a later one waits on disk for those
-   * before it, so that the order of arrival changes no bit.
-   */
-  #fold(): void {
-    if (this.#evaluating || this.#strategy.rule.kind !== 'mean') return;
-    this.#sum ??= new MeanAccumulator(this.#strategy, this.size);
-    const infos = new Map(this.#store.updates(this.round).map((u) => [u.participant, u]));
-    const order = [...this.#coordinator.states.keys()];
-    for (
-      let info = infos.get(order[this.#folded] ?? '');
-      info;
-      info = infos.get(order[this.#folded] ?? '')
-    ) {
-      this.#sum.add(this.#read(info));
-      this.#folded++;
-    }
+  expectsMasked(
+    participant: string,
+    at: { readonly round: number; readonly attempt: number },
+  ): boolean {
+    return this.#secure?.awaitsVector(participant, at) ?? false;
+  }
+
+  keepMasked(participant: string, bytes: Uint8Array, nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.#secure?.takeVector(participant, bytes, nowMs);
+    this.#settleSecure();
+  }
+
+  /** What the updates of this round make of the model; the state the strategy keeps. */
+  #combine(infos: readonly StoredUpdate[]): StrategyState {
+    if (this.#evaluating) return this.#store.strategyState(this.round - 1);
+    const order = this.#isAsynchronous ? [] : [...this.#coordinator.states.keys()];
+    return this.#mover.combine(infos, { round: this.round, order });
+  }
+
+  /** Ends the round when the sum can be opened; tries again when it never can. */
+  #settleSecure(): void {
+    const secure = this.#secure;
+    if (!secure || this.#finishing) return;
+    if (secure.state === 'failed') this.#againSecurely(secure.reason);
+    if (secure.state !== 'done') return;
+    this.#inBackground(async () => {
+      try {
+        const { change, within, survivors, weights } = await secure.finish();
+        secure.end(false);
+        await this.#finish(survivors, () =>
+          this.#mover.move(change, { round: this.round, within, weights }),
+        );
+      } catch (error) {
+        if (!(error instanceof ShoalError) || !secure.isRunning) throw error;
+        this.#finishing = false;
+        this.#againSecurely(messageOf(error));
+      }
+    });
+  }
+
+  #againSecurely(reason: string): void {
+    this.#secure?.end(true);
+    this.#act(this.#coordinator.again(`round ${this.round}: ${reason}`, this.#nowMs));
+  }
+
+  /** Runs the end of a round; nothing else happens to it meanwhile. */
+  #inBackground(body: () => Promise<void>): void {
+    this.#finishing = true;
+    body()
+      .finally(() => {
+        this.#finishing = false;
+      })
+      .catch((error: unknown) => {
+        if (!this.#closed) this.#options.broken(error);
+      });
   }
 
   #act(actions: readonly RoundAction[]): void {
@@ -251,116 +333,99 @@ export class RoundRunner {
           this.#options.ended(action.reason, true);
           break;
         case 'finish':
-          this.#finish(action.participants);
+          this.#close(action.participants);
           break;
       }
     }
   }
 
-  /** The combined change of a round, in the fixed order of its participants. */
-  #combine(infos: readonly StoredUpdate[], state: StrategyState): void {
-    const { rule } = this.#strategy;
-    const before = this.#model;
-    this.#model = before.slice();
-    if (rule.kind === 'joint') {
-      const updates = infos.map((i) => this.#read(i));
-      aggregateRound(this.#strategy, this.#model, { updates, state, round: this.round });
+  /** Enough have answered: their updates make the model, or, where they are masked, the sum is asked for. */
+  #close(participants: readonly string[]): void {
+    if (this.#finishing || this.#secure?.isRunning) return;
+    const { round, attempt } = this;
+    if (this.#secure && !this.#evaluating) {
+      const range =
+        this.#guard.bound ?? this.#options.federation.privacy?.secureAggregation?.range ?? 1;
+      this.#secure.begin({ round, attempt }, participants, range, this.#nowMs);
+      this.#settleSecure();
       return;
     }
-    this.#fold();
-    const order = [...this.#coordinator.states.keys()];
-    const folded = new Set(order.slice(0, this.#folded));
-    const sum = this.#sum ?? new MeanAccumulator(this.#strategy, this.size);
-    for (const info of infos) if (!folded.has(info.participant)) sum.add(this.#read(info));
-    const change = sum.finish();
-    this.#noise(change, infos);
-    this.#strategy.step(this.#model, change, { state, round: this.round });
-  }
-
-  #noise(change: Float32Array, infos: readonly StoredUpdate[]): void {
-    const { privacy } = this.#options.federation;
-    if (!privacy) return;
-    if (privacy.noiseMultiplier > 0) {
-      const weights = infos.map((i) => i.samples);
-      addGaussianNoise(change, noiseForMean(privacy.noiseMultiplier, this.#bound, weights));
-      this.#spend();
-    }
-    if (privacy.adaptive)
-      this.#bound = nextBound(this.#bound, this.#within / infos.length, ADAPTIVE);
-  }
-
-  #finish(participants: readonly string[]): void {
     const wanted = new Set(participants);
-    const infos = this.#store.updates(this.round).filter((u) => wanted.has(u.participant));
-    const state = this.#store.strategyState(this.round - 1);
-    const before = this.#model;
-    if (!this.#evaluating) this.#combine(infos, state);
-    if (this.#options.federation.privacy?.adaptive)
-      state['clipping'] = new Float32Array(this.size).fill(this.#bound);
-    const summary: RoundSummary = {
+    const infos = this.#store.updates(round).filter((u) => wanted.has(u.participant));
+    const combine = (): StrategyState => this.#combine(infos);
+    if (this.#validation) this.#inBackground(() => this.#finish(infos, combine));
+    else this.#conclude(infos, combine(), undefined);
+  }
+
+  async #finish(infos: readonly StoredUpdate[], combine: () => StrategyState): Promise<void> {
+    const validation = await this.#validation;
+    if (this.#closed) return;
+    const state = combine();
+    this.#finishing = false;
+    this.#conclude(infos, state, validation);
+  }
+
+  #conclude(
+    infos: readonly StoredUpdate[],
+    state: StrategyState,
+    validation: Readonly<Record<string, number>> | undefined,
+  ): void {
+    const { bound, epsilon } = this.#guard;
+    if (this.#options.federation.privacy?.adaptive && bound !== undefined)
+      state['clipping'] = new Float32Array(this.size).fill(bound);
+    const summary = summaryOf(infos, {
       round: this.round,
-      participants: infos.length,
-      samples: infos.reduce((n, u) => n + u.samples, 0),
-      metrics: meanMetrics(infos),
-      bytesUp: infos.reduce((n, u) => n + u.bytes, 0),
       bytesDown: this.#bytesDown,
       durationMs: this.#nowMs - this.#startedAt,
-      changeNorm: Math.sqrt(squaredDistance(this.#model, before)),
-      ...(this.#accountant ? { epsilon: this.#accountant.epsilon } : {}),
-    };
-    const best = this.#isBest(summary);
+      changeNorm: this.#mover.changeNorm(),
+      ...(validation ? { validation } : {}),
+      ...(epsilon === undefined ? {} : { epsilon }),
+    });
     this.#digest = this.#store.finish(this.round, {
-      model: this.#model,
+      model: this.#mover.model,
       state,
       summary,
-      best,
-      counted: participants,
+      best: isBest(summary, this.#store.history()),
+      counted: infos,
     });
-    this.#sum = undefined;
-    this.#folded = 0;
-    this.#within = 0;
     this.#options.onRound(summary);
     this.#continue();
   }
 
-  /** Whether the model this round started from scored better than any before. */
-  #isBest({ metrics }: RoundSummary): boolean {
-    const score = metrics['accuracy'] ?? -(metrics['loss'] ?? Number.POSITIVE_INFINITY);
-    return this.#store
-      .history()
-      .every(
-        (h) => (h.metrics['accuracy'] ?? -(h.metrics['loss'] ?? Number.POSITIVE_INFINITY)) < score,
-      );
-  }
-
   #continue(): void {
-    const { rounds, patience, privacy } = this.#options.federation;
+    const { federation } = this.#options;
     const done = this.round;
     const best = this.#store.best()?.round ?? done;
-    const spent = this.#accountant?.epsilon ?? 0;
-    let reason: string | undefined;
-    if (done > rounds) reason = `all ${rounds} rounds are done`;
-    else if (done - best >= patience) reason = `no better score for ${patience} rounds`;
-    else if (privacy?.epsilonBudget !== undefined && spent >= privacy.epsilonBudget)
-      reason = `the privacy budget is spent: ε = ${spent.toFixed(3)} of ${privacy.epsilonBudget}`;
+    const reason = endReason(federation, { done, best, spent: this.#guard.epsilon ?? 0 });
     if (reason !== undefined) {
       this.#store.end(reason);
       this.#options.ended(reason, false);
       return;
     }
-    this.#act(this.#coordinator.next(this.#nowMs));
+    const wasAsynchronous = this.#isAsynchronous;
+    if (wasAsynchronous && done === federation.rounds) {
+      const connected = this.#coordinator.connected;
+      this.#coordinator = this.#coordinatorFor(done + 1);
+      this.#validate();
+      for (const p of connected) this.#act(this.#coordinator.join(p, this.#nowMs));
+      return;
+    }
+    const actions = this.#coordinator.next(this.#nowMs);
+    this.#validate();
+    this.#act(actions);
   }
 
   result(reason: string): FederationResult {
-    return { reason, model: this.#model, best: this.#store.best(), history: this.#store.history() };
-  }
-
-  /** Digest of the model as it is now, for tests of equality. */
-  get modelDigest(): string {
-    return digestOf(this.bytes);
+    return {
+      reason,
+      model: this.#mover.model,
+      best: this.#store.best(),
+      history: this.#store.history(),
+    };
   }
 
   close(): void {
+    this.#closed = true;
     this.#store.close();
   }
 }

@@ -5,27 +5,22 @@ import { DatabaseSync } from 'node:sqlite';
 import { digestOf, ShoalError } from '@shoal/core';
 import { writeDurably } from '../transfer/durable-file.ts';
 import type { RestoredRound } from './round.ts';
+import type { RoundSummary } from './round-summary.ts';
 import type { StrategyState, UpdateInfo } from './strategy.ts';
-
-/** One finished round, as people see it. */
-export interface RoundSummary {
-  readonly round: number;
-  readonly participants: number;
-  readonly samples: number;
-  /** Scores at the model the round started from, weighted by samples. */
-  readonly metrics: Readonly<Record<string, number>>;
-  readonly bytesUp: number;
-  readonly bytesDown: number;
-  readonly durationMs: number;
-  /** Norm of the combined change. */
-  readonly changeNorm: number;
-  readonly epsilon?: number;
-}
 
 /** A received update, without its values. */
 export interface StoredUpdate extends UpdateInfo {
+  /** The round whose model it was trained on; an earlier one only in an asynchronous federation. */
+  readonly base: number;
   readonly encoding: string;
   readonly bytes: number;
+}
+
+/** An answer of a participant in secure aggregation; the stage `begin` is the aggregator's own. */
+export interface SecureRecord {
+  readonly stage: string;
+  readonly participant: string;
+  readonly body: Uint8Array;
 }
 
 const SCHEMA = `
@@ -33,10 +28,13 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS selected (
     round INTEGER NOT NULL, participant TEXT NOT NULL, rank INTEGER NOT NULL,
     PRIMARY KEY (round, participant)) STRICT;
-  CREATE TABLE IF NOT EXISTS updates (
-    round INTEGER NOT NULL, participant TEXT NOT NULL, samples INTEGER NOT NULL,
+  CREATE TABLE IF NOT EXISTS arrivals (
+    round INTEGER NOT NULL, participant TEXT NOT NULL, base INTEGER NOT NULL, samples INTEGER NOT NULL,
     metrics TEXT NOT NULL, encoding TEXT NOT NULL, bytes INTEGER NOT NULL,
-    PRIMARY KEY (round, participant)) STRICT;
+    PRIMARY KEY (participant, base)) STRICT;
+  CREATE TABLE IF NOT EXISTS secure (
+    id INTEGER PRIMARY KEY, round INTEGER NOT NULL, attempt INTEGER NOT NULL, stage TEXT NOT NULL,
+    participant TEXT NOT NULL, body BLOB NOT NULL, UNIQUE (round, attempt, stage, participant)) STRICT;
   CREATE TABLE IF NOT EXISTS counted (
     round INTEGER NOT NULL, participant TEXT NOT NULL, PRIMARY KEY (round, participant)) STRICT;
   CREATE TABLE IF NOT EXISTS rounds (round INTEGER PRIMARY KEY, summary TEXT NOT NULL) STRICT;`;
@@ -99,9 +97,9 @@ export class RoundStore {
     return join(this.#dir, 'models', digest.slice('sha256:'.length));
   }
 
-  #updatePath(round: number, participant: string): string {
+  #updatePath({ participant, base }: Pick<StoredUpdate, 'participant' | 'base'>): string {
     const name = createHash('sha256').update(participant).digest('hex').slice(0, 32);
-    return join(this.#dir, 'updates', `${round}-${name}`);
+    return join(this.#dir, 'updates', `${base}-${name}`);
   }
 
   #statePath(round: number): string {
@@ -155,47 +153,45 @@ export class RoundStore {
     });
   }
 
-  /** The round that was going on, if one was. */
-  restored(round: number): RestoredRound | undefined {
+  /** The round that was going on, if one was. @param secure Whether those count who said they are ready. */
+  restored(round: number, secure = false): RestoredRound | undefined {
     const rows = this.#db
       .prepare('SELECT participant FROM selected WHERE round = ? ORDER BY rank')
       .all(round);
     if (rows.length === 0) return undefined;
     const selected = rows.map((r) => String(r['participant']));
-    const received = this.updates(round).map((u) => u.participant);
-    return { round, attempt: Number(this.#fact('attempt') ?? 1), selected, received };
+    const attempt = Number(this.#fact('attempt') ?? 1);
+    const answers = this.secure(round, attempt).filter((a) => a.stage === 'ready');
+    const received = (secure ? answers : this.updates(round)).map((u) => u.participant);
+    return { round, attempt, selected, received };
   }
 
   /**
-   * Keeps an update. The same participant's second one for a round changes nothing.
+   * Keeps an update for a round. The same participant's second one of a base changes nothing.
    *
    * @returns Whether it was new.
    */
   keep(round: number, update: StoredUpdate, values: Uint8Array): boolean {
+    const { participant, base, samples, metrics, encoding, bytes } = update;
     const known = this.#db
-      .prepare('SELECT 1 FROM updates WHERE round = ? AND participant = ?')
-      .get(round, update.participant);
+      .prepare('SELECT 1 FROM arrivals WHERE participant = ? AND base = ?')
+      .get(participant, base);
     if (known) return false;
-    writeDurably(this.#updatePath(round, update.participant), [values]);
+    writeDurably(this.#updatePath(update), [values]);
     this.#db
-      .prepare('INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, ?, ?)')
-      .run(
-        round,
-        update.participant,
-        update.samples,
-        JSON.stringify(update.metrics),
-        update.encoding,
-        update.bytes,
-      );
+      .prepare('INSERT OR IGNORE INTO arrivals VALUES (?, ?, ?, ?, ?, ?, ?)')
+      .run(round, participant, base, samples, JSON.stringify(metrics), encoding, bytes);
     return true;
   }
 
+  /** What is here for a round, in one order whatever came first. */
   updates(round: number): StoredUpdate[] {
     const rows = this.#db
-      .prepare('SELECT * FROM updates WHERE round = ? ORDER BY participant')
+      .prepare('SELECT * FROM arrivals WHERE round = ? ORDER BY participant, base')
       .all(round);
     return rows.map((r) => ({
       participant: String(r['participant']),
+      base: Number(r['base']),
       samples: Number(r['samples']),
       metrics: JSON.parse(String(r['metrics'])) as Record<string, number>,
       encoding: String(r['encoding']),
@@ -204,8 +200,36 @@ export class RoundStore {
   }
 
   /** The bytes of an update as they were received. */
-  read(round: number, participant: string): Uint8Array {
-    return readFileSync(this.#updatePath(round, participant));
+  read(update: Pick<StoredUpdate, 'participant' | 'base'>): Uint8Array {
+    return readFileSync(this.#updatePath(update));
+  }
+
+  /** Takes back what is here for a round: another attempt begins. */
+  discard(round: number): void {
+    const gone = this.updates(round);
+    this.#db.prepare('DELETE FROM arrivals WHERE round = ?').run(round);
+    for (const update of gone) rmSync(this.#updatePath(update), { force: true });
+  }
+
+  /** Keeps an answer of secure aggregation; the first of a participant in a stage counts. */
+  keepSecure(at: { readonly round: number; readonly attempt: number }, answer: SecureRecord): void {
+    this.#db
+      .prepare(
+        'INSERT OR IGNORE INTO secure (round, attempt, stage, participant, body) VALUES (?, ?, ?, ?, ?)',
+      )
+      .run(at.round, at.attempt, answer.stage, answer.participant, answer.body);
+  }
+
+  /** Answers of an attempt, in the order in which they came. */
+  secure(round: number, attempt: number): SecureRecord[] {
+    return this.#db
+      .prepare('SELECT * FROM secure WHERE round = ? AND attempt = ? ORDER BY id')
+      .all(round, attempt)
+      .map((r) => ({
+        stage: String(r['stage']),
+        participant: String(r['participant']),
+        body: r['body'] as Uint8Array,
+      }));
   }
 
   /** Vectors the strategy kept after a round. */
@@ -229,7 +253,7 @@ export class RoundStore {
       state: StrategyState;
       summary: RoundSummary;
       best: boolean;
-      counted: readonly string[];
+      counted: readonly Pick<StoredUpdate, 'participant' | 'base'>[];
     },
   ): string {
     const digest = this.#writeModel(result.model);
@@ -247,8 +271,9 @@ export class RoundStore {
         .prepare('INSERT OR REPLACE INTO rounds VALUES (?, ?)')
         .run(round, JSON.stringify(result.summary));
       const count = this.#db.prepare('INSERT OR IGNORE INTO counted VALUES (?, ?)');
-      for (const participant of result.counted) count.run(round, participant);
-      this.#db.prepare('DELETE FROM updates WHERE round <= ?').run(round);
+      for (const { participant, base } of result.counted) count.run(base, participant);
+      this.#db.prepare('DELETE FROM arrivals WHERE round <= ?').run(round);
+      this.#db.prepare('DELETE FROM secure WHERE round <= ?').run(round);
       this.#db.prepare('DELETE FROM selected WHERE round <= ?').run(round);
       this.#setFact('model', digest);
       this.#setFact('round', String(round + 1));
@@ -262,20 +287,47 @@ export class RoundStore {
     return digest;
   }
 
+  /** Forgets everything of a round before another model is put in its place (see {@link GroupRounds}). */
+  replace(round: number, model: Float32Array): string {
+    const before = this.#fact('model');
+    const digest = this.#writeModel(model);
+    this.#transaction(() => {
+      this.#db.prepare('DELETE FROM arrivals').run();
+      this.#db.prepare('DELETE FROM selected').run();
+      this.#setFact('model', digest);
+      this.#setFact('round', String(round));
+      this.#setFact('attempt', '1');
+    });
+    if (before !== undefined && before !== digest) rmSync(this.#modelPath(before), { force: true });
+    for (const name of readdirSync(join(this.#dir, 'updates')))
+      rmSync(join(this.#dir, 'updates', name), { force: true });
+    return digest;
+  }
+
   /** Removes files nothing names any more. */
   #sweep(round: number): void {
-    for (const name of readdirSync(join(this.#dir, 'updates')))
-      if (Number(name.split('-')[0]) <= round) rmSync(join(this.#dir, 'updates', name));
+    const left = new Set(
+      this.#db
+        .prepare('SELECT participant, base FROM arrivals')
+        .all()
+        .map((r) =>
+          this.#updatePath({ participant: String(r['participant']), base: Number(r['base']) }),
+        ),
+    );
+    for (const name of readdirSync(join(this.#dir, 'updates'))) {
+      const path = join(this.#dir, 'updates', name);
+      if (!left.has(path)) rmSync(path);
+    }
     rmSync(this.#statePath(round - 1), { force: true });
     const kept = new Set([this.#fact('model'), this.#fact('best')].map((d) => d?.slice(7)));
     for (const name of readdirSync(join(this.#dir, 'models')))
       if (!kept.has(name)) rmSync(join(this.#dir, 'models', name));
   }
 
-  /** Whether a participant's update went into a finished round. */
-  hasCounted(round: number, participant: string): boolean {
+  /** Whether a participant's update of a base went into a finished round. */
+  hasCounted(base: number, participant: string): boolean {
     const query = 'SELECT 1 FROM counted WHERE round = ? AND participant = ?';
-    return this.#db.prepare(query).get(round, participant) !== undefined;
+    return this.#db.prepare(query).get(base, participant) !== undefined;
   }
 
   history(): RoundSummary[] {

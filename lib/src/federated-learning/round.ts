@@ -37,16 +37,40 @@ type Options = Pick<
   'participants' | 'selected' | 'overSelection' | 'quorum' | 'deadlineMs' | 'retries' | 'seed'
 >;
 
+/** Decides who is asked when, and when a round ends. */
+export interface Coordinator {
+  readonly round: number;
+  readonly attempt: number;
+  readonly connected: readonly string[];
+  /** Participants of the round in the order their updates are added; empty between rounds. */
+  readonly states: ReadonlyMap<string, ParticipantState>;
+  join(participant: string, nowMs: number): RoundAction[];
+  leave(participant: string): void;
+  /** Whether an update of a participant, trained on the model of a round, is waited for. */
+  expects(participant: string, base: number): boolean;
+  /** An update is durable. */
+  received(participant: string, base: number): RoundAction[];
+  failed(participant: string, reason: string): RoundAction[];
+  /** Looks at the time. */
+  tick(nowMs: number): RoundAction[];
+  /** What was received cannot be used: the same round again. */
+  again(reason: string, nowMs: number): RoundAction[];
+  /** The round was aggregated: the next one may start. */
+  next(nowMs: number): RoundAction[];
+}
+
 /**
  * Decides who trains in a round and when it ends. No clock, no network: events and the time come in,
  * actions go out. Every phase has a deadline, and a round that cannot end says why.
  */
-export class RoundCoordinator {
+export class RoundCoordinator implements Coordinator {
   readonly #options: Options;
   readonly #connected = new Set<string>();
   #round: number;
   #attempt = 1;
   #states = new Map<string, ParticipantState>();
+  /** Why participants failed. */
+  readonly #faults = new Map<string, string>();
   #running = false;
   #deadline: number;
 
@@ -80,7 +104,6 @@ export class RoundCoordinator {
     return [...this.#connected];
   }
 
-  /** Participants of the round in the order their updates are added; empty between rounds. */
   get states(): ReadonlyMap<string, ParticipantState> {
     return this.#states;
   }
@@ -100,18 +123,23 @@ export class RoundCoordinator {
     this.#connected.delete(participant);
   }
 
-  /** An update is durable. */
-  received(participant: string): RoundAction[] {
+  expects(participant: string, base: number): boolean {
+    return base === this.#round && this.#states.get(participant) === 'asked';
+  }
+
+  received(participant: string, _base: number): RoundAction[] {
     if (this.#states.has(participant)) this.#states.set(participant, 'received');
     return this.#settled();
   }
 
-  failed(participant: string): RoundAction[] {
-    if (this.#states.get(participant) === 'asked') this.#states.set(participant, 'failed');
+  failed(participant: string, reason: string): RoundAction[] {
+    if (this.#states.get(participant) === 'asked') {
+      this.#states.set(participant, 'failed');
+      this.#faults.set(participant, reason);
+    }
     return this.#settled();
   }
 
-  /** Looks at the time. */
   tick(nowMs: number): RoundAction[] {
     const due = nowMs >= this.#deadline;
     if (!this.#running) return this.#tryStart(due, nowMs);
@@ -119,7 +147,11 @@ export class RoundCoordinator {
     return settled.length > 0 || !due ? settled : this.#overdue(nowMs);
   }
 
-  /** The round was aggregated: the next one may start. */
+  again(reason: string, nowMs: number): RoundAction[] {
+    for (const p of this.#states.keys()) this.#states.set(p, 'asked');
+    return this.#retry(reason, nowMs);
+  }
+
   next(nowMs: number): RoundAction[] {
     this.#round++;
     this.#attempt = 1;
@@ -180,22 +212,28 @@ export class RoundCoordinator {
 
   /** Time is over: ends with a quorum, else tries again with whoever is there. */
   #overdue(nowMs: number): RoundAction[] {
-    const { quorum, retries, deadlineMs } = this.#options;
+    const { quorum, deadlineMs } = this.#options;
     const received = this.#with('received');
     if (received.length >= quorum)
       return [{ kind: 'finish', round: this.#round, participants: received }];
     const silent = this.#with('asked').map((p) =>
       this.#connected.has(p) ? `${p} (still working)` : `${p} (not connected)`,
     );
-    const failed = this.#with('failed').map((p) => `${p} (failed)`);
+    const failed = this.#with('failed').map((p) => `${p} (${this.#faults.get(p)})`);
     const reason = `round ${this.#round}: ${received.length} updates after ${deadlineMs} ms, ${quorum} are needed; missing: ${[...silent, ...failed].join(', ')}`;
+    return this.#retry(reason, nowMs);
+  }
+
+  /** Another attempt of the round: with those who are there, and others in place of those who are not. */
+  #retry(reason: string, nowMs: number): RoundAction[] {
+    const { retries, deadlineMs } = this.#options;
     if (this.#attempt > retries) return [{ kind: 'abandon', round: this.#round, reason }];
     this.#attempt++;
     this.#deadline = nowMs + deadlineMs;
     for (const p of this.#with('failed')) this.#states.set(p, 'asked');
     const again = this.#with('asked').filter((p) => this.#connected.has(p));
     const fresh = [...this.#connected].filter((p) => !this.#states.has(p)).toSorted();
-    const missing = this.#states.size - received.length - again.length;
+    const missing = this.#states.size - this.#with('received').length - again.length;
     const substitutes = fresh.slice(0, missing);
     for (const p of substitutes) this.#states.set(p, 'asked');
     return [

@@ -57,6 +57,8 @@ export interface Strategy {
   readonly name: string;
   readonly local: LocalRule;
   readonly rule: MeanRule | JointRule;
+  /** Updates that make a new model, whoever brings them; default all who are asked, round by round. */
+  readonly bufferSize?: number;
   /**
    * Moves the model along the combined change, in place.
    *

@@ -13,7 +13,7 @@ import {
   type UploadReply,
 } from '@shoal/api';
 import { digestOf, ShoalError } from '@shoal/core';
-import { sendChunks } from '../transfer/chunks.ts';
+import { sendChunks, sinkOf } from '../transfer/chunks.ts';
 import { type ClientMethod, TokenClient, type TokenService } from '../transfer/grpc-client.ts';
 import { fromStatus } from '../transfer/grpc-errors.ts';
 
@@ -175,7 +175,7 @@ export class SampleClient {
       );
       call.on('error', () => undefined); // told by the callback
       const size = BigInt(bytes.length);
-      void sendChunks(call, { digest, bytes }, (chunk) =>
+      void sendChunks(sinkOf(call), { digest, bytes }, (chunk) =>
         create(UploadChunkSchema, { ...chunk, size }),
       ).then(() => call.end());
     });

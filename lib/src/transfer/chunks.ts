@@ -1,4 +1,3 @@
-import { createHash, type Hash } from 'node:crypto';
 import { ShoalError } from '@shoal/core';
 
 /** Bytes per chunk: few messages, and the sender's buffers stay small. */
@@ -6,19 +5,31 @@ export const CHUNK_BYTES: number = 1024 * 1024;
 /** Largest model or update either side takes. */
 export const MAX_VECTOR_BYTES: number = 2 ** 31;
 
+/** A running SHA-256, as `digester` of `@shoal/core` or one for browsers makes it. */
+export interface Hasher {
+  update(chunk: Uint8Array): void;
+  /** `sha256:…` */
+  digest(): string;
+}
+
 /** Puts content together from chunks that come in order, and checks it against its digest. */
 export class Assembly {
   readonly digest: string;
   readonly size: number;
   readonly #bytes: Uint8Array;
-  readonly #hash: Hash = createHash('sha256');
+  readonly #hash: Hasher;
   #at = 0;
 
   /**
    * @param size Announced bytes; at most `limit`.
    * @throws ShoalError `resource_exhausted` before anything is allocated.
    */
-  constructor(digest: string, size: number, limit: number = MAX_VECTOR_BYTES) {
+  constructor(
+    digest: string,
+    size: number,
+    at: { readonly hash: Hasher; readonly limit?: number },
+  ) {
+    const { hash, limit = MAX_VECTOR_BYTES } = at;
     if (!Number.isSafeInteger(size) || size < 0 || size > limit)
       throw new ShoalError(
         'resource_exhausted',
@@ -26,6 +37,7 @@ export class Assembly {
       );
     this.digest = digest;
     this.size = size;
+    this.#hash = hash;
     this.#bytes = new Uint8Array(size);
   }
 
@@ -54,22 +66,29 @@ export class Assembly {
     this.#hash.update(data);
     this.#at += data.length;
     if (this.#at < this.size) return undefined;
-    const found = `sha256:${this.#hash.digest('hex')}`;
+    const found = this.#hash.digest();
     if (found !== this.digest)
       throw new ShoalError('data_corrupt', `the content is ${found}, announced was ${this.digest}`);
     return this.#bytes;
   }
 }
 
-/** A writable side of a stream, as gRPC has it. */
-interface Writable<Frame> {
+/** Where frames go: a stream that says when it has enough. */
+export interface FrameSink<Frame> {
+  /** @returns Whether more may come at once; else wait for {@link drained}. */
+  write(frame: Frame): boolean;
+  drained(): Promise<void>;
+}
+
+/** A writable side of a stream, as Node and gRPC have it. */
+interface NodeWritable<Frame> {
   write(frame: Frame): boolean;
   once(event: 'drain' | 'close' | 'error', listener: () => void): unknown;
   off(event: 'drain' | 'close' | 'error', listener: () => void): unknown;
 }
 
 /** Resolves when a stream takes more, or never will again. */
-export function drained(stream: Pick<Writable<never>, 'once' | 'off'>): Promise<void> {
+export function drained(stream: Pick<NodeWritable<never>, 'once' | 'off'>): Promise<void> {
   return new Promise((resolve) => {
     const done = (): void => {
       for (const event of ['drain', 'close', 'error'] as const) stream.off(event, done);
@@ -79,17 +98,21 @@ export function drained(stream: Pick<Writable<never>, 'once' | 'off'>): Promise<
   });
 }
 
+export function sinkOf<Frame>(stream: NodeWritable<Frame>): FrameSink<Frame> {
+  return { write: (frame) => stream.write(frame), drained: () => drained(stream) };
+}
+
 /** Sends content in chunks from an offset on, as fast as the other side takes them. */
 export async function sendChunks<Frame>(
-  stream: Writable<Frame>,
+  sink: FrameSink<Frame>,
   content: { readonly digest: string; readonly bytes: Uint8Array; readonly offset?: number },
   frameOf: (chunk: { digest: string; offset: bigint; data: Uint8Array }) => Frame,
 ): Promise<number> {
   const { digest, bytes, offset = 0 } = content;
   for (let at = offset; at < bytes.length || (at === 0 && bytes.length === 0); at += CHUNK_BYTES) {
     const data = bytes.subarray(at, at + CHUNK_BYTES);
-    const more = stream.write(frameOf({ digest, offset: BigInt(at), data }));
-    if (!more) await drained(stream as Writable<never>);
+    const more = sink.write(frameOf({ digest, offset: BigInt(at), data }));
+    if (!more) await sink.drained();
     if (bytes.length === 0) break;
   }
   return bytes.length - offset;

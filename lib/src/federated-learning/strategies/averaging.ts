@@ -171,12 +171,14 @@ export function ditto(parameters: StrategyParameters): Strategy {
  * metric `staleness`.
  */
 export function fedBuff(parameters: StrategyParameters): Strategy {
-  const { learningRate } = readParameters('FedBuff', parameters, {
+  const { learningRate, bufferSize } = readParameters('FedBuff', parameters, {
     learningRate: { fallback: 1, min: 0, max: MANY },
+    bufferSize: { fallback: 10, min: 1, max: MANY },
   });
   return {
     name: 'FedBuff',
     local: {},
+    bufferSize: Math.round(bufferSize),
     rule: {
       kind: 'mean',
       weight: (u) => 1 / Math.sqrt(1 + Math.max(0, u.metrics['staleness'] ?? 0)),

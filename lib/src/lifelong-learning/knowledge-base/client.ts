@@ -14,8 +14,8 @@ import {
   SnapshotRequestSchema,
   StatModelRequestSchema,
 } from '@shoal/api';
-import { digestOf } from '@shoal/core';
-import { Assembly, sendChunks } from '../../transfer/chunks.ts';
+import { digester, digestOf } from '@shoal/core';
+import { Assembly, sendChunks, sinkOf } from '../../transfer/chunks.ts';
 import { type ClientMethod, TokenClient, type TokenService } from '../../transfer/grpc-client.ts';
 import { fromStatus } from '../../transfer/grpc-errors.ts';
 import type {
@@ -122,7 +122,7 @@ export class KnowledgeClient implements KnowledgeBase {
       );
       call.on('error', () => undefined); // told by the callback
       const size = BigInt(bytes.length);
-      void sendChunks(call, { digest, bytes }, (chunk) =>
+      void sendChunks(sinkOf(call), { digest, bytes }, (chunk) =>
         create(ModelChunkSchema, { ...chunk, job, size }),
       ).then(() => call.end());
     });
@@ -142,7 +142,7 @@ export class KnowledgeClient implements KnowledgeBase {
     let complete: Uint8Array | undefined;
     try {
       for await (const chunk of call as AsyncIterable<ModelChunk>) {
-        assembly ??= new Assembly(digest, Number(chunk.size));
+        assembly ??= new Assembly(digest, Number(chunk.size), { hash: digester() });
         complete = assembly.add(chunk);
       }
     } catch (error) {

@@ -27,9 +27,17 @@ import {
   StatModelReplySchema,
   type StatModelRequest,
 } from '@shoal/api';
-import { type KeyPair, type Logger, messageOf, ShoalError, silentLogger } from '@shoal/core';
-import { Assembly, drained, sendChunks } from '../../transfer/chunks.ts';
+import {
+  digester,
+  type KeyPair,
+  type Logger,
+  messageOf,
+  ShoalError,
+  silentLogger,
+} from '@shoal/core';
+import { Assembly, drained, sendChunks, sinkOf } from '../../transfer/chunks.ts';
 import { toStatus } from '../../transfer/grpc-errors.ts';
+import { listen } from '../../transfer/listen.ts';
 import type { KnowledgeStore } from './store.ts';
 import { opens } from './tokens.ts';
 import { changeFromWire, sampleToWire, snapshotToWire } from './wire.ts';
@@ -91,23 +99,8 @@ export class KnowledgeServer {
   /** Starts listening; resolves with `host:port`. @throws ShoalError when the address is taken. */
   async start(): Promise<string> {
     const { host = '127.0.0.1', port = 0, tls } = this.#options;
-    const credentials = tls
-      ? grpc.ServerCredentials.createSsl(null, [
-          { private_key: Buffer.from(tls.privateKey), cert_chain: Buffer.from(tls.certificate) },
-        ])
-      : grpc.ServerCredentials.createInsecure();
-    return await new Promise((resolve, reject) => {
-      this.#server.bindAsync(`${host}:${port}`, credentials, (error, bound) => {
-        if (error)
-          reject(
-            new ShoalError(
-              'failed_precondition',
-              `the knowledge base cannot listen on ${host}:${port}: ${error.message}`,
-            ),
-          );
-        else resolve(`${host}:${bound}`);
-      });
-    });
+    const at = { address: `${host}:${port}`, tls, what: 'the knowledge base' };
+    return `${host}:${await listen(this.#server, at)}`;
   }
 
   /** @throws ShoalError `unauthenticated` without a token, `permission_denied` with another job's. */
@@ -196,7 +189,7 @@ export class KnowledgeServer {
     const bytes = this.#store.getModel(job, digest);
     const offset = Math.min(Number(call.request.offset), bytes.length);
     const size = BigInt(bytes.length);
-    await sendChunks(call, { digest, bytes, offset }, (chunk) =>
+    await sendChunks(sinkOf(call), { digest, bytes, offset }, (chunk) =>
       create(ModelChunkSchema, { ...chunk, job, size }),
     );
   }
@@ -226,7 +219,10 @@ export class KnowledgeServer {
         if (!assembly) {
           job = chunk.job;
           this.#expectToken(call.metadata, job);
-          assembly = new Assembly(chunk.digest, Number(chunk.size), maxModelBytes);
+          assembly = new Assembly(chunk.digest, Number(chunk.size), {
+            hash: digester(),
+            ...(maxModelBytes === undefined ? {} : { limit: maxModelBytes }),
+          });
         }
         complete = assembly.add(chunk);
       }

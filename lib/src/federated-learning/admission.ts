@@ -1,0 +1,41 @@
+import { timingSafeEqual } from 'node:crypto';
+import type { ParticipantFrame } from '@shoal/api';
+import { digestOf, ShoalError } from '@shoal/core';
+
+type Join = Extract<ParticipantFrame['frame'], { case: 'join' }>['value'];
+
+function sameSecret(a: string, b: string): boolean {
+  const [x, y] = [Buffer.from(digestOf(a)), Buffer.from(digestOf(b))];
+  return timingSafeEqual(x, y);
+}
+
+/**
+ * Checks that a participant belongs to a federation.
+ *
+ * @param wanted.token What it must bring; undefined lets everyone in.
+ * @throws ShoalError `unauthenticated`, `permission_denied` or `invalid_argument`, saying what does not fit.
+ */
+export function requireAdmission(
+  { job, participant, token, size, layout }: Join,
+  wanted: {
+    readonly job: string;
+    readonly token: string | undefined;
+    readonly size: number;
+    readonly layout: string;
+  },
+): void {
+  if (wanted.token !== undefined && !sameSecret(token, wanted.token))
+    throw new ShoalError('unauthenticated', 'the token is not this federation’s');
+  if (job !== wanted.job)
+    throw new ShoalError(
+      'permission_denied',
+      `participant ${participant} belongs to job "${job}", this is "${wanted.job}"`,
+    );
+  if (!/^[\w.:-]{1,128}$/.test(participant))
+    throw new ShoalError('invalid_argument', `"${participant}" is no name for a participant`);
+  if (layout !== wanted.layout)
+    throw new ShoalError(
+      'invalid_argument',
+      `participant ${participant} has another model: ${size} values of layout ${layout}, wanted are ${wanted.size} of ${wanted.layout}`,
+    );
+}

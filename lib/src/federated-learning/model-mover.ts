@@ -1,0 +1,110 @@
+import { aggregateRound } from './aggregate.ts';
+import { decompress } from './compression.ts';
+import { squaredDistance } from './kernels.ts';
+import { OrderedSum } from './ordered-sum.ts';
+import type { PrivacyGuard } from './privacy/privacy-guard.ts';
+import type { RoundStore, StoredUpdate } from './round-store.ts';
+import type { ModelUpdate, Strategy, StrategyState } from './strategy.ts';
+
+interface Parts {
+  readonly strategy: Strategy;
+  readonly store: RoundStore;
+  readonly guard: PrivacyGuard;
+}
+
+/** The model of a federation, and how the updates of a round move it. */
+export class ModelMover {
+  readonly #parts: Parts;
+  #model: Float32Array;
+  /** The model this round started from, once it has moved. */
+  #previous: Float32Array | undefined;
+  #sum: OrderedSum | undefined;
+  /** The update that came last, decoded. */
+  #fresh: (Pick<ModelUpdate, 'participant' | 'delta'> & { readonly base: number }) | undefined;
+
+  constructor(parts: Parts, model: Float32Array) {
+    this.#parts = parts;
+    this.#model = model;
+  }
+
+  get model(): Float32Array {
+    return this.#model;
+  }
+
+  /** Remembers what an update holds until it is read: it need not come back from disk. */
+  hold(update: { participant: string; base: number; delta: Float32Array }): void {
+    this.#fresh = update;
+  }
+
+  readonly #read = (info: StoredUpdate): ModelUpdate => {
+    const { store, guard } = this.#parts;
+    const { participant, base } = info;
+    const isFresh = this.#fresh?.participant === participant && this.#fresh.base === base;
+    const fresh = isFresh ? this.#fresh?.delta : undefined;
+    this.#fresh = undefined;
+    const delta = fresh ?? decompress(info.encoding, store.read(info), this.#model.length);
+    guard.clip(delta);
+    return { ...info, delta };
+  };
+
+  #ordered(order: readonly string[]): OrderedSum {
+    this.#sum ??= new OrderedSum(this.#parts.strategy, this.#model.length, order);
+    return this.#sum;
+  }
+
+  /** Adds what is here and next in order to the running sum. */
+  fold(round: number, order: readonly string[]): void {
+    this.#ordered(order).fold(this.#parts.store.updates(round), this.#read);
+  }
+
+  /**
+   * Combines the updates of a round and moves the model.
+   *
+   * @param at.order Participants in the order their updates are added; empty where it is that of the updates.
+   * @returns The state the strategy keeps.
+   */
+  combine(
+    infos: readonly StoredUpdate[],
+    at: { readonly round: number; readonly order: readonly string[] },
+  ): StrategyState {
+    const { strategy, store, guard } = this.#parts;
+    const { round, order } = at;
+    if (strategy.rule.kind === 'joint') {
+      const state = store.strategyState(round - 1);
+      this.#depart();
+      aggregateRound(strategy, this.#model, { updates: infos.map(this.#read), state, round });
+      return state;
+    }
+    const change = this.#ordered(order).finish(infos, this.#read);
+    const weights = infos.map((i) => i.samples);
+    return this.move(change, { round, within: guard.within, weights });
+  }
+
+  /** Moves the model along a mean change, with noise where privacy asks for it. */
+  move(
+    change: Float32Array,
+    at: { readonly round: number; readonly within: number; readonly weights: readonly number[] },
+  ): StrategyState {
+    const { strategy, store, guard } = this.#parts;
+    const state = store.strategyState(at.round - 1);
+    guard.noise(change, at.weights);
+    guard.adapt(at.within, at.weights.length);
+    this.#depart();
+    strategy.step(this.#model, change, { state, round: at.round });
+    return state;
+  }
+
+  /** Leaves the model of this round as it is, and goes on with a copy. */
+  #depart(): void {
+    this.#sum = undefined;
+    this.#previous = this.#model;
+    this.#model = this.#model.slice();
+  }
+
+  /** L2 norm of the last move; 0 when the model stayed. */
+  changeNorm(): number {
+    const norm = Math.sqrt(squaredDistance(this.#model, this.#previous ?? this.#model));
+    this.#previous = undefined;
+    return norm;
+  }
+}

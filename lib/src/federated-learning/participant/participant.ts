@@ -1,0 +1,352 @@
+import { create } from '@bufbuild/protobuf';
+import {
+  type AggregatorFrame,
+  type ParticipantFrame,
+  ParticipantFrameSchema,
+  type SecureRequest,
+} from '@shoal/api';
+import {
+  backoffMs,
+  type Clock,
+  type Logger,
+  messageOf,
+  type Random,
+  ShoalError,
+  seededRandom,
+  silentLogger,
+  systemClock,
+} from '@shoal/core';
+import { Assembly, sendChunks } from '../../transfer/chunks.ts';
+import { Compressor } from '../compression.ts';
+import { type FederatedModel, type LocalTask, layoutText } from '../federated-model.ts';
+import type { SigningIdentity } from '../privacy/secure-aggregation/identity.ts';
+import type { RoundSummary } from '../round-summary.ts';
+import type { FrameStream, FrameTransport, ParticipantPlatform } from './frame-stream.ts';
+import { SecureUpload } from './secure-upload.ts';
+
+export interface ParticipantOptions {
+  /** The way to the aggregator. */
+  readonly transport: FrameTransport;
+  readonly platform: ParticipantPlatform;
+  readonly job: string;
+  /** Unique in the federation. */
+  readonly participant: string;
+  readonly token?: string;
+  /** What it signs with; needed where changes are only added up masked (secure aggregation). */
+  readonly identity?: SigningIdentity;
+  readonly clock?: Clock;
+  readonly random?: Random;
+  readonly logger?: Logger;
+  /** Told why a round cannot go on yet. */
+  readonly onNotice?: (reason: string) => void;
+  /** Told after every task, with the rounds so far. */
+  readonly onRound?: (
+    round: number,
+    metrics: Readonly<Record<string, number>>,
+    history: readonly RoundSummary[],
+  ) => void;
+}
+
+export interface ParticipantResult {
+  readonly reason: string;
+  readonly rounds: number;
+  readonly history: readonly RoundSummary[];
+}
+
+type TaskFrame = Extract<AggregatorFrame['frame'], { case: 'task' }>['value'];
+
+/** An update that is not accepted yet. */
+interface Pending {
+  readonly round: number;
+  readonly bytes: Uint8Array;
+  readonly digest: string;
+  readonly samples: number;
+  readonly metrics: Readonly<Record<string, number>>;
+  readonly encoding: string;
+}
+
+function isFinal(error: unknown): boolean {
+  return error instanceof ShoalError && error.retry === 'terminal';
+}
+
+function bytesOf(words: Uint32Array): Uint8Array {
+  return new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
+}
+
+/**
+ * A participant of a federation: dials out, trains what it is given, and keeps its update until the
+ * aggregator has it durably. A broken stream is dialled again with jitter; nothing is trained twice
+ * for one round while this process lives. Runs in Node and in browsers.
+ */
+export class Participant {
+  readonly #options: ParticipantOptions;
+  readonly #model: FederatedModel;
+  readonly #logger: Logger;
+  #pending: Pending | undefined;
+  #secure: SecureUpload | undefined;
+  #vector: { digest: string; values: Float32Array } | undefined;
+  #assembly: Assembly | undefined;
+  #task: TaskFrame | undefined;
+  #compressor: Compressor | undefined;
+  #rounds = 0;
+  #working = Promise.resolve();
+
+  constructor(options: ParticipantOptions, model: FederatedModel) {
+    this.#options = options;
+    this.#model = model;
+    this.#logger = options.logger ?? silentLogger;
+  }
+
+  /**
+   * Takes part until the federation ends.
+   *
+   * @throws ShoalError when the aggregator refuses this participant for good, or the signal aborts.
+   */
+  async run(signal: AbortSignal): Promise<ParticipantResult> {
+    const { clock = systemClock, random = seededRandom(Date.now()) } = this.#options;
+    for (let attempt = 0; ; attempt++) {
+      signal.throwIfAborted();
+      try {
+        return await this.#connect(signal, () => {
+          attempt = 0;
+        });
+      } catch (error) {
+        if (signal.aborted || isFinal(error)) throw error;
+        this.#logger.info('the aggregator is not reached', { reason: messageOf(error) });
+        await clock.sleep(50 + backoffMs(attempt, { baseMs: 100, capMs: 5_000 }, random), signal);
+      }
+    }
+  }
+
+  #connect(signal: AbortSignal, connected: () => void): Promise<ParticipantResult> {
+    const { transport } = this.#options;
+    let stream: FrameStream | undefined;
+    let stop: (() => void) | undefined;
+    return new Promise<ParticipantResult>((resolve, reject) => {
+      const opened = transport.open({
+        onFrame: (frame) => {
+          if (frame.frame.case === 'admitted') connected();
+          try {
+            const result = this.#take(opened, frame, signal);
+            if (result) resolve(result);
+          } catch (error) {
+            reject(error instanceof Error ? error : new Error(messageOf(error)));
+          }
+        },
+        onEnd: (reason) =>
+          reject(
+            new ShoalError('unavailable', `the stream to ${transport.address} ended: ${reason}`),
+          ),
+      });
+      stream = opened;
+      stop = () =>
+        reject(
+          signal.reason instanceof Error ? signal.reason : new ShoalError('cancelled', 'stopped'),
+        );
+      signal.addEventListener('abort', stop, { once: true });
+      this.#send(opened, { case: 'join', value: this.#joinFrame() });
+    }).finally(() => {
+      if (stop) signal.removeEventListener('abort', stop);
+      stream?.close();
+    });
+  }
+
+  #joinFrame(): Extract<ParticipantFrame['frame'], { case: 'join' }>['value'] {
+    const { job, participant, token = '' } = this.#options;
+    const { samples, size, layout } = this.#model;
+    return {
+      job,
+      participant,
+      token,
+      samples: BigInt(samples),
+      size: BigInt(size),
+      layout: this.#digestOf(new TextEncoder().encode(layoutText(layout))),
+    } as never;
+  }
+
+  #digestOf(bytes: Uint8Array): string {
+    const hash = this.#options.platform.newHash();
+    hash.update(bytes);
+    return hash.digest();
+  }
+
+  #send(stream: FrameStream, frame: unknown): void {
+    stream.write(create(ParticipantFrameSchema, { frame: frame as never }));
+  }
+
+  #fail(stream: FrameStream, round: number, reason: string): void {
+    this.#logger.warn('round failed', { round, reason });
+    this.#send(stream, { case: 'failed', value: { round, reason } });
+  }
+
+  #take(
+    stream: FrameStream,
+    { frame }: AggregatorFrame,
+    signal: AbortSignal,
+  ): ParticipantResult | undefined {
+    switch (frame.case) {
+      case 'task':
+        this.#begin(stream, frame.value, signal);
+        return undefined;
+      case 'chunk': {
+        const bytes = this.#assembly?.add(frame.value);
+        if (!bytes) return undefined;
+        const { digest } = frame.value;
+        this.#assembly = undefined;
+        this.#vector = { digest, values: new Float32Array(bytes.buffer) };
+        this.#work(stream, signal);
+        return undefined;
+      }
+      case 'accepted':
+        if (this.#pending?.round === frame.value.round) this.#pending = undefined;
+        return undefined;
+      case 'secure':
+        void this.#answer(stream, frame.value);
+        return undefined;
+      case 'notice':
+        this.#logger.warn('the federation waits', { reason: frame.value.reason });
+        this.#options.onNotice?.(frame.value.reason);
+        return undefined;
+      case 'refused':
+        return this.#refused(frame.value);
+      case 'finished': {
+        const { reason, history } = frame.value;
+        return {
+          reason,
+          rounds: this.#rounds,
+          history: JSON.parse(history || '[]') as RoundSummary[],
+        };
+      }
+      case 'admitted':
+      case undefined:
+        return undefined;
+    }
+  }
+
+  #refused({ round, reason, final }: { round: number; reason: string; final: boolean }): undefined {
+    if (final) throw new ShoalError('permission_denied', `the aggregator refuses: ${reason}`);
+    this.#logger.warn('update refused', { round, reason });
+    if (this.#pending?.round === round) this.#pending = undefined;
+    return undefined;
+  }
+
+  #begin(stream: FrameStream, task: TaskFrame, signal: AbortSignal): void {
+    this.#task = task;
+    if (this.#hasResultOf(task.round)) {
+      this.#upload(stream, task).catch((error: unknown) =>
+        this.#fail(stream, task.round, messageOf(error)),
+      );
+      return;
+    }
+    // An asynchronous federation takes what is late; it was trained and must not be lost.
+    if (this.#pending && (JSON.parse(task.instructions) as LocalTask).asynchronous)
+      void this.#sendUpdate(stream, this.#pending, task.attempt);
+    this.#secure = undefined;
+    if (this.#vector?.digest === task.model) {
+      this.#work(stream, signal);
+      return;
+    }
+    const hash = this.#options.platform.newHash();
+    this.#assembly = new Assembly(task.model, Number(task.modelBytes), { hash });
+    this.#send(stream, { case: 'want', value: { digest: task.model, offset: 0n } });
+  }
+
+  #hasResultOf(round: number): boolean {
+    return this.#pending?.round === round || this.#secure?.round === round;
+  }
+
+  /** Trains in the background, one task after the other; frames are handled meanwhile. */
+  #work(stream: FrameStream, signal: AbortSignal): void {
+    const task = this.#task;
+    const vector = this.#vector;
+    if (!task || vector?.digest !== task.model) return;
+    this.#working = this.#working.then(() =>
+      this.#train(stream, { task, values: vector.values, signal }),
+    );
+  }
+
+  async #train(
+    stream: FrameStream,
+    at: { task: TaskFrame; values: Float32Array; signal: AbortSignal },
+  ): Promise<void> {
+    const { task, values, signal } = at;
+    if (task !== this.#task || signal.aborted) return;
+    try {
+      // Trained while the stream was away: it went to one that is gone.
+      if (!this.#hasResultOf(task.round)) await this.#result(task, values, signal);
+      await this.#upload(stream, task);
+    } catch (error) {
+      if (!signal.aborted) this.#fail(stream, task.round, messageOf(error));
+    }
+  }
+
+  /** Trains and keeps what came of it. */
+  async #result(task: TaskFrame, values: Float32Array, signal: AbortSignal): Promise<void> {
+    const { round } = task;
+    const instructions = JSON.parse(task.instructions) as LocalTask;
+    const { delta, samples, metrics } = await this.#model.train(values, instructions, signal);
+    const { job, participant, identity, platform } = this.#options;
+    if (instructions.secure && !instructions.evaluateOnly) {
+      if (!identity)
+        throw new ShoalError(
+          'failed_precondition',
+          'this federation adds changes up masked: the participant needs an identity to sign with',
+        );
+      this.#secure = new SecureUpload(
+        { job, round, samples, metrics, delta, bound: instructions.secure.bound },
+        { participant, identity, crypto: platform.crypto },
+      );
+    } else {
+      this.#compressor ??= new Compressor(
+        instructions.encoding,
+        seededRandom(instructions.seed).fork(participant),
+      );
+      const bytes = instructions.evaluateOnly ? new Uint8Array() : this.#compressor.compress(delta);
+      const encoding = instructions.encoding.name;
+      this.#pending = { round, bytes, digest: this.#digestOf(bytes), samples, metrics, encoding };
+    }
+    this.#rounds++;
+    const history = JSON.parse(task.history || '[]') as RoundSummary[];
+    this.#options.onRound?.(round, metrics, history);
+  }
+
+  async #upload(stream: FrameStream, task: TaskFrame): Promise<void> {
+    if (this.#secure?.round === task.round)
+      this.#send(stream, { case: 'secure', value: this.#secure.ready(task.attempt) });
+    else if (this.#pending) await this.#sendUpdate(stream, this.#pending, task.attempt);
+  }
+
+  async #sendUpdate(stream: FrameStream, pending: Pending, attempt: number): Promise<void> {
+    const { bytes, samples, ...rest } = pending;
+    this.#send(stream, {
+      case: 'update',
+      value: { ...rest, attempt, samples: BigInt(samples), bytes: BigInt(bytes.length) },
+    });
+    if (bytes.length === 0) return;
+    await sendChunks(stream, { digest: rest.digest, bytes }, (chunk) =>
+      create(ParticipantFrameSchema, { frame: { case: 'chunk', value: chunk as never } }),
+    );
+  }
+
+  /** A stage of secure aggregation; what it must not answer ends its part in the round, with the reason. */
+  async #answer(stream: FrameStream, request: SecureRequest): Promise<void> {
+    const { round, attempt } = request;
+    try {
+      const secure = this.#secure;
+      if (secure?.round !== round)
+        throw new ShoalError('failed_precondition', `the keys of round ${round} are not here`);
+      const answer = await secure.answer(request);
+      if (!(answer instanceof Uint32Array)) {
+        this.#send(stream, { case: 'secure', value: answer });
+        return;
+      }
+      const bytes = bytesOf(answer);
+      const digest = this.#digestOf(bytes);
+      // Samples and metrics were told when it was ready.
+      const update = { round, bytes, digest, samples: 1, metrics: {}, encoding: 'masked' };
+      await this.#sendUpdate(stream, update, attempt);
+    } catch (error) {
+      this.#fail(stream, round, messageOf(error));
+    }
+  }
+}
