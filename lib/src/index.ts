@@ -65,6 +65,7 @@ export {
 } from './federated-learning/aggregation-server.ts';
 export type { CompressionOptions } from './federated-learning/compression.ts';
 export {
+  aggregatorTransport,
   FEDERATED_SETTINGS,
   type FederatedEnvironment,
   FederatedLearning,
@@ -77,6 +78,10 @@ export type {
   LocalTask,
 } from './federated-learning/federated-model.ts';
 export type { FederationOptions, PrivacyOptions } from './federated-learning/federation-options.ts';
+export {
+  GroupAggregator,
+  type GroupAggregatorOptions,
+} from './federated-learning/group-aggregator.ts';
 export { addWeighted } from './federated-learning/kernels.ts';
 export { grpcTransport, nodePlatform } from './federated-learning/participant/grpc-transport.ts';
 export {

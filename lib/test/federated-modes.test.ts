@@ -1,11 +1,20 @@
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { RoundStore } from '../src/federated-learning/round-store.ts';
-import { AggregationServer, createIdentities, type SigningIdentity } from '../src/index.ts';
+import {
+  AggregationServer,
+  createIdentities,
+  GroupAggregator,
+  type GroupAggregatorOptions,
+  grpcTransport,
+  type SigningIdentity,
+} from '../src/index.ts';
 import {
   cleanUp,
+  cleanups,
   digestOfModel,
   folder,
   join_,
+  LAYOUT,
   serve,
   ToyModel,
   undisturbed,
@@ -297,5 +306,101 @@ describe('evaluation', () => {
     const wanted = await undisturbed();
     const scored = await undisturbed({ evaluate: () => Promise.resolve({ accuracy: 1 }) });
     expect(digestOfModel(scored)).toBe(digestOfModel(wanted));
+  });
+});
+
+describe('groups', () => {
+  const group = async (
+    above: string,
+    over: Partial<GroupAggregatorOptions>,
+  ): Promise<{
+    address: string;
+    group: GroupAggregator;
+    done: Promise<unknown>;
+    stop: () => void;
+  }> => {
+    const aggregator = new GroupAggregator({
+      job: 'toy',
+      group: 'g1',
+      members: 2,
+      above: grpcTransport(above),
+      dir: folder(),
+      layout: LAYOUT,
+      deadlineMs: 8_000,
+      ...over,
+    });
+    const address = await aggregator.start();
+    const stopping = new AbortController();
+    const done = aggregator.run(stopping.signal);
+    done.catch(() => undefined);
+    cleanups.push(async () => {
+      stopping.abort(new Error('test over'));
+      await aggregator.close();
+    });
+    return { address, group: aggregator, done, stop: () => stopping.abort(new Error('stopped')) };
+  };
+
+  test('two groups and one of its own learn what five learn without groups; few updates go up', async () => {
+    const flat = await serve({ participants: 5 });
+    for (const id of [1, 2, 3, 4, 5]) join_(flat.address, new ToyModel(id), id);
+    const wanted = await flat.server.done;
+    const { server, address } = await serve({ participants: 3 });
+    const g1 = await group(address, { group: 'g1' });
+    const g2 = await group(address, { group: 'g2' });
+    const members = [
+      join_(g1.address, new ToyModel(1), 1),
+      join_(g1.address, new ToyModel(2), 2),
+      join_(g2.address, new ToyModel(3), 3),
+      join_(g2.address, new ToyModel(4), 4),
+      join_(address, new ToyModel(5), 5),
+    ];
+    const result = await server.done;
+    expect(largestDifference(result.model, wanted.model)).toBeLessThan(1e-6);
+    expect(result.history.map((h) => [h.participants, h.samples])).toEqual(
+      Array.from({ length: 5 }, () => [3, 150]),
+    );
+    expect(result.history[0]?.metrics['loss']).toBeCloseTo(wanted.history[0]?.metrics['loss'] ?? 0);
+    expect(result.history[0]?.bytesUp).toBe(((wanted.history[0]?.bytesUp ?? 0) * 3) / 5);
+    // Members hear of the rounds of the whole federation, and of its end.
+    for (const m of members)
+      expect(await m.done).toMatchObject({ reason: 'all 4 rounds are done' });
+  });
+
+  test('a group that is ended in the middle goes on; nobody trains twice, the model is the same', async () => {
+    const run = async (interrupt: boolean): Promise<string> => {
+      const { server, address } = await serve({ participants: 2 });
+      const dir = folder();
+      let own = await group(address, { dir });
+      const port = Number(own.address.split(':')[1]);
+      const models = [1, 2].map((id) => new ToyModel(id, () => pause(id * 40)));
+      for (const [i, m] of models.entries()) join_(own.address, m, i + 1);
+      join_(address, new ToyModel(3), 3);
+      for (let i = 0; i < 3 && interrupt; i++) {
+        await pause(70);
+        own.stop();
+        await own.group.close();
+        own = await group(address, { dir, port });
+      }
+      const result = await server.done;
+      for (const m of models) expect(m.trained).toEqual([1, 2, 3, 4, 5]);
+      return digestOfModel(result);
+    };
+    expect(await run(true)).toBe(await run(false));
+  });
+
+  test('a group without its quorum says who is missing, where the federation waits', async () => {
+    const stalls: string[] = [];
+    const { server, address } = await serve({
+      participants: 2,
+      rounds: 1,
+      retries: 0,
+      deadlineMs: 900,
+      onStalled: (r) => stalls.push(r),
+    });
+    const own = await group(address, { deadlineMs: 300 });
+    join_(own.address, new ToyModel(1), 1);
+    join_(own.address, new ToyModel(2, () => new Promise(() => undefined)), 2);
+    join_(address, new ToyModel(3), 3);
+    await expect(server.done).rejects.toThrow(/missing: g1 \(.*missing: p2 \(still working\)\)/);
   });
 });

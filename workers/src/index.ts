@@ -1,4 +1,5 @@
 export { EXIT, exitCodeOf } from './exit-codes.ts';
+export { aggregateWorker, participateWorker } from './federated-workers.ts';
 export { ServedModel, type ServedModelOptions } from './hot-update-service.ts';
 export {
   type InferenceServer,
@@ -14,13 +15,11 @@ export {
 } from './lifelong-workers.ts';
 export { runWorker, untilStopped, type WorkerContext } from './process.ts';
 export {
-  aggregateWorker,
   bigModelWorker,
   evaluateWorker,
   inferWorker,
   jointInferenceWorker,
   labelWorker,
-  participateWorker,
   trainWorker,
   type WorkerParts,
 } from './worker-kinds.ts';

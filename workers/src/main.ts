@@ -20,6 +20,7 @@ import {
   readTaskSamples,
   toSamples,
 } from '@shoal/lib';
+import { aggregateWorker, participateWorker } from './federated-workers.ts';
 import {
   evaluateTasksWorker,
   knowledgeBaseWorker,
@@ -28,13 +29,11 @@ import {
 } from './lifelong-workers.ts';
 import { runWorker, type WorkerContext } from './process.ts';
 import {
-  aggregateWorker,
   bigModelWorker,
   evaluateWorker,
   inferWorker,
   jointInferenceWorker,
   labelWorker,
-  participateWorker,
   trainWorker,
 } from './worker-kinds.ts';
 
@@ -147,7 +146,7 @@ async function run(kind: string, context: WorkerContext): Promise<unknown> {
     case 'joint-inference':
       return await jointInferenceWorker(served(), context);
     case 'aggregate':
-      return await aggregateWorker(context);
+      return await aggregateWorker(context, { read: parts.read });
     case 'participate':
       return await participateWorker({ read: parts.read, threads: env.THREADS }, context);
     case 'lifelong-train':

@@ -1,9 +1,4 @@
-import { readFileSync, renameSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
 import {
-  choice,
-  digestOf,
-  fromNode,
   integer,
   isShoalError,
   type JsonObject,
@@ -15,13 +10,8 @@ import {
   text,
 } from '@shoal/core';
 import {
-  AggregationServer,
   BigModelService,
   type Estimator,
-  FEDERATED_SETTINGS,
-  type FederatedEnvironment,
-  FederatedLearning,
-  type FederationOptions,
   IncrementalInference,
   IncrementalLearning,
   JointInference,
@@ -30,8 +20,6 @@ import {
   type ModelResult,
   SampleClient,
   type Samples,
-  SednaAggregationServer,
-  TrainerModel,
   WORKER_SETTINGS,
   type WorkerEnvironment,
 } from '@shoal/lib';
@@ -196,135 +184,4 @@ export async function bigModelWorker(estimator: Estimator, context: WorkerContex
   await untilStopped(context.signal);
   await service.close();
   return null;
-}
-
-/** Takes part in a federation with the samples of `TRAIN_DATASET_URL`; starts from the job's model. */
-export async function participateWorker(
-  parts: Pick<WorkerParts, 'read'> & { readonly threads: number },
-  { logger, signal }: WorkerContext,
-): Promise<{ reason: string; rounds: number }> {
-  const env = readConfig(FEDERATED_SETTINGS, process.env);
-  const path = env.PRETRAINED_MODEL_URL || env.MODEL_URL;
-  const learning = new FederatedLearning({ model: readModelBytes(path), threads: parts.threads });
-  const samples = await parts.read(env.TRAIN_DATASET_URL);
-  logger.info('taking part', { samples: samples.size });
-  const { reason, rounds } = await learning.train(samples, { signal, logger });
-  return { reason, rounds };
-}
-
-function readModelBytes(path: string): Buffer {
-  try {
-    return readFileSync(path);
-  } catch (error) {
-    throw fromNode(error, `reading model ${path}`);
-  }
-}
-
-interface AggregatorEnvironment extends FederatedEnvironment {
-  readonly AGG_BIND_HOST: string;
-  readonly AGG_BIND_PORT: number;
-  readonly PARTICIPANTS_COUNT: number;
-  readonly FEDERATED_OPTIONS: string;
-  readonly FEDERATED_PROTOCOL: 'shoal' | 'sedna';
-}
-
-const AGGREGATOR_SETTINGS: SettingTable<AggregatorEnvironment> = {
-  ...FEDERATED_SETTINGS,
-  AGG_BIND_HOST: text('address to listen on', process.env['POD_IP'] ?? '0.0.0.0'),
-  AGG_BIND_PORT: integer('port to listen on', { min: 0, max: 65_535 }, 7363),
-  PARTICIPANTS_COUNT: integer('participants of the job', { min: 1, max: 1_000_000 }, 1),
-  FEDERATED_OPTIONS: text('rounds, strategy, quorum and so on, as JSON', '{}'),
-  FEDERATED_PROTOCOL: choice(
-    'what participants speak: shoal, or sedna for its Python workers',
-    ['shoal', 'sedna'],
-    'shoal',
-  ),
-};
-
-/**
- * Where an aggregator keeps its rounds: beside the model, so that a restarted pod finds them. A job
- * made anew, or one with other options, has other rounds: the secret of the job is part of the name.
- */
-function roundsFolder({
-  MODEL_URL,
-  JOB_NAME,
-  FEDERATED_TOKEN,
-  FEDERATED_OPTIONS,
-}: AggregatorEnvironment): string {
-  const instance = digestOf(`${FEDERATED_TOKEN} ${FEDERATED_OPTIONS}`).slice(7, 19);
-  return join(dirname(MODEL_URL), `.federated-${JOB_NAME}-${instance}`);
-}
-
-/** Aggregates a federation as `FEDERATED_OPTIONS` says; writes the trained model to `MODEL_URL`. */
-export async function aggregateWorker({ logger, signal }: WorkerContext): Promise<unknown> {
-  const env = readConfig(AGGREGATOR_SETTINGS, process.env);
-  const from = env.PRETRAINED_MODEL_URL || env.MODEL_URL;
-  const options = JSON.parse(env.FEDERATED_OPTIONS) as Partial<FederationOptions>;
-  if (env.FEDERATED_PROTOCOL === 'sedna')
-    return await aggregateForSedna(env, options.rounds ?? 3, { logger, signal });
-  const nothing = { inputs: new Float32Array(), labels: new BigInt64Array(), shape: [], size: 0 };
-  const model = await TrainerModel.create({ model: readModelBytes(from), samples: nothing });
-  const server = new AggregationServer({
-    rounds: 3,
-    ...options,
-    job: env.JOB_NAME,
-    participants: env.PARTICIPANTS_COUNT,
-    dir: roundsFolder(env),
-    initial: model.initial(),
-    layout: model.layout,
-    token: env.FEDERATED_TOKEN,
-    host: env.AGG_BIND_HOST,
-    port: env.AGG_BIND_PORT,
-    logger,
-  });
-  logger.info('aggregating', {
-    address: await server.start(),
-    participants: env.PARTICIPANTS_COUNT,
-  });
-  const stopped = new Promise<never>((_, reject) =>
-    signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true }),
-  );
-  try {
-    const result = await Promise.race([server.done, stopped]);
-    const best = result.best?.model ?? result.model;
-    writeModelBytes(env.MODEL_URL, model.deploy(best));
-    const last = result.history.at(-1);
-    // Participants that were told are gone within a moment; the others find the port closed.
-    await new Promise((resolve) => setTimeout(resolve, 500));
-    return { reason: result.reason, rounds: result.history.length, metrics: last?.metrics ?? {} };
-  } finally {
-    await server.close();
-    await model.close();
-  }
-}
-
-/** Aggregates for workers built on Sedna's Python library; they keep the model. */
-async function aggregateForSedna(
-  env: AggregatorEnvironment,
-  rounds: number,
-  { logger, signal }: WorkerContext,
-): Promise<{ rounds: number }> {
-  const server = new SednaAggregationServer({
-    rounds,
-    participants: env.PARTICIPANTS_COUNT,
-    host: env.AGG_BIND_HOST,
-    port: env.AGG_BIND_PORT,
-    logger,
-  });
-  logger.info('aggregating for Sedna workers', { url: await server.start() });
-  try {
-    const done = await Promise.race([server.done, untilStopped(signal).then(() => 0)]);
-    return { rounds: done };
-  } finally {
-    await server.close();
-  }
-}
-
-function writeModelBytes(path: string, bytes: Uint8Array): void {
-  try {
-    writeFileSync(`${path}.tmp`, bytes);
-    renameSync(`${path}.tmp`, path);
-  } catch (error) {
-    throw fromNode(error, `writing model ${path}`);
-  }
 }

@@ -22,7 +22,7 @@ const strategy = object(
   'How updates become the next model. Shoal’s own.',
   {
     'name!': string(
-      'FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi, FedProx, SCAFFOLD, q-FedAvg, Ditto, Median, TrimmedMean, Krum, MultiKrum, Bulyan, GeometricMedian, CenteredClipping or NormBounding.',
+      'FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi, FedProx, SCAFFOLD, FedBuff (asynchronous), q-FedAvg, Ditto, Median, TrimmedMean, Krum, MultiKrum, Bulyan, GeometricMedian, CenteredClipping or NormBounding.',
       { minLength: 1 },
     ),
     parameters: list('Parameters of the strategy.', parameter),
@@ -31,9 +31,9 @@ const strategy = object(
 );
 
 const privacy = object(
-  'Differential privacy of the aggregate. Shoal’s own.',
+  'What can be learned of one participant’s data: differential privacy of the aggregate, secure aggregation, or both. Shoal’s own.',
   {
-    'clipping!': number('Largest L2 norm of one participant’s change.', positive),
+    clipping: number('Largest L2 norm of one participant’s change; needed for noise.', positive),
     adaptive: boolean('Whether the bound follows the median norm. Default false.'),
     noise: number(
       'Standard deviation of the noise relative to one participant’s influence; 0 for none.',
@@ -41,6 +41,19 @@ const privacy = object(
     ),
     epsilon: number('Budget: training stops once ε would exceed it.', positive),
     delta: number('δ of the guarantee. Default 1e-5.', positive),
+    secureAggregation: object(
+      'Changes are masked: the aggregator learns their sum only. Needs three participants or more, and a strategy that is a mean.',
+      {
+        range: number(
+          'Largest magnitude of a value of a change; default clipping, else 1.',
+          positive,
+        ),
+        stageSeconds: integer('Time participants have for each of its stages; default 60.', {
+          minimum: 1,
+        }),
+      },
+      'SecureAggregation',
+    ),
   },
   'FederatedPrivacy',
 );
@@ -53,6 +66,9 @@ const round = object(
     samples: integer('Samples behind them.'),
     loss: string('Mean loss at the model the round started from.'),
     accuracy: string('Mean accuracy at that model.'),
+    accuracySpread: string('Its 10th, 50th and 90th percentile over the participants.'),
+    validationLoss: string('Loss of that model on the samples of spec.evaluation.'),
+    validationAccuracy: string('Accuracy of that model on the samples of spec.evaluation.'),
     bytesUp: integer('Bytes of updates received.'),
     bytesDown: integer('Bytes of models sent.'),
     durationMs: integer('From the first task to the new model.'),
@@ -123,6 +139,39 @@ export const federatedLearningJob: KindDefinition = {
         },
         'LocalTraining',
       ),
+      evaluation: object(
+        'Which model is the best, and when training ends early. Shoal’s own.',
+        {
+          dataset: reference('Dataset'),
+          every: integer('Held-out samples are scored in every so many rounds; default 1.', {
+            minimum: 1,
+          }),
+          patience: integer(
+            'Training ends after so many rounds without a better score; default never.',
+            {
+              minimum: 1,
+            },
+          ),
+        },
+        'FederatedEvaluation',
+      ),
+      topology: string(
+        'flat: every participant talks to the aggregator. hierarchical: each group of nodes has an aggregator of its own, which takes part for all of them. Default flat. Shoal’s own.',
+        { enum: ['flat', 'hierarchical'] },
+      ),
+      placement: object(
+        'Where the aggregators of groups run. Shoal’s own.',
+        {
+          groupLabel: string('Label of nodes that names their group; default shoal.dev/group.', {
+            minLength: 1,
+          }),
+          gatewayLabel: string(
+            'Label, set to true, of the node in a group that aggregates; default shoal.dev/gateway. Without such a node it is that of the group’s first participant.',
+            { minLength: 1 },
+          ),
+        },
+        'FederatedPlacement',
+      ),
       pretrainedModel: reference('Model'),
       transmitter: object(
         'How weights travel; websocket unless s3 is given.',
@@ -152,6 +201,8 @@ export const federatedLearningJob: KindDefinition = {
       bestRound: integer('The round whose starting model scored best.'),
       accuracy: string('Mean accuracy of the newest scored model, in percent.'),
       epsilon: string('ε spent so far.'),
+      bytesUp: integer('Bytes of updates received in the rounds below.'),
+      bytesDown: integer('Bytes of models sent in the rounds below.'),
       rounds: list('The last finished rounds, at most 20.', round),
       participants: list(
         'What each participant reports.',
@@ -159,6 +210,9 @@ export const federatedLearningJob: KindDefinition = {
           'A participant.',
           {
             name: string('Name of its worker.'),
+            state: string('Pending, Running, Succeeded or Failed: the phase of its pod.'),
+            group: string('The group it belongs to, in topology hierarchical.'),
+            node: string('Where it runs.'),
             round: integer('The round it worked on last.'),
             samples: integer('Its samples.'),
             updateTime: string('When it reported.'),
@@ -172,7 +226,11 @@ export const federatedLearningJob: KindDefinition = {
   columns: [
     { name: 'Phase', type: 'string', jsonPath: '.status.phase' },
     { name: 'Round', type: 'integer', jsonPath: '.status.currentRound' },
+    { name: 'Best', type: 'integer', jsonPath: '.status.bestRound' },
     { name: 'Accuracy', type: 'string', jsonPath: '.status.accuracy' },
+    { name: 'Epsilon', type: 'string', jsonPath: '.status.epsilon', priority: 1 },
+    { name: 'Up', type: 'integer', jsonPath: '.status.bytesUp', priority: 1 },
+    { name: 'Down', type: 'integer', jsonPath: '.status.bytesDown', priority: 1 },
     { name: 'Active', type: 'integer', jsonPath: '.status.active' },
     { name: 'Age', type: 'date', jsonPath: '.metadata.creationTimestamp' },
   ],

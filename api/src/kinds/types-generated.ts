@@ -446,7 +446,7 @@ export interface TrainingWorker {
 
 /** How updates become the next model. Shoal’s own. */
 export interface FederatedStrategy {
-  /** FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi, FedProx, SCAFFOLD, q-FedAvg, Ditto, Median, TrimmedMean, Krum, MultiKrum, Bulyan, GeometricMedian, CenteredClipping or NormBounding. */
+  /** FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi, FedProx, SCAFFOLD, FedBuff (asynchronous), q-FedAvg, Ditto, Median, TrimmedMean, Krum, MultiKrum, Bulyan, GeometricMedian, CenteredClipping or NormBounding. */
   readonly name: string;
   /** Parameters of the strategy. */
   readonly parameters?: readonly Parameter[];
@@ -460,10 +460,18 @@ export interface FederatedSelection {
   readonly over?: number;
 }
 
-/** Differential privacy of the aggregate. Shoal’s own. */
+/** Changes are masked: the aggregator learns their sum only. Needs three participants or more, and a strategy that is a mean. */
+export interface SecureAggregation {
+  /** Largest magnitude of a value of a change; default clipping, else 1. */
+  readonly range?: number;
+  /** Time participants have for each of its stages; default 60. */
+  readonly stageSeconds?: number;
+}
+
+/** What can be learned of one participant’s data: differential privacy of the aggregate, secure aggregation, or both. Shoal’s own. */
 export interface FederatedPrivacy {
-  /** Largest L2 norm of one participant’s change. */
-  readonly clipping: number;
+  /** Largest L2 norm of one participant’s change; needed for noise. */
+  readonly clipping?: number;
   /** Whether the bound follows the median norm. Default false. */
   readonly adaptive?: boolean;
   /** Standard deviation of the noise relative to one participant’s influence; 0 for none. */
@@ -472,6 +480,8 @@ export interface FederatedPrivacy {
   readonly epsilon?: number;
   /** δ of the guarantee. Default 1e-5. */
   readonly delta?: number;
+  /** Changes are masked: the aggregator learns their sum only. Needs three participants or more, and a strategy that is a mean. */
+  readonly secureAggregation?: SecureAggregation;
 }
 
 /** Encoding of updates. Shoal’s own. */
@@ -490,6 +500,24 @@ export interface LocalTraining {
   readonly batchSize?: number;
   /** Step size; default 0.01. */
   readonly learningRate?: number;
+}
+
+/** Which model is the best, and when training ends early. Shoal’s own. */
+export interface FederatedEvaluation {
+  /** A Dataset of the same namespace, by name. */
+  readonly dataset?: DatasetReference;
+  /** Held-out samples are scored in every so many rounds; default 1. */
+  readonly every?: number;
+  /** Training ends after so many rounds without a better score; default never. */
+  readonly patience?: number;
+}
+
+/** Where the aggregators of groups run. Shoal’s own. */
+export interface FederatedPlacement {
+  /** Label of nodes that names their group; default shoal.dev/group. */
+  readonly groupLabel?: string;
+  /** Label, set to true, of the node in a group that aggregates; default shoal.dev/gateway. Without such a node it is that of the group’s first participant. */
+  readonly gatewayLabel?: string;
 }
 
 /** Through object storage. */
@@ -528,12 +556,18 @@ export interface FederatedLearningJobSpec {
   readonly quorum?: number;
   /** Time of a round; default 600. Shoal’s own. */
   readonly deadlineSeconds?: number;
-  /** Differential privacy of the aggregate. Shoal’s own. */
+  /** What can be learned of one participant’s data: differential privacy of the aggregate, secure aggregation, or both. Shoal’s own. */
   readonly privacy?: FederatedPrivacy;
   /** Encoding of updates. Shoal’s own. */
   readonly compression?: FederatedCompression;
   /** What a participant does in a round. Shoal’s own. */
   readonly localTraining?: LocalTraining;
+  /** Which model is the best, and when training ends early. Shoal’s own. */
+  readonly evaluation?: FederatedEvaluation;
+  /** flat: every participant talks to the aggregator. hierarchical: each group of nodes has an aggregator of its own, which takes part for all of them. Default flat. Shoal’s own. */
+  readonly topology?: 'flat' | 'hierarchical';
+  /** Where the aggregators of groups run. Shoal’s own. */
+  readonly placement?: FederatedPlacement;
   /** A Model of the same namespace, by name. */
   readonly pretrainedModel?: ModelReference;
   /** How weights travel; websocket unless s3 is given. */
@@ -552,6 +586,12 @@ export interface FederatedRound {
   readonly loss?: string;
   /** Mean accuracy at that model. */
   readonly accuracy?: string;
+  /** Its 10th, 50th and 90th percentile over the participants. */
+  readonly accuracySpread?: string;
+  /** Loss of that model on the samples of spec.evaluation. */
+  readonly validationLoss?: string;
+  /** Accuracy of that model on the samples of spec.evaluation. */
+  readonly validationAccuracy?: string;
   /** Bytes of updates received. */
   readonly bytesUp?: number;
   /** Bytes of models sent. */
@@ -566,6 +606,12 @@ export interface FederatedRound {
 export interface FederatedParticipant {
   /** Name of its worker. */
   readonly name?: string;
+  /** Pending, Running, Succeeded or Failed: the phase of its pod. */
+  readonly state?: string;
+  /** The group it belongs to, in topology hierarchical. */
+  readonly group?: string;
+  /** Where it runs. */
+  readonly node?: string;
   /** The round it worked on last. */
   readonly round?: number;
   /** Its samples. */
@@ -600,6 +646,10 @@ export interface FederatedLearningJobStatus {
   readonly accuracy?: string;
   /** ε spent so far. */
   readonly epsilon?: string;
+  /** Bytes of updates received in the rounds below. */
+  readonly bytesUp?: number;
+  /** Bytes of models sent in the rounds below. */
+  readonly bytesDown?: number;
   /** The last finished rounds, at most 20. */
   readonly rounds?: readonly FederatedRound[];
   /** What each participant reports. */

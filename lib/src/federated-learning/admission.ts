@@ -20,7 +20,6 @@ export function requireAdmission(
   wanted: {
     readonly job: string;
     readonly token: string | undefined;
-    readonly size: number;
     readonly layout: string;
   },
 ): void {
@@ -36,6 +35,6 @@ export function requireAdmission(
   if (layout !== wanted.layout)
     throw new ShoalError(
       'invalid_argument',
-      `participant ${participant} has another model: ${size} values of layout ${layout}, wanted are ${wanted.size} of ${wanted.layout}`,
+      `participant ${participant} has another model: ${size} values of layout ${layout}, wanted is layout ${wanted.layout}`,
     );
 }

@@ -32,7 +32,7 @@ import {
 import { allFinite } from './kernels.ts';
 import { RoundRunner } from './round-runner.ts';
 import type { RoundSummary } from './round-summary.ts';
-import type { FederationResult, Rounds } from './rounds.ts';
+import type { FederationResult, RoundPorts, Rounds } from './rounds.ts';
 
 export interface AggregationServerOptions extends FederationOptions {
   /** Folder for models and rounds; what makes a restart go on where it was. */
@@ -42,14 +42,14 @@ export interface AggregationServerOptions extends FederationOptions {
   /** Names and shapes in the vector, in order. */
   readonly layout: readonly LayoutEntry[];
   /** What participants must bring; without it anyone who reaches the port may take part. */
-  readonly token?: string;
+  readonly token?: string | undefined;
   /** Server certificate; without it the stream is not encrypted. */
-  readonly tls?: KeyPair;
-  readonly host?: string;
+  readonly tls?: KeyPair | undefined;
+  readonly host?: string | undefined;
   /** Default 0: any free port. */
-  readonly port?: number;
-  readonly clock?: Clock;
-  readonly logger?: Logger;
+  readonly port?: number | undefined;
+  readonly clock?: Clock | undefined;
+  readonly logger?: Logger | undefined;
   readonly onRound?: (summary: RoundSummary) => void;
   /** Scores of a model on samples held here: the best model is chosen by them. */
   readonly evaluate?: (model: Float32Array) => Promise<Record<string, number>>;
@@ -84,10 +84,11 @@ interface Session {
  * The aggregator of a federation: pushes rounds to participants over gRPC, keeps every update
  * durably before it says so, adds them up in a fixed order, and goes on after a kill.
  */
-export class AggregationServer {
+export class AggregationServer<R extends Rounds = Rounds> {
   readonly #options: AggregationServerOptions;
   readonly #federation: ResolvedFederation;
-  readonly #runner: Rounds;
+  /** The rounds behind this server. */
+  readonly rounds: R;
   readonly #server: grpc.Server;
   readonly #logger: Logger;
   readonly #clock: Clock;
@@ -99,8 +100,11 @@ export class AggregationServer {
   #resolve: (result: FederationResult) => void = () => undefined;
   #reject: (error: Error) => void = () => undefined;
 
-  /** @throws ShoalError `invalid_argument` listing every fault of the options. */
-  constructor(options: AggregationServerOptions) {
+  /**
+   * @param makeRounds Whose rounds these are; default those of the options.
+   * @throws ShoalError `invalid_argument` listing every fault of the options.
+   */
+  constructor(options: AggregationServerOptions, makeRounds?: (ports: RoundPorts) => R) {
     this.#options = options;
     this.#federation = resolveFederation(options);
     this.#logger = options.logger ?? silentLogger;
@@ -111,26 +115,9 @@ export class AggregationServer {
       this.#reject = reject;
     });
     this.#done.catch(() => undefined);
-    this.#runner = new RoundRunner({
-      federation: this.#federation,
-      dir: options.dir,
-      initial: options.initial,
-      nowMs: this.#clock.now(),
-      ask: (participant) => this.#ask(participant),
-      tell: (participant, request) => this.#tell(participant, request),
-      broken: (error) => this.#break(error),
-      ...(options.evaluate ? { evaluate: options.evaluate } : {}),
-      ended: (reason, failed) => this.#end(reason, failed),
-      onRound: (summary) => {
-        this.#logger.info('round done', { ...summary });
-        options.onRound?.(summary);
-      },
-      onStalled: (reason) => {
-        this.#logger.warn('round waits', { reason });
-        this.#notify(reason);
-        options.onStalled?.(reason);
-      },
-    });
+    const make =
+      makeRounds ?? (this.#ownRounds as (ports: RoundPorts) => Rounds as (ports: RoundPorts) => R);
+    this.rounds = make(this.#ports());
     this.#server = new grpc.Server({
       'grpc.max_receive_message_length': 8 * 1024 * 1024,
       'grpc.max_send_message_length': 8 * 1024 * 1024,
@@ -142,15 +129,40 @@ export class AggregationServer {
     });
   }
 
+  readonly #ownRounds = (ports: RoundPorts): Rounds => {
+    const { dir, initial, evaluate } = this.#options;
+    const at = { federation: this.#federation, dir, initial, nowMs: this.#clock.now() };
+    return new RoundRunner({ ...at, ...ports, ...(evaluate ? { evaluate } : {}) });
+  };
+
+  #ports(): RoundPorts {
+    const { onRound, onStalled } = this.#options;
+    return {
+      ask: (participant) => this.#ask(participant),
+      tell: (participant, request) => this.#tell(participant, request),
+      broken: (error) => this.#break(error),
+      ended: (reason, failed) => this.#end(reason, failed),
+      onRound: (summary) => {
+        this.#logger.info('round done', { ...summary });
+        onRound?.(summary);
+      },
+      onStalled: (reason) => {
+        this.#logger.warn('round waits', { reason });
+        this.notify(reason);
+        onStalled?.(reason);
+      },
+    };
+  }
+
   /** Starts listening; resolves with `host:port`. @throws ShoalError when the address is taken. */
   async start(): Promise<string> {
     const { host = '127.0.0.1', port = 0, tls } = this.#options;
     const at = { address: `${host}:${port}`, tls, what: 'the aggregator' };
     const bound = await listen(this.#server, at);
-    const { outcome } = this.#runner;
+    const { outcome } = this.rounds;
     if (outcome !== undefined) this.#end(outcome, false);
     else {
-      const tick = (): void => this.#guard(() => this.#runner.tick(this.#clock.now()));
+      const tick = (): void => this.#guard(() => this.rounds.tick(this.#clock.now()));
       this.#timer = setInterval(tick, TICK_MS);
       tick();
     }
@@ -163,7 +175,7 @@ export class AggregationServer {
   }
 
   get history(): readonly RoundSummary[] {
-    return this.#runner.history;
+    return this.rounds.history;
   }
 
   /** Runs something that must not fail; a failure (a full disk) ends the federation with its cause. */
@@ -184,12 +196,12 @@ export class AggregationServer {
     if (this.#timer) clearInterval(this.#timer);
     for (const session of this.#sessions.values()) this.#finish(session, reason);
     if (failed) this.#reject(new ShoalError('deadline_exceeded', reason));
-    else this.#resolve(this.#runner.result(reason));
+    else this.#resolve(this.rounds.result(reason));
   }
 
   #finish({ call }: Session, reason: string): void {
-    const history = JSON.stringify(this.#runner.history);
-    const value = { reason, history, model: this.#runner.digest };
+    const history = JSON.stringify(this.rounds.history);
+    const value = { reason, history, model: this.rounds.digest };
     call.write(create(AggregatorFrameSchema, { frame: { case: 'finished', value } }));
     call.end();
   }
@@ -217,7 +229,7 @@ export class AggregationServer {
       if (this.#closed || !session) return;
       if (this.#sessions.get(session.participant) !== session) return;
       this.#sessions.delete(session.participant);
-      this.#runner.leave(session.participant);
+      this.rounds.leave(session.participant);
       this.#logger.info('participant left', { participant: session.participant });
     };
     call.on('end', () => {
@@ -240,11 +252,11 @@ export class AggregationServer {
       this.#refuse(call, 0, reason, true);
       return;
     }
-    const round = session.incoming?.round ?? this.#runner.round;
+    const round = session.incoming?.round ?? this.rounds.round;
     session.incoming = undefined;
     this.#refuse(call, round, reason, false);
-    if (round !== this.#runner.round) return; // of a round that is over
-    this.#guard(() => this.#runner.failed(session.participant, reason, this.#clock.now()));
+    if (round !== this.rounds.round) return; // of a round that is over
+    this.#guard(() => this.rounds.failed(session.participant, reason, this.#clock.now()));
   }
 
   #refuse(call: Call, round: number, reason: string, final: boolean): void {
@@ -262,7 +274,6 @@ export class AggregationServer {
     requireAdmission(frame.frame.value, {
       job: this.#federation.job,
       token: this.#options.token,
-      size: this.#options.initial.length,
       layout: this.#layout,
     });
     const session: Session = { participant, call, incoming: undefined };
@@ -270,18 +281,18 @@ export class AggregationServer {
     this.#sessions.set(participant, session);
     call.write(
       create(AggregatorFrameSchema, {
-        frame: { case: 'admitted', value: { round: this.#runner.round } },
+        frame: { case: 'admitted', value: { round: this.rounds.round } },
       }),
     );
     this.#logger.info('participant joined', { participant });
-    const { outcome } = this.#runner;
-    if (outcome === undefined) this.#runner.join(participant, this.#clock.now());
+    const { outcome } = this.rounds;
+    if (outcome === undefined) this.rounds.join(participant, this.#clock.now());
     else this.#finish(session, outcome);
     return session;
   }
 
   /** Tells everyone who is here why the round waits: they carry it to where people look. */
-  #notify(reason: string): void {
+  notify(reason: string): void {
     for (const { call } of this.#sessions.values())
       call.write(create(AggregatorFrameSchema, { frame: { case: 'notice', value: { reason } } }));
   }
@@ -291,13 +302,13 @@ export class AggregationServer {
     if (!session) return;
     const { deadlineMs } = this.#federation;
     const value = {
-      round: this.#runner.round,
-      attempt: this.#runner.attempt,
-      model: this.#runner.digest,
-      modelBytes: BigInt(this.#runner.bytes.length),
-      instructions: JSON.stringify(this.#runner.instructions()),
+      round: this.rounds.round,
+      attempt: this.rounds.attempt,
+      model: this.rounds.digest,
+      modelBytes: BigInt(this.rounds.bytes.length),
+      instructions: JSON.stringify(this.rounds.instructions()),
       deadlineMs,
-      history: JSON.stringify(this.#runner.history.slice(-50)),
+      history: JSON.stringify(this.rounds.history.slice(-50)),
     };
     session.call.write(create(AggregatorFrameSchema, { frame: { case: 'task', value } }));
   }
@@ -329,12 +340,12 @@ export class AggregationServer {
           participant: session.participant,
           ...frame.value,
         });
-        if (frame.value.round === this.#runner.round)
-          this.#runner.failed(session.participant, frame.value.reason, this.#clock.now());
+        if (frame.value.round === this.rounds.round)
+          this.rounds.failed(session.participant, frame.value.reason, this.#clock.now());
         return;
       case 'secure': {
         const { value } = frame;
-        this.#runner.answer(session.participant, value, this.#clock.now());
+        this.rounds.answer(session.participant, value, this.#clock.now());
         return;
       }
       case 'join':
@@ -347,7 +358,7 @@ export class AggregationServer {
   }
 
   async #sendModel(session: Session, digest: string, offset: number): Promise<void> {
-    const runner = this.#runner;
+    const runner = this.rounds;
     if (digest !== runner.digest) return; // of a round that is over; a new task is on its way
     const sent = await sendChunks(
       sinkOf(session.call),
@@ -368,7 +379,7 @@ export class AggregationServer {
     }
     if (samples < 1n)
       throw new ShoalError('invalid_argument', 'an update needs at least one sample');
-    const limit = Math.min(MAX_VECTOR_BYTES, this.#runner.size * 8 + 1024);
+    const limit = Math.min(MAX_VECTOR_BYTES, this.rounds.size * 8 + 1024);
     session.incoming = {
       round,
       attempt,
@@ -384,14 +395,14 @@ export class AggregationServer {
     { participant }: Session,
     update: Pick<Incoming, 'round' | 'attempt' | 'encoding'>,
   ): boolean {
-    if (update.encoding === MASKED) return this.#runner.expectsMasked(participant, update);
-    return this.#runner.expects(participant, update.round);
+    if (update.encoding === MASKED) return this.rounds.expectsMasked(participant, update);
+    return this.rounds.expects(participant, update.round);
   }
 
   /** An update nobody waits for is late or doubled: it is counted already, or never will be. */
   #answerLate(session: Session, round: number): void {
     session.incoming = undefined;
-    if (this.#runner.hasUpdate(session.participant, round)) this.#accept(session, round);
+    if (this.rounds.hasUpdate(session.participant, round)) this.#accept(session, round);
     else {
       const reason = `round ${round} does not wait for ${session.participant}`;
       this.#refuse(session.call, round, reason, false);
@@ -415,7 +426,7 @@ export class AggregationServer {
       return;
     }
     if (encoding === MASKED) {
-      this.#runner.keepMasked(participant, bytes, this.#clock.now());
+      this.rounds.keepMasked(participant, bytes, this.#clock.now());
       this.#accept(session, round);
       return;
     }
@@ -423,13 +434,13 @@ export class AggregationServer {
       if (!Number.isFinite(value))
         throw new ShoalError('invalid_argument', `metric ${name} is ${value}`);
     const delta =
-      bytes.length > 0 ? decompress(encoding, bytes, this.#runner.size) : new Float32Array();
+      bytes.length > 0 ? decompress(encoding, bytes, this.rounds.size) : new Float32Array();
     if (!allFinite(delta))
       throw new ShoalError('data_corrupt', 'the update holds NaN or infinite values');
     const info = { participant, base: round, samples, metrics, encoding, bytes: bytes.length };
-    this.#runner.keep(info, bytes, delta);
+    this.rounds.keep(info, bytes, delta);
     this.#accept(session, round);
-    this.#guard(() => this.#runner.received(participant, round, this.#clock.now()));
+    this.#guard(() => this.rounds.received(participant, round, this.#clock.now()));
   }
 
   /** Ends all streams; the state on disk stays. */
@@ -440,7 +451,7 @@ export class AggregationServer {
     for (const { call } of this.#sessions.values()) call.end();
     this.#sessions.clear();
     this.#server.forceShutdown();
-    this.#runner.close();
+    this.rounds.close();
     return Promise.resolve();
   }
 }

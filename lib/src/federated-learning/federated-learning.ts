@@ -1,9 +1,9 @@
-import { readFileSync } from 'node:fs';
 import { integer, readConfig, type SettingTable, text } from '@shoal/core';
 import type { Samples } from '../data/samples.ts';
 import { Reporter } from '../report/local-controller.ts';
 import { WORKER_SETTINGS, type WorkerEnvironment } from '../report/worker-environment.ts';
 import type { LocalTask } from './federated-model.ts';
+import type { FrameTransport } from './participant/frame-stream.ts';
 import { grpcTransport, nodePlatform } from './participant/grpc-transport.ts';
 import {
   Participant,
@@ -25,7 +25,7 @@ export interface FederatedEnvironment extends WorkerEnvironment {
   readonly PRETRAINED_MODEL_URL: string;
   /** Secret of the job, which the aggregator asks for. */
   readonly FEDERATED_TOKEN: string;
-  /** PEM file of the authority of the aggregator's certificate. */
+  /** PEM of the authority of the aggregator's certificate. */
   readonly FEDERATED_AUTHORITY: string;
   readonly FEDERATED_STRATEGY: string;
   /** What the participant signs with, as JSON; given where changes are only added up masked. */
@@ -39,10 +39,22 @@ export const FEDERATED_SETTINGS: SettingTable<FederatedEnvironment> = {
   TRAIN_DATASET_URL: text('samples to train on', ''),
   PRETRAINED_MODEL_URL: text('model everyone starts from', ''),
   FEDERATED_TOKEN: text('secret of the job', ''),
-  FEDERATED_AUTHORITY: text('PEM file of the aggregator’s authority', ''),
+  FEDERATED_AUTHORITY: text('PEM of the aggregator’s authority', ''),
   FEDERATED_STRATEGY: text('strategy as JSON {name, parameters}', '{"name":"FedAvg"}'),
   FEDERATED_IDENTITY: text('signing key and roster as JSON', ''),
 };
+
+/** Name in the certificates of a job's aggregators, wherever they run. */
+const AGGREGATOR_NAME = 'federation.shoal.dev';
+
+/** The way to the aggregator a worker's environment names. */
+export function aggregatorTransport(
+  env: Pick<FederatedEnvironment, 'AGG_IP' | 'AGG_PORT' | 'FEDERATED_AUTHORITY'>,
+): FrameTransport {
+  const { AGG_IP, AGG_PORT, FEDERATED_AUTHORITY: authority } = env;
+  const tls = authority ? { authority, serverName: AGGREGATOR_NAME } : {};
+  return grpcTransport(`${AGG_IP}:${AGG_PORT}`, tls);
+}
 
 /** What a strategy, named as in the environment, asks of local training. */
 export function localRuleOf(json: string): Pick<LocalTask, 'proximal' | 'controlVariates'> {
@@ -87,12 +99,9 @@ export class FederatedLearning {
   /** The way to the aggregator, and who this is, from the environment. */
   #connection(): ParticipantOptions {
     const { environment: env } = this;
-    const { FEDERATED_AUTHORITY: authority, FEDERATED_IDENTITY: identity } = env;
+    const { FEDERATED_IDENTITY: identity } = env;
     return {
-      transport: grpcTransport(
-        `${env.AGG_IP}:${env.AGG_PORT}`,
-        authority ? { authority: readFileSync(authority, 'utf8') } : {},
-      ),
+      transport: aggregatorTransport(env),
       platform: nodePlatform,
       job: env.JOB_NAME,
       participant: env.WORKER_NAME,

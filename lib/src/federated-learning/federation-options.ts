@@ -41,7 +41,7 @@ export interface FederationOptions {
   /** How often a round without quorum is given another deadline before the job fails. Default 3. */
   readonly retries?: number;
   readonly compression?: CompressionOptions;
-  readonly privacy?: PrivacyOptions;
+  readonly privacy?: PrivacyOptions | undefined;
   /** Passes over a participant's data per round. Default 1. */
   readonly localEpochs?: number;
   readonly batchSize?: number;
@@ -49,10 +49,14 @@ export interface FederationOptions {
   /** Seed of selection and of the participants' order of samples. Default 1. */
   readonly seed?: number;
   /** Held-out samples at the aggregator. */
-  readonly evaluation?: {
-    /** Scored in every so many rounds, ≥ 1. Default 1. */
-    readonly every?: number;
-  };
+  readonly evaluation?:
+    | {
+        /** Scored in every so many rounds, ≥ 1. Default 1. */
+        readonly every?: number;
+      }
+    | undefined;
+  /** Whether participants may be aggregators of groups (see {@link GroupAggregator}). Default flat. */
+  readonly topology?: 'flat' | 'hierarchical';
   /** Rounds without a better score after which training ends. Default never. */
   readonly patience?: number;
 }
@@ -82,6 +86,7 @@ export function resolveFederation(options: FederationOptions): ResolvedFederatio
     batchSize: 32,
     learningRate: 0.01,
     seed: 1,
+    topology: 'flat',
     patience: Number.MAX_SAFE_INTEGER,
   } as const;
   const given = Object.fromEntries(Object.entries(options).filter(([, v]) => v !== undefined));

@@ -1,4 +1,4 @@
-import type { SecureAnswer, SecureRequest } from '@shoal/api';
+import type { SecureAnswer } from '@shoal/api';
 import { messageOf, ShoalError } from '@shoal/core';
 import { AsyncCoordinator } from './async-coordinator.ts';
 import type { LocalTask } from './federated-model.ts';
@@ -9,24 +9,17 @@ import { type Coordinator, type RoundAction, RoundCoordinator } from './round.ts
 import { endReason, isBest, summaryOf } from './round-end.ts';
 import { RoundStore, type StoredUpdate } from './round-store.ts';
 import type { RoundSummary } from './round-summary.ts';
-import type { FederationResult, Rounds } from './rounds.ts';
+import type { FederationResult, RoundPorts, Rounds } from './rounds.ts';
 import { SecureRounds } from './secure-rounds.ts';
 import { requireFit } from './strategies/fit.ts';
 import { createStrategy } from './strategies/strategies.ts';
 import type { Strategy, StrategyState } from './strategy.ts';
 
-export interface RoundRunnerOptions {
+export interface RoundRunnerOptions extends RoundPorts {
   readonly federation: ResolvedFederation;
   readonly dir: string;
   readonly initial: Float32Array;
   readonly nowMs: number;
-  readonly ask: (participant: string) => void;
-  readonly tell: (participant: string, request: SecureRequest) => void;
-  readonly ended: (reason: string, failed: boolean) => void;
-  readonly onRound: (summary: RoundSummary) => void;
-  readonly onStalled: (reason: string) => void;
-  /** The federation cannot go on, because of this. */
-  readonly broken: (error: unknown) => void;
   /** Scores of a model on samples the aggregator holds. */
   readonly evaluate?: (model: Float32Array) => Promise<Record<string, number>>;
 }

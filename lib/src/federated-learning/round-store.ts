@@ -133,12 +133,17 @@ export class RoundStore {
     return digest;
   }
 
+  /** Digest a model would have here. */
+  digestOf(model: Float32Array): string {
+    return digestOf(bytesOf(model));
+  }
+
   /** Starts with a first model. */
-  begin(model: Float32Array): string {
+  begin(model: Float32Array, round = 1): string {
     const digest = this.#writeModel(model);
     this.#transaction(() => {
       this.#setFact('model', digest);
-      this.#setFact('round', '1');
+      this.#setFact('round', String(round));
     });
     return digest;
   }

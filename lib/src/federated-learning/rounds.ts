@@ -1,4 +1,4 @@
-import type { SecureAnswer } from '@shoal/api';
+import type { SecureAnswer, SecureRequest } from '@shoal/api';
 import type { LocalTask } from './federated-model.ts';
 import type { StoredUpdate } from './round-store.ts';
 import type { RoundSummary } from './round-summary.ts';
@@ -10,6 +10,17 @@ export interface FederationResult {
   /** The model with the best scores, and the round that measured it. */
   readonly best: { readonly model: Float32Array; readonly round: number } | undefined;
   readonly history: readonly RoundSummary[];
+}
+
+/** What rounds ask of the server that talks to participants. */
+export interface RoundPorts {
+  readonly ask: (participant: string) => void;
+  readonly tell: (participant: string, request: SecureRequest) => void;
+  readonly ended: (reason: string, failed: boolean) => void;
+  readonly onRound: (summary: RoundSummary) => void;
+  readonly onStalled: (reason: string) => void;
+  /** The federation cannot go on, because of this. */
+  readonly broken: (error: unknown) => void;
 }
 
 /** Rounds as the server that talks to participants sees them. */

@@ -8,11 +8,13 @@ import { recordEvent } from '../event-writer.ts';
 import { endedAt, phaseOf } from '../pod-trouble.ts';
 import { requireDataset, requireModel } from '../references.ts';
 import { writeStatus } from '../status-writer.ts';
+import { groupsOf } from './groups.ts';
+import { ensureSecret } from './secrets.ts';
 import { isAggregated, jobStatus } from './status.ts';
 import {
   createWorkerPod,
-  ensureService,
-  ensureToken,
+  ensureServices,
+  participantName,
   type Resolved,
   SLOT_LABEL,
   type Slot,
@@ -27,6 +29,7 @@ export interface FederatedLearningPorts extends WorkerPorts {
   readonly models: ObjectCache;
   readonly datasets: ObjectCache;
   readonly pods: ObjectCache;
+  readonly nodes: ObjectCache;
   readonly feed: Feed;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -94,26 +97,35 @@ export class FederatedLearningReconciler implements Reconciler {
   }
 
   #resolve(job: FederatedLearningJob): Resolved {
-    const { models, datasets } = this.#ports;
+    const { models, datasets, nodes } = this.#ports;
     const { namespace = '' } = job.metadata;
-    const { aggregationWorker, pretrainedModel, trainingWorkers } = job.spec;
-    return {
-      model: requireModel(models, namespace, {
-        name: aggregationWorker.model.name,
-        field: 'spec.aggregationWorker.model.name',
+    const { aggregationWorker, pretrainedModel, trainingWorkers, evaluation } = job.spec;
+    const model = requireModel(models, namespace, {
+      name: aggregationWorker.model.name,
+      field: 'spec.aggregationWorker.model.name',
+    });
+    const shares = trainingWorkers.map(({ dataset }, i) =>
+      requireDataset(datasets, namespace, {
+        name: dataset.name,
+        field: `spec.trainingWorkers[${i}].dataset.name`,
       }),
+    );
+    return {
+      groups: groupsOf(job, shares, nodes),
+      evaluation: evaluation?.dataset
+        ? requireDataset(datasets, namespace, {
+            name: evaluation.dataset.name,
+            field: 'spec.evaluation.dataset.name',
+          })
+        : undefined,
+      model,
       pretrained: pretrainedModel
         ? requireModel(models, namespace, {
             name: pretrainedModel.name,
             field: 'spec.pretrainedModel.name',
           })
         : undefined,
-      datasets: trainingWorkers.map(({ dataset }, i) =>
-        requireDataset(datasets, namespace, {
-          name: dataset.name,
-          field: `spec.trainingWorkers[${i}].dataset.name`,
-        }),
-      ),
+      datasets: shares,
     };
   }
 
@@ -137,9 +149,11 @@ export class FederatedLearningReconciler implements Reconciler {
     let waits = false;
     if (!isOver(job) || changed) {
       const resolved = this.#resolve(job);
-      await ensureToken(job, this.#ports);
-      await ensureService(job, this.#ports);
       const slots = slotsOf(job, resolved);
+      const trainers = slots.filter((s) => s.type === 'train');
+      const names = new Map(trainers.map((s) => [s.name, participantName(job, s)]));
+      await ensureSecret(job, names, { api, nowMs: clock.now() });
+      await ensureServices(job, slots, this.#ports);
       workers = slots.length;
       if (isAggregated(pods.values())) waits = await this.#dismiss(pods);
       else for (const slot of slots) await this.#ensurePod(job, slot, { resolved, pods });

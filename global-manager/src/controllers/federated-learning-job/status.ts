@@ -2,6 +2,7 @@ import {
   appendCondition,
   type Condition,
   type FederatedLearningJob,
+  type PodSpec,
   recordKey,
   type ServiceReport,
 } from '@shoal/api';
@@ -31,14 +32,25 @@ function percent(value: unknown): string | undefined {
     : undefined;
 }
 
+/** `10th / 50th / 90th percentile`, in percent. */
+function spreadText(spread: unknown): string | undefined {
+  const values = isJsonObject(spread) ? spread['accuracy'] : undefined;
+  if (!Array.isArray(values)) return undefined;
+  return values.map((v) => percent(v) ?? '?').join(' / ');
+}
+
 function roundRow(round: JsonObject): JsonObject {
   const metrics = isJsonObject(round['metrics']) ? round['metrics'] : {};
+  const validation = isJsonObject(round['validation']) ? round['validation'] : {};
   const row = {
     round: Number(round['round']),
     participants: Number(round['participants']),
     samples: Number(round['samples']),
     loss: figure(metrics['loss'], 4),
     accuracy: percent(metrics['accuracy']),
+    accuracySpread: spreadText(round['spread']),
+    validationLoss: figure(validation['loss'], 4),
+    validationAccuracy: percent(validation['accuracy']),
     bytesUp: Number(round['bytesUp']),
     bytesDown: Number(round['bytesDown']),
     durationMs: Math.round(Number(round['durationMs'])),
@@ -47,32 +59,76 @@ function roundRow(round: JsonObject): JsonObject {
   return JSON.parse(JSON.stringify(row)) as JsonObject;
 }
 
+/** What models are compared by: held-out scores where there are some, accuracy before the loss. */
+function scoreOf({ validation, metrics }: JsonObject): number {
+  const scores = isJsonObject(validation) ? validation : isJsonObject(metrics) ? metrics : {};
+  const loss = Number(scores['loss'] ?? Number.POSITIVE_INFINITY);
+  return Number(scores['accuracy'] ?? -loss);
+}
+
 function bestRound(rounds: readonly JsonObject[]): number | undefined {
-  const accuracy = (r: JsonObject): number =>
-    Number(isJsonObject(r['metrics']) ? (r['metrics']['accuracy'] ?? -1) : -1);
-  const best = rounds.toSorted((a, b) => accuracy(b) - accuracy(a))[0];
+  const best = rounds.toSorted((a, b) => scoreOf(b) - scoreOf(a))[0];
   return best === undefined ? undefined : Number(best['round']);
 }
 
+/** Every participant that has a pod, with what it reports. */
+function participantsOf(
+  pods: readonly KubeObject[],
+  reports: readonly ServiceReport[],
+): JsonObject[] {
+  const byName = new Map(reports.map((r) => [r.worker, r.ownerInfo]));
+  return pods
+    .flatMap((pod) => {
+      const env = podEnvironment(pod);
+      const name = env.get('WORKER_NAME') ?? '';
+      if (!pod.metadata.labels?.[SLOT_LABEL]?.startsWith('train-')) return [];
+      const info = byName.get(name) ?? {};
+      const group = /-(group-[^.]+)\./.exec(env.get('AGG_IP') ?? '')?.[1];
+      const node = (pod as { spec?: { nodeName?: string } }).spec?.nodeName;
+      return [
+        {
+          name,
+          state: phaseOf(pod),
+          ...(group ? { group: group.slice('group-'.length) } : {}),
+          ...(node ? { node } : {}),
+          round: Number(info['currentRound'] ?? 0),
+          samples: Number(info['sampleCount'] ?? 0),
+          ...(typeof info['updateTime'] === 'string' ? { updateTime: info['updateTime'] } : {}),
+        },
+      ];
+    })
+    .toSorted((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true }));
+}
+
+function podEnvironment(pod: KubeObject): Map<string, string> {
+  const { spec } = pod as { spec?: PodSpec };
+  const env = spec?.containers[0]?.env ?? [];
+  return new Map(env.map((e) => [e.name, e.value ?? '']));
+}
+
 /** Figures of the federation, as its participants report them. */
-function federationFigures(job: FederatedLearningJob, feed: Feed): JsonObject {
+function federationFigures(
+  job: FederatedLearningJob,
+  pods: readonly KubeObject[],
+  feed: Feed,
+): JsonObject {
   const reports = feed
     .records<ServiceReport>(`${recordKey('FederatedLearningJob', job.metadata)}/`)
     .map((r) => r.body);
   const rounds = roundsOf(reports);
   const last = rounds.at(-1);
   const metrics = isJsonObject(last?.['metrics']) ? last['metrics'] : {};
-  const participants = reports.map(({ worker, ownerInfo }) => ({
-    name: worker,
-    round: Number(ownerInfo['currentRound'] ?? 0),
-    samples: Number(ownerInfo['sampleCount'] ?? 0),
-    updateTime: typeof ownerInfo['updateTime'] === 'string' ? ownerInfo['updateTime'] : '',
-  }));
+  const participants = participantsOf(pods, reports);
   const best = bestRound(rounds);
   const [accuracy, epsilon] = [percent(metrics['accuracy']), figure(last?.['epsilon'], 3)];
   return {
     ...(last
-      ? { currentRound: Number(last['round']), rounds: rounds.slice(-MAX_ROUNDS).map(roundRow) }
+      ? {
+          currentRound: Number(last['round']),
+          bytesUp: rounds.reduce((n, r) => n + Number(r['bytesUp'] ?? 0), 0),
+          bytesDown: rounds.reduce((n, r) => n + Number(r['bytesDown'] ?? 0), 0),
+          rounds: rounds.slice(-MAX_ROUNDS).map(roundRow),
+        }
       : {}),
     ...(best === undefined ? {} : { bestRound: best }),
     ...(accuracy === undefined ? {} : { accuracy }),
@@ -163,7 +219,7 @@ export function jobStatus(at: {
   const ended = phase === 'Succeeded' || phase === 'Failed';
   return {
     ...job.status,
-    ...federationFigures(job, feed),
+    ...federationFigures(job, pods, feed),
     conditions: appendCondition(
       job.status?.conditions,
       conditionFor(phase, pods, { workers, waiting: waitingReason(job, feed) }),

@@ -1,7 +1,6 @@
-import { randomBytes } from 'node:crypto';
-import type { Dataset, FederatedLearningJob, Model, PodTemplate } from '@shoal/api';
+import type { Dataset, EnvVar, FederatedLearningJob, Model, PodTemplate } from '@shoal/api';
 import { canonicalJson, digestOf } from '@shoal/core';
-import { type KubeApi, type KubeObject, POD, SECRET, SERVICE } from '../../kube/kube-api.ts';
+import { type KubeApi, type KubeObject, POD, SERVICE } from '../../kube/kube-api.ts';
 import type { ObjectCache } from '../../reconcile/object-cache.ts';
 import {
   buildPodTemplate,
@@ -11,6 +10,8 @@ import {
 } from '../../worker-pod/build.ts';
 import { secretEnvironment } from '../../worker-pod/secrets.ts';
 import { injectStorage } from '../../worker-pod/storage.ts';
+import { type Group, shareOf } from './groups.ts';
+import { federationSecret } from './secrets.ts';
 
 /** The port Sedna's aggregator listens on. */
 export const AGGREGATION_PORT = 7363;
@@ -29,9 +30,32 @@ export interface Resolved {
   readonly model: Model;
   readonly pretrained: Model | undefined;
   readonly datasets: readonly Dataset[];
+  /** Held-out samples at the aggregator. */
+  readonly evaluation: Dataset | undefined;
+  readonly groups: readonly Group[];
 }
 
 type Env = { name: string; value: string }[];
+
+function milliseconds(seconds: number | undefined): number | undefined {
+  return seconds === undefined ? undefined : seconds * 1000;
+}
+
+function privacyOptions(privacy: FederatedLearningJob['spec']['privacy']): object | undefined {
+  if (!privacy) return undefined;
+  const { clipping, adaptive, noise, delta, epsilon, secureAggregation } = privacy;
+  return {
+    clipping,
+    adaptive,
+    noiseMultiplier: noise ?? 0,
+    delta,
+    epsilonBudget: epsilon,
+    secureAggregation: secureAggregation && {
+      range: secureAggregation.range,
+      stageMs: milliseconds(secureAggregation.stageSeconds),
+    },
+  };
+}
 
 /** The federation's options as the aggregator's environment holds them; the job's own fields by our names. */
 export function federationOptions(job: FederatedLearningJob): Record<string, unknown> {
@@ -46,15 +70,12 @@ export function federationOptions(job: FederatedLearningJob): Record<string, unk
     selected: spec.selection?.count,
     overSelection: spec.selection?.over,
     quorum: spec.quorum,
-    deadlineMs: spec.deadlineSeconds === undefined ? undefined : spec.deadlineSeconds * 1000,
+    deadlineMs: milliseconds(spec.deadlineSeconds),
     compression: spec.compression,
-    privacy: privacy && {
-      clipping: privacy.clipping,
-      adaptive: privacy.adaptive,
-      noiseMultiplier: privacy.noise ?? 0,
-      delta: privacy.delta,
-      epsilonBudget: privacy.epsilon,
-    },
+    privacy: privacyOptions(privacy),
+    topology: spec.topology,
+    evaluation: spec.evaluation && { every: spec.evaluation.every },
+    patience: spec.evaluation?.patience,
     localEpochs: localTraining?.epochs,
     batchSize: localTraining?.batchSize,
     learningRate: localTraining?.learningRate,
@@ -62,64 +83,95 @@ export function federationOptions(job: FederatedLearningJob): Record<string, unk
   return JSON.parse(JSON.stringify(options)) as Record<string, unknown>;
 }
 
-/** One worker of the job: the aggregator, or a participant by its position. */
+/** One worker of the job: the aggregator, that of a group, or a participant by its position. */
 export interface Slot {
   readonly name: string;
-  readonly type: 'aggregation' | 'train';
+  readonly type: 'aggregation' | 'group' | 'train';
   readonly template: PodTemplate;
   readonly dataset: Dataset | undefined;
+  /** The group it aggregates, or belongs to. */
+  readonly group?: Group;
 }
 
 export function slotsOf(job: FederatedLearningJob, resolved: Resolved): Slot[] {
   const { aggregationWorker, trainingWorkers } = job.spec;
+  const { groups, datasets, evaluation } = resolved;
   return [
     {
       name: 'aggregation',
       type: 'aggregation',
       template: aggregationWorker.template,
-      dataset: undefined,
+      dataset: evaluation,
     },
-    ...trainingWorkers.map(
-      ({ template }, i): Slot => ({
+    ...groups.map(
+      (group): Slot => ({
+        name: groupSlot(group),
+        type: 'group',
+        template: placedOn(aggregationWorker.template, group.node),
+        dataset: undefined,
+        group,
+      }),
+    ),
+    ...trainingWorkers.map(({ template }, i): Slot => {
+      const group = groups.find((g) => g.members.includes(i));
+      return {
         name: `train-${i}`,
         type: 'train',
         template,
-        dataset: resolved.datasets[i],
-      }),
-    ),
+        dataset: datasets[i],
+        ...(group ? { group } : {}),
+      };
+    }),
   ];
 }
 
-const tokenSecret = (job: FederatedLearningJob): string => `${job.metadata.name}-federation`;
+const groupSlot = (group: Group): string => `group-${group.name}`;
 
-/** The secret only workers of this job know; made once. */
-export async function ensureToken(job: FederatedLearningJob, ports: WorkerPorts): Promise<void> {
-  const { namespace = '' } = job.metadata;
-  if (await ports.api.get(SECRET, namespace, tokenSecret(job))) return;
-  await ports.api.create(SECRET, {
-    metadata: { name: tokenSecret(job), namespace, ownerReferences: [ownerReference(job)] },
-    type: 'Opaque',
-    data: { token: Buffer.from(randomBytes(32).toString('hex')).toString('base64') },
-  });
+/** The template on one node, wherever it said it should run. */
+function placedOn(template: PodTemplate, nodeName: string): PodTemplate {
+  const {
+    nodeSelector: _selector,
+    affinity: _affinity,
+    ...spec
+  } = template.spec ?? {
+    containers: [],
+  };
+  return { ...template, spec: { ...spec, nodeName } };
 }
 
-/** The Service in front of the aggregator: `<name>-aggregation`. */
-export async function ensureService(job: FederatedLearningJob, ports: WorkerPorts): Promise<void> {
-  const { name: jobName, namespace = '' } = job.metadata;
-  const name = `${jobName}-aggregation`;
-  if (ports.services.get(namespace, name) ?? (await ports.api.get(SERVICE, namespace, name)))
-    return;
-  const labels = workerLabels(job, 'aggregation');
-  const port = {
-    name: 'tcp-0',
-    port: AGGREGATION_PORT,
-    targetPort: AGGREGATION_PORT,
-    protocol: 'TCP',
-  };
-  await ports.api.create(SERVICE, {
-    metadata: { name, namespace, labels, ownerReferences: [ownerReference(job)] },
-    spec: { selector: labels, ports: [port] },
-  });
+/** A participant's name, which stays: restarted, it is the same one to the federation. */
+export function participantName(job: FederatedLearningJob, slot: Slot): string {
+  return `trainworker-${job.metadata.name}-${slot.name}`;
+}
+
+/** Services in front of the aggregators: `<name>-aggregation`, and `<name>-group-<group>`. */
+export async function ensureServices(
+  job: FederatedLearningJob,
+  slots: readonly Slot[],
+  ports: WorkerPorts,
+): Promise<void> {
+  const { namespace = '' } = job.metadata;
+  for (const slot of slots) {
+    if (slot.type === 'train') continue;
+    const name = serviceName(job, slot.name);
+    if (ports.services.get(namespace, name) ?? (await ports.api.get(SERVICE, namespace, name)))
+      continue;
+    const labels = { ...workerLabels(job, slot.type), [SLOT_LABEL]: slot.name };
+    const port = {
+      name: 'tcp-0',
+      port: AGGREGATION_PORT,
+      targetPort: AGGREGATION_PORT,
+      protocol: 'TCP',
+    };
+    await ports.api.create(SERVICE, {
+      metadata: { name, namespace, labels, ownerReferences: [ownerReference(job)] },
+      spec: { selector: labels, ports: [port] },
+    });
+  }
+}
+
+function serviceName(job: FederatedLearningJob, slot: string): string {
+  return `${job.metadata.name}-${slot}`;
 }
 
 function environment(
@@ -130,30 +182,96 @@ function environment(
 ): Env {
   const { name, namespace = '' } = job.metadata;
   const { s3 } = job.spec.transmitter ?? {};
+  const options = federationOptions(job);
   const common: Env = [
     { name: 'NAMESPACE', value: namespace },
     { name: 'JOB_NAME', value: name },
-    { name: 'PARTICIPANTS_COUNT', value: String(job.spec.trainingWorkers.length) },
     { name: 'TRANSMITTER', value: s3 ? 's3' : 'ws' },
     ...(s3 ? [{ name: 'AGG_DATA_PATH', value: s3.aggDataPath }] : []),
-    { name: 'FEDERATED_STRATEGY', value: JSON.stringify(federationOptions(job)['strategy']) },
+    { name: 'FEDERATED_STRATEGY', value: JSON.stringify(options['strategy']) },
   ];
-  if (slot.type === 'aggregation')
-    return [
-      ...common,
-      { name: 'WORKER_NAME', value: `aggworker-${randomSuffix()}` },
-      { name: 'AGG_BIND_PORT', value: String(AGGREGATION_PORT) },
-      { name: 'FEDERATED_OPTIONS', value: JSON.stringify(federationOptions(job)) },
-    ];
-  return [
-    ...common,
-    // A name that stays: a restarted participant is the same one to the federation.
-    { name: 'WORKER_NAME', value: `trainworker-${name}-${slot.name}` },
-    { name: 'AGG_IP', value: `${name}-aggregation.${namespace}` },
+  const above: Env = [
+    { name: 'AGG_IP', value: `${serviceName(job, aboveOf(slot))}.${namespace}` },
     { name: 'AGG_PORT', value: String(AGGREGATION_PORT) },
-    { name: 'LC_SERVER', value: ports.localControllerServer },
-    { name: 'MODEL_NAME', value: resolved.model.metadata.name },
-    { name: 'DATASET_NAME', value: slot.dataset?.metadata.name ?? '' },
+  ];
+  switch (slot.type) {
+    case 'aggregation':
+      return [...common, ...aggregatorEnvironment(job, resolved, options)];
+    case 'group':
+      return [...common, ...above, ...groupEnvironment(job, slot)];
+    case 'train':
+      return [
+        ...common,
+        ...above,
+        { name: 'PARTICIPANTS_COUNT', value: String(job.spec.trainingWorkers.length) },
+        { name: 'WORKER_NAME', value: participantName(job, slot) },
+        { name: 'LC_SERVER', value: ports.localControllerServer },
+        { name: 'MODEL_NAME', value: resolved.model.metadata.name },
+        { name: 'DATASET_NAME', value: slot.dataset?.metadata.name ?? '' },
+      ];
+  }
+}
+
+/** The slot a worker dials. */
+function aboveOf({ type, group }: Slot): string {
+  return type === 'train' && group ? groupSlot(group) : 'aggregation';
+}
+
+function aggregatorEnvironment(
+  job: FederatedLearningJob,
+  { groups }: Resolved,
+  options: Record<string, unknown>,
+): Env {
+  const all = job.spec.trainingWorkers.length;
+  // What talks to it: groups, and participants that are in none.
+  const own = all - groups.reduce((n, g) => n + g.members.length - 1, 0);
+  const quorum = groups.length > 0 ? shareOf(job.spec.quorum, all, own) : job.spec.quorum;
+  return [
+    { name: 'PARTICIPANTS_COUNT', value: String(own) },
+    { name: 'WORKER_NAME', value: `aggworker-${randomSuffix()}` },
+    { name: 'AGG_BIND_PORT', value: String(AGGREGATION_PORT) },
+    { name: 'FEDERATED_OPTIONS', value: JSON.stringify({ ...options, quorum }) },
+  ];
+}
+
+/** A group has four fifths of a round's time, so that what it has comes in time. */
+const GROUP_SHARE = 0.8;
+
+function groupEnvironment(job: FederatedLearningJob, slot: Slot): Env {
+  const { quorum, deadlineSeconds = 600, trainingWorkers } = job.spec;
+  const members = slot.group?.members.length ?? 1;
+  const options = {
+    quorum: shareOf(quorum, trainingWorkers.length, members),
+    deadlineMs: deadlineSeconds * 1000 * GROUP_SHARE,
+  };
+  return [
+    { name: 'PARTICIPANTS_COUNT', value: String(members) },
+    { name: 'WORKER_NAME', value: slot.name },
+    { name: 'FEDERATED_GROUP', value: slot.name },
+    { name: 'AGG_BIND_PORT', value: String(AGGREGATION_PORT) },
+    { name: 'FEDERATED_OPTIONS', value: JSON.stringify(options) },
+  ];
+}
+
+/** What a worker may know of the job's secret. */
+function secretEnvironmentOf(job: FederatedLearningJob, slot: Slot): EnvVar[] {
+  const from = (name: string, key: string): EnvVar => ({
+    name,
+    valueFrom: { secretKeyRef: { name: federationSecret(job), key } },
+  });
+  const isSecure = job.spec.privacy?.secureAggregation !== undefined;
+  return [
+    from('FEDERATED_TOKEN', 'token'),
+    from('FEDERATED_AUTHORITY', 'authority'),
+    ...(slot.type === 'train' && isSecure
+      ? [from('FEDERATED_IDENTITY', `identity-${slot.name}`)]
+      : []),
+    ...(slot.type === 'train'
+      ? []
+      : [
+          from('FEDERATED_CERTIFICATE', 'certificate'),
+          from('FEDERATED_PRIVATE_KEY', 'privateKey'),
+        ]),
   ];
 }
 
@@ -166,6 +284,7 @@ export function slotDigest(job: FederatedLearningJob, slot: Slot, resolved: Reso
       model: resolved.model.spec,
       pretrained: resolved.pretrained?.spec ?? null,
       dataset: slot.dataset?.spec ?? null,
+      groups: resolved.groups,
       workers: job.spec.trainingWorkers.length,
     }),
   ).slice(7, 23);
@@ -185,13 +304,15 @@ export async function createWorkerPod(
       ? [{ env: 'PRETRAINED_MODEL_URL', urls: [resolved.pretrained.spec.url], download: true }]
       : []),
     ...(slot.dataset
-      ? [{ env: 'TRAIN_DATASET_URL', urls: [slot.dataset.spec.url], download: true }]
+      ? [
+          {
+            env: slot.type === 'train' ? 'TRAIN_DATASET_URL' : 'TEST_DATASET_URL',
+            urls: [slot.dataset.spec.url],
+            download: true,
+          },
+        ]
       : []),
   ]);
-  const token = {
-    name: 'FEDERATED_TOKEN',
-    valueFrom: { secretKeyRef: { name: tokenSecret(job), key: 'token' } },
-  };
   const credential =
     job.spec.transmitter?.s3?.credentialName ??
     slot.dataset?.spec.credentialName ??
@@ -201,7 +322,11 @@ export async function createWorkerPod(
     type: slot.type,
     template: slot.template,
     storage,
-    env: [...environment(job, slot, resolved, ports), ...storage.env, token],
+    env: [
+      ...environment(job, slot, resolved, ports),
+      ...storage.env,
+      ...secretEnvironmentOf(job, slot),
+    ],
     secretEnv: await secretEnvironment(ports.api, namespace, credential),
     hostNetwork: slot.type === 'train',
     restartPolicy: 'OnFailure',

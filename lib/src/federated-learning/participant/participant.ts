@@ -39,6 +39,8 @@ export interface ParticipantOptions {
   readonly logger?: Logger;
   /** Told why a round cannot go on yet. */
   readonly onNotice?: (reason: string) => void;
+  /** Told before every task, with the rounds so far. */
+  readonly onTask?: (history: readonly RoundSummary[]) => void;
   /** Told after every task, with the rounds so far. */
   readonly onRound?: (
     round: number,
@@ -232,6 +234,7 @@ export class Participant {
 
   #begin(stream: FrameStream, task: TaskFrame, signal: AbortSignal): void {
     this.#task = task;
+    this.#options.onTask?.(JSON.parse(task.history || '[]') as RoundSummary[]);
     if (this.#hasResultOf(task.round)) {
       this.#upload(stream, task).catch((error: unknown) =>
         this.#fail(stream, task.round, messageOf(error)),
