@@ -1,3 +1,4 @@
+import { browserParticipants } from './browser-participants.ts';
 import { kubectlSession } from './kubectl-session.ts';
 import { findMinio, objectStorage } from './object-storage.ts';
 import { onnxConsumers } from './onnx-consumers.ts';
@@ -16,6 +17,7 @@ const outcomes: Outcome[] = [
   ...(await onnxConsumers()),
   ...(await sednaClient()),
   ...(await torchOracle()),
+  ...(await browserParticipants()),
   ...(await objectStorage(minio)),
 ];
 let failed = 0;

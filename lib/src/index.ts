@@ -62,6 +62,7 @@ export { aggregateRound } from './federated-learning/aggregate.ts';
 export {
   AggregationServer,
   type AggregationServerOptions,
+  type ParticipantCall,
 } from './federated-learning/aggregation-server.ts';
 export type { CompressionOptions } from './federated-learning/compression.ts';
 export {
@@ -70,6 +71,7 @@ export {
   type FederatedEnvironment,
   FederatedLearning,
   type FederatedLearningOptions,
+  localRuleOf,
 } from './federated-learning/federated-learning.ts';
 export type {
   FederatedModel,

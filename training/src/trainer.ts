@@ -13,6 +13,7 @@ import {
   type PlanOptions,
   planTraining,
 } from './plan.ts';
+import { runInto } from './run-into.ts';
 import { initialValues, type ShapedPlan, shapePlan } from './shaped-plan.ts';
 import {
   applyGraph,
@@ -25,7 +26,6 @@ import {
   type TrainingGraph,
   targetsOf,
 } from './training-graphs.ts';
-
 import { TrainingState } from './training-state.ts';
 
 /** Where the graphs run; names are ONNX Runtime's execution providers. */
@@ -268,7 +268,7 @@ export class Trainer {
     const fetches: Record<string, ort.Tensor | null> = this.#state.fetches(graph);
     fetches[graph.loss] = null;
     for (const metric of Object.values(graph.metrics)) fetches[metric] = null;
-    const results = await run.run(feeds, fetches);
+    const results = await runInto(run, feeds, fetches);
     const loss = scalarOf(results, graph.loss);
     if (!Number.isFinite(loss)) {
       throw new ShoalError(
@@ -299,7 +299,7 @@ export class Trainer {
       const tensor = values[name];
       if (tensor) feeds[name] = tensor;
     }
-    await run.run(feeds, this.#state.fetches(graph));
+    await runInto(run, feeds, this.#state.fetches(graph));
     this.#state.keepBuffers();
     this.#advance();
   }

@@ -6,6 +6,7 @@ import {
   fromNode,
   integer,
   type KeyPair,
+  type Logger,
   readConfig,
   type SettingTable,
   ShoalError,
@@ -20,6 +21,7 @@ import {
   type FederationOptions,
   GroupAggregator,
   type GroupAggregatorOptions,
+  localRuleOf,
   type Samples,
   SednaAggregationServer,
   TrainerModel,
@@ -59,6 +61,8 @@ interface AggregatorEnvironment extends FederatedEnvironment {
   readonly FEDERATED_CERTIFICATE: string;
   readonly FEDERATED_PRIVATE_KEY: string;
   readonly TEST_DATASET_URL: string;
+  readonly FEDERATED_PAGE_PORT: number;
+  readonly INPUT_SHAPE: string;
 }
 
 const AGGREGATOR_SETTINGS: SettingTable<AggregatorEnvironment> = {
@@ -76,6 +80,12 @@ const AGGREGATOR_SETTINGS: SettingTable<AggregatorEnvironment> = {
   FEDERATED_CERTIFICATE: text('PEM of the certificate participants check', ''),
   FEDERATED_PRIVATE_KEY: text('PEM of its private key', ''),
   TEST_DATASET_URL: text('held-out samples that choose the best model', ''),
+  FEDERATED_PAGE_PORT: integer(
+    'port of a page in which browsers take part; 0 for none',
+    { min: 0, max: 65_535 },
+    0,
+  ),
+  INPUT_SHAPE: text('shape of one image, for the page', '1,28,28'),
 };
 
 /**
@@ -164,6 +174,7 @@ export async function aggregateWorker(
   });
   const address = await server.start();
   logger.info('aggregating', { address, participants: env.PARTICIPANTS_COUNT });
+  const page = await servePage(env, server, logger);
   try {
     const result = await Promise.race([server.done, stoppedBy(signal)]);
     const best = result.best?.model ?? result.model;
@@ -173,9 +184,34 @@ export async function aggregateWorker(
     await new Promise((resolve) => setTimeout(resolve, 500));
     return { reason: result.reason, rounds: result.history.length, metrics: last?.metrics ?? {} };
   } finally {
+    await page?.close();
     await server.close();
     await model.close();
   }
+}
+
+/** The page in which browsers take part, where the environment wants one. */
+async function servePage(
+  env: AggregatorEnvironment,
+  aggregation: AggregationServer,
+  logger: Logger,
+): Promise<{ close(): Promise<void> } | undefined> {
+  if (env.FEDERATED_PAGE_PORT === 0) return undefined;
+  // Loaded by those who want it only: it brings a bundler.
+  const { ParticipantPage } = await import('@shoal/browser');
+  const page = new ParticipantPage({
+    job: env.JOB_NAME,
+    inputShape: env.INPUT_SHAPE.split(',').map(Number),
+    local: localRuleOf(env.FEDERATED_STRATEGY),
+    aggregation,
+    model: readModelBytes(env.PRETRAINED_MODEL_URL || env.MODEL_URL),
+    host: env.AGG_BIND_HOST,
+    port: env.FEDERATED_PAGE_PORT,
+    logger,
+  });
+  const address = await page.start();
+  logger.info('browsers take part here, with #token= and the job’s token behind it', { address });
+  return page;
 }
 
 const NOTHING: Samples = {

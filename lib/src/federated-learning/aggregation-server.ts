@@ -57,7 +57,16 @@ export interface AggregationServerOptions extends FederationOptions {
   readonly onStalled?: (reason: string) => void;
 }
 
-type Call = grpc.ServerDuplexStream<ParticipantFrame, AggregatorFrame>;
+/** A participant's stream, whatever carries it: that of gRPC, or one with the same events. */
+export interface ParticipantCall {
+  on(event: 'data', listener: (frame: ParticipantFrame) => void): unknown;
+  on(event: 'end' | 'cancelled' | 'error', listener: () => void): unknown;
+  once(event: 'drain' | 'close' | 'error', listener: () => void): unknown;
+  off(event: 'drain' | 'close' | 'error', listener: () => void): unknown;
+  /** @returns Whether more may come at once; else `drain` tells when. */
+  write(frame: AggregatorFrame): boolean;
+  end(): void;
+}
 
 const TICK_MS = 200;
 const JOIN_TIMEOUT_MS = 10_000;
@@ -76,8 +85,12 @@ interface Incoming {
 
 interface Session {
   readonly participant: string;
-  readonly call: Call;
+  readonly call: ParticipantCall;
   incoming: Incoming | undefined;
+}
+
+function send(call: Pick<ParticipantCall, 'write'>, frame: unknown): void {
+  call.write(create(AggregatorFrameSchema, { frame: frame as never }));
 }
 
 /**
@@ -125,7 +138,8 @@ export class AggregationServer<R extends Rounds = Rounds> {
       'grpc.keepalive_timeout_ms': 10_000,
     });
     this.#server.addService(FEDERATION_METHODS as unknown as grpc.ServiceDefinition, {
-      participate: (call: Call) => this.#participate(call),
+      participate: (call: grpc.ServerDuplexStream<ParticipantFrame, AggregatorFrame>) =>
+        this.attach(call),
     });
   }
 
@@ -202,11 +216,12 @@ export class AggregationServer<R extends Rounds = Rounds> {
   #finish({ call }: Session, reason: string): void {
     const history = JSON.stringify(this.rounds.history);
     const value = { reason, history, model: this.rounds.digest };
-    call.write(create(AggregatorFrameSchema, { frame: { case: 'finished', value } }));
+    send(call, { case: 'finished', value });
     call.end();
   }
 
-  #participate(call: Call): void {
+  /** Lets a participant in whose stream came another way than gRPC. */
+  attach(call: ParticipantCall): void {
     let session: Session | undefined;
     const timer = setTimeout(
       () => this.#refuse(call, 0, 'no Join frame came', true),
@@ -241,7 +256,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
   }
 
   /** What a participant did wrong is its own affair: the round survives it. */
-  #fault(call: Call, session: Session | undefined, error: unknown): void {
+  #fault(call: ParticipantCall, session: Session | undefined, error: unknown): void {
     const reason = messageOf(error);
     if (!isShoalError(error)) {
       this.#break(error);
@@ -259,15 +274,12 @@ export class AggregationServer<R extends Rounds = Rounds> {
     this.#guard(() => this.rounds.failed(session.participant, reason, this.#clock.now()));
   }
 
-  #refuse(call: Call, round: number, reason: string, final: boolean): void {
-    const frame = create(AggregatorFrameSchema, {
-      frame: { case: 'refused', value: { round, reason, final } },
-    });
-    call.write(frame);
+  #refuse(call: ParticipantCall, round: number, reason: string, final: boolean): void {
+    send(call, { case: 'refused', value: { round, reason, final } });
     if (final) call.end();
   }
 
-  #admit(call: Call, frame: ParticipantFrame): Session {
+  #admit(call: ParticipantCall, frame: ParticipantFrame): Session {
     if (frame.frame.case !== 'join')
       throw new ShoalError('unauthenticated', 'the first frame must be Join');
     const { participant } = frame.frame.value;
@@ -279,11 +291,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
     const session: Session = { participant, call, incoming: undefined };
     this.#sessions.get(participant)?.call.end();
     this.#sessions.set(participant, session);
-    call.write(
-      create(AggregatorFrameSchema, {
-        frame: { case: 'admitted', value: { round: this.rounds.round } },
-      }),
-    );
+    send(call, { case: 'admitted', value: { round: this.rounds.round } });
     this.#logger.info('participant joined', { participant });
     const { outcome } = this.rounds;
     if (outcome === undefined) this.rounds.join(participant, this.#clock.now());
@@ -294,7 +302,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
   /** Tells everyone who is here why the round waits: they carry it to where people look. */
   notify(reason: string): void {
     for (const { call } of this.#sessions.values())
-      call.write(create(AggregatorFrameSchema, { frame: { case: 'notice', value: { reason } } }));
+      send(call, { case: 'notice', value: { reason } });
   }
 
   #ask(participant: string): void {
@@ -310,12 +318,12 @@ export class AggregationServer<R extends Rounds = Rounds> {
       deadlineMs,
       history: JSON.stringify(this.rounds.history.slice(-50)),
     };
-    session.call.write(create(AggregatorFrameSchema, { frame: { case: 'task', value } }));
+    send(session.call, { case: 'task', value });
   }
 
   #tell(participant: string, value: SecureRequest): void {
     const call = this.#sessions.get(participant)?.call;
-    call?.write(create(AggregatorFrameSchema, { frame: { case: 'secure', value } }));
+    if (call) send(call, { case: 'secure', value });
   }
 
   #take(session: Session, { frame }: ParticipantFrame): void {
@@ -410,9 +418,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
   }
 
   #accept(session: Session, round: number): void {
-    session.call.write(
-      create(AggregatorFrameSchema, { frame: { case: 'accepted', value: { round } } }),
-    );
+    send(session.call, { case: 'accepted', value: { round } });
   }
 
   /** Checks an update that arrived in full, keeps it, and only then says so. */

@@ -75,7 +75,7 @@ function exchangeCode(): number[] {
 
 /** A module with both loops, written by hand: no compiler is needed for two loops. */
 function kernelModule(): Uint8Array<ArrayBuffer> {
-  const text = (name: string): number[] => [name.length, ...Buffer.from(name, 'latin1')];
+  const text = (name: string): number[] => [name.length, ...new TextEncoder().encode(name)];
   const body = (code: readonly number[]): number[] => [...unsigned(code.length), ...code];
   return Uint8Array.from([
     ...[0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00],
