@@ -1,16 +1,8 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import {
-  AggregationServer,
-  addWeighted,
-  createStrategy,
-  type FederatedModel,
-  grpcTransport,
-  nodePlatform,
-  Participant,
-} from '@shoal/lib';
+import { AggregationServer, addWeighted, createStrategy } from '@shoal/lib';
 
 /**
  * `npm run bench:federated`: aggregation kernels, and the floor of a round without training work.
@@ -116,26 +108,14 @@ function aggregation(n: number, d: number): void {
     if (typeof times === 'object') show(`  ${name}, ${at}`, times);
 }
 
-/** Local training that does nothing: what is left is the federation itself. */
-function idleModel(size: number): FederatedModel {
-  return {
-    layout: [{ name: 'w', shape: [size] }],
-    size,
-    samples: 1,
-    initial: () => new Float32Array(size),
-    train: (vector, task) =>
-      Promise.resolve({
-        delta: task.evaluateOnly ? new Float32Array() : vector.slice(),
-        samples: 1,
-        metrics: {},
-      }),
-    close: () => Promise.resolve(),
-  };
-}
-
-async function roundFloor(participants: number, size: number, rounds: number): Promise<void> {
+/** The floor of a round: participants in processes of their own, as Flower's are, that train nothing. */
+async function roundFloor(
+  participants: number,
+  size: number,
+  at: { readonly rounds: number; readonly processes: number },
+): Promise<void> {
+  const { rounds, processes } = at;
   const dir = mkdtempSync(join(tmpdir(), 'shoal-bench-fl-'));
-  const model = idleModel(size);
   const samples: number[] = [];
   let before = performance.now();
   const server = new AggregationServer({
@@ -144,7 +124,7 @@ async function roundFloor(participants: number, size: number, rounds: number): P
     participants,
     dir,
     initial: new Float32Array(size).fill(0.5),
-    layout: model.layout,
+    layout: [{ name: 'w', shape: [size] }],
     onRound: () => {
       const now = performance.now();
       samples.push(now - before);
@@ -152,20 +132,15 @@ async function roundFloor(participants: number, size: number, rounds: number): P
     },
   });
   const address = await server.start();
-  const signal = new AbortController().signal;
-  const workers = Array.from({ length: participants }, (_, k) =>
-    new Participant(
-      {
-        transport: grpcTransport(address),
-        platform: nodePlatform,
-        job: 'bench',
-        participant: `p${k}`,
-      },
-      idleModel(size),
-    ).run(signal),
-  );
+  const each = participants / processes;
+  const script = join(import.meta.dirname, 'idle-participants.ts');
+  const ended = Array.from({ length: processes }, (_, k) => {
+    const args = [script, address, size, k * each, each].map(String);
+    const child = spawn(process.execPath, args, { stdio: 'inherit' });
+    return new Promise((resolve) => child.on('close', resolve));
+  });
   const { history } = await server.done;
-  await Promise.all(workers);
+  await Promise.all(ended);
   await server.close();
   rmSync(dir, { recursive: true, force: true });
   // The first round waits for everyone to join, the last only scores.
@@ -174,20 +149,23 @@ async function roundFloor(participants: number, size: number, rounds: number): P
   show(`round, ${participants} participants, ${payload} MB`, timesOf(steady));
   const perParticipant = (history[1]?.bytesUp ?? 0) / participants;
   console.log(
-    `  ${perParticipant} bytes up each = ${(perParticipant / (size * 4)).toFixed(3)} × the payload`,
+    `  ${perParticipant} bytes up each = ${(perParticipant / (size * 4)).toFixed(3)} × the payload; ${processes} processes`,
   );
 }
 
-for (const [n, d] of [
-  [10, 1e6],
-  [100, 1e6],
-  [10, 1e7],
-] as const)
-  aggregation(n, d);
-await roundFloor(2, 1, 20);
-await roundFloor(2, 2_500_000, 8);
-await roundFloor(2, 25_000_000, 4);
-await roundFloor(100, 250_000, 6);
+const wanted = process.argv[2] ?? 'all';
+if (wanted !== 'rounds')
+  for (const [n, d] of [
+    [10, 1e6],
+    [100, 1e6],
+    [10, 1e7],
+  ] as const)
+    aggregation(n, d);
+if (wanted === 'aggregation') process.exit();
+await roundFloor(2, 1, { rounds: 20, processes: 2 });
+await roundFloor(2, 2_500_000, { rounds: 8, processes: 2 });
+await roundFloor(2, 25_000_000, { rounds: 5, processes: 2 });
+await roundFloor(100, 250_000, { rounds: 6, processes: 4 });
 const out = join(import.meta.dirname, '../../.cache/bench');
 mkdirSync(out, { recursive: true });
 writeFileSync(

@@ -68,7 +68,9 @@ describe('secure aggregation', () => {
     const keep = vi.spyOn(RoundStore.prototype, 'keep');
     all(address);
     await server.done;
-    const seen = keep.mock.calls.map(([, , values]) => values).filter((v) => v.length > 0);
+    const seen = keep.mock.calls
+      .flatMap(([, arrivals]) => arrivals.map((a) => a.values))
+      .filter((v) => v.length > 0);
     vi.restoreAllMocks();
     expect(seen).toHaveLength(5);
     for (const bytes of seen) {

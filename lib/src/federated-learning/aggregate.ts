@@ -11,10 +11,13 @@ export class MeanAccumulator {
   readonly #sum: Float32Array;
   readonly #infos: (UpdateInfo & { readonly weight: number; readonly squaredNorm: number })[] = [];
 
-  /** @param strategy One whose rule is a mean. */
-  constructor(strategy: Strategy, size: number) {
+  /**
+   * @param strategy One whose rule is a mean.
+   * @param memory Where to add up, overwritten; its length is that of the updates.
+   */
+  constructor(strategy: Strategy, memory: Float32Array) {
     this.#strategy = strategy;
-    this.#sum = new Float32Array(size);
+    this.#sum = memory.fill(0);
   }
 
   get count(): number {
@@ -58,7 +61,7 @@ export function aggregateRound(
   let change: Float32Array;
   if (strategy.rule.kind === 'joint') change = strategy.rule.combine(updates, state);
   else {
-    const sum = new MeanAccumulator(strategy, model.length);
+    const sum = new MeanAccumulator(strategy, new Float32Array(model.length));
     for (const update of updates) sum.add(update);
     change = sum.finish();
   }

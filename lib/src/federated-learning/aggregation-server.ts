@@ -9,7 +9,6 @@ import {
 } from '@shoal/api';
 import {
   type Clock,
-  digester,
   digestOf,
   isShoalError,
   type KeyPair,
@@ -19,20 +18,19 @@ import {
   silentLogger,
   systemClock,
 } from '@shoal/core';
-import { Assembly, MAX_VECTOR_BYTES, sendChunks, sinkOf } from '../transfer/chunks.ts';
+import { sendChunks, sinkOf } from '../transfer/chunks.ts';
 import { listen } from '../transfer/listen.ts';
 import { requireAdmission } from './admission.ts';
-import { decompress } from './compression.ts';
 import { type LayoutEntry, layoutText } from './federated-model.ts';
 import {
   type FederationOptions,
   type ResolvedFederation,
   resolveFederation,
 } from './federation-options.ts';
-import { allFinite } from './kernels.ts';
+import { decodeUpdate, type Incoming, incomingOf } from './incoming.ts';
 import { RoundRunner } from './round-runner.ts';
 import type { RoundSummary } from './round-summary.ts';
-import type { FederationResult, RoundPorts, Rounds } from './rounds.ts';
+import type { DecodedArrival, FederationResult, RoundPorts, Rounds } from './rounds.ts';
 
 export interface AggregationServerOptions extends FederationOptions {
   /** Folder for models and rounds; what makes a restart go on where it was. */
@@ -73,16 +71,6 @@ const JOIN_TIMEOUT_MS = 10_000;
 /** Encoding of words of secure aggregation. */
 const MASKED = 'masked';
 
-/** An update on its way in. */
-interface Incoming {
-  readonly round: number;
-  readonly attempt: number;
-  readonly samples: number;
-  readonly metrics: Readonly<Record<string, number>>;
-  readonly encoding: string;
-  readonly assembly: Assembly;
-}
-
 interface Session {
   readonly participant: string;
   readonly call: ParticipantCall;
@@ -106,6 +94,8 @@ export class AggregationServer<R extends Rounds = Rounds> {
   readonly #logger: Logger;
   readonly #clock: Clock;
   readonly #sessions = new Map<string, Session>();
+  /** Updates that are here but not kept yet. */
+  readonly #arrived: (DecodedArrival & { readonly session: Session })[] = [];
   readonly #layout: string;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
@@ -380,22 +370,12 @@ export class AggregationServer<R extends Rounds = Rounds> {
     session: Session,
     update: Extract<ParticipantFrame['frame'], { case: 'update' }>['value'],
   ): void {
-    const { round, attempt, samples, metrics, encoding, bytes, digest } = update;
-    if (!this.#isExpected(session, { round, attempt, encoding })) {
+    const { round, bytes } = update;
+    if (!this.#isExpected(session, update)) {
       this.#answerLate(session, round);
       return;
     }
-    if (samples < 1n)
-      throw new ShoalError('invalid_argument', 'an update needs at least one sample');
-    const limit = Math.min(MAX_VECTOR_BYTES, this.rounds.size * 8 + 1024);
-    session.incoming = {
-      round,
-      attempt,
-      samples: Number(samples),
-      metrics,
-      encoding,
-      assembly: new Assembly(digest, Number(bytes), { hash: digester(), limit }),
-    };
+    session.incoming = incomingOf(update, this.rounds.size);
     if (bytes === 0n) this.#complete(session, session.incoming, new Uint8Array());
   }
 
@@ -436,17 +416,36 @@ export class AggregationServer<R extends Rounds = Rounds> {
       this.#accept(session, round);
       return;
     }
-    for (const [name, value] of Object.entries(metrics))
-      if (!Number.isFinite(value))
-        throw new ShoalError('invalid_argument', `metric ${name} is ${value}`);
-    const delta =
-      bytes.length > 0 ? decompress(encoding, bytes, this.rounds.size) : new Float32Array();
-    if (!allFinite(delta))
-      throw new ShoalError('data_corrupt', 'the update holds NaN or infinite values');
-    const info = { participant, base: round, samples, metrics, encoding, bytes: bytes.length };
-    this.rounds.keep(info, bytes, delta);
-    this.#accept(session, round);
-    this.#guard(() => this.rounds.received(participant, round, this.#clock.now()));
+    const delta = decodeUpdate(incoming, bytes, this.rounds.size);
+    const update = { participant, base: round, samples, metrics, encoding, bytes: bytes.length };
+    // What comes in one turn of the event loop goes to disk in one write.
+    if (this.#arrived.length === 0) setImmediate(() => this.#guard(() => this.#settle()));
+    this.#arrived.push({ session, update, values: bytes, delta });
+  }
+
+  /** Keeps what has arrived, and only then says so. */
+  #settle(): void {
+    if (this.#closed) return;
+    const arrived = this.#arrived.splice(0);
+    const { isAsynchronous } = this.rounds;
+    for (const group of isAsynchronous ? arrived.map((a) => [a]) : [arrived]) {
+      const wanted = new Set(group.filter((a) => this.#isWanted(a)));
+      this.rounds.keep([...wanted]);
+      for (const arrival of group) {
+        const { session, update } = arrival;
+        // The ones before it may have ended the round.
+        if (!wanted.has(arrival) || !(isAsynchronous || this.#isWanted(arrival))) {
+          this.#answerLate(session, update.base);
+          continue;
+        }
+        this.#accept(session, update.base);
+        this.rounds.received(update.participant, update.base, this.#clock.now());
+      }
+    }
+  }
+
+  #isWanted({ update }: DecodedArrival): boolean {
+    return this.rounds.expects(update.participant, update.base);
   }
 
   /** Ends all streams; the state on disk stays. */

@@ -188,7 +188,7 @@ test('the order of arrival changes nothing but the last bits; one participant is
 test('adding up as updates arrive gives the bits of adding them up at once', () => {
   const updates = updatesOf(12, 8);
   const strategy = createStrategy('FedAvg');
-  const streamed = new MeanAccumulator(strategy, D);
+  const streamed = new MeanAccumulator(strategy, new Float32Array(D));
   for (const u of updates) streamed.add(u);
   const at = new Float32Array(D);
   addWeighted(

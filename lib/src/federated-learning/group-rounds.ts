@@ -5,7 +5,7 @@ import type { ResolvedFederation } from './federation-options.ts';
 import { meanMetrics } from './metrics.ts';
 import { OrderedSum } from './ordered-sum.ts';
 import { type RoundAction, RoundCoordinator } from './round.ts';
-import { RoundStore, type StoredUpdate } from './round-store.ts';
+import { type Arrival, RoundStore, type StoredUpdate } from './round-store.ts';
 import type { RoundSummary } from './round-summary.ts';
 import type { FederationResult, RoundPorts, Rounds } from './rounds.ts';
 import { createStrategy } from './strategies/strategies.ts';
@@ -22,6 +22,7 @@ interface Wanted {
  * members' changes goes back as the change of one participant with all their samples.
  */
 export class GroupRounds implements Rounds {
+  readonly isAsynchronous: boolean = false;
   readonly #federation: ResolvedFederation;
   readonly #ports: RoundPorts;
   readonly #store: RoundStore;
@@ -148,8 +149,8 @@ export class GroupRounds implements Rounds {
       .some((u) => u.participant === participant && u.base === round);
   }
 
-  keep(info: StoredUpdate, bytes: Uint8Array): void {
-    this.#store.keep(this.round, info, bytes);
+  keep(arrivals: readonly Arrival[]): void {
+    this.#store.keep(this.round, arrivals);
   }
 
   received(participant: string, round: number): void {
@@ -177,7 +178,7 @@ export class GroupRounds implements Rounds {
 
   #ordered(): OrderedSum {
     const order = [...(this.#coordinator?.states.keys() ?? [])];
-    this.#sum ??= new OrderedSum(this.#strategy, this.size, order);
+    this.#sum ??= new OrderedSum(this.#strategy, new Float32Array(this.size), order);
     return this.#sum;
   }
 

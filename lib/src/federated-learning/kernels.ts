@@ -136,6 +136,11 @@ export function addWeighted(
   inputs: readonly Float32Array[],
   weights: readonly number[],
 ): void {
+  const [only] = inputs;
+  if (inputs.length === 1 && only) {
+    addOne(target, only, Math.fround(weights[0] ?? 0));
+    return;
+  }
   const { axpy, acc, x } = additionKernel();
   for (let from = 0; from < target.length; from += TILE) {
     const to = Math.min(from + TILE, target.length);
@@ -148,6 +153,15 @@ export function addWeighted(
     }
     target.set(acc.subarray(0, size), from);
   }
+}
+
+/**
+ * target ← target + w·x. Copying into the kernel's memory costs more than one addition: each step is rounded
+ * to float32 as the kernel does, so that the bits are the same.
+ */
+function addOne(target: Float32Array, x: Float32Array, w: number): void {
+  for (let i = 0; i < target.length; i++)
+    target[i] = (target[i] ?? 0) + Math.fround(w * (x[i] ?? 0));
 }
 
 /** target ← factor·target */
@@ -177,20 +191,36 @@ export function squaredNorm(values: Float32Array): number {
 
 /** Squared L2 distance, by difference in float64: no cancellation, however close the two are. */
 export function squaredDistance(x: Float32Array, y: Float32Array): number {
-  let sum = 0;
-  for (let i = 0; i < x.length; i++) {
-    const difference = (x[i] ?? 0) - (y[i] ?? 0);
-    sum += difference * difference;
+  // Four sums: an addition need not wait for the one before it.
+  let [a, b, c, d] = [0, 0, 0, 0];
+  const whole = x.length - (x.length % 4);
+  for (let i = 0; i < whole; i += 4) {
+    const p = (x[i] ?? 0) - (y[i] ?? 0);
+    const q = (x[i + 1] ?? 0) - (y[i + 1] ?? 0);
+    const r = (x[i + 2] ?? 0) - (y[i + 2] ?? 0);
+    const s = (x[i + 3] ?? 0) - (y[i + 3] ?? 0);
+    a += p * p;
+    b += q * q;
+    c += r * r;
+    d += s * s;
   }
-  return sum;
+  for (let i = whole; i < x.length; i++) a += ((x[i] ?? 0) - (y[i] ?? 0)) ** 2;
+  return a + b + c + d;
 }
 
 /** True when every value is a finite number. */
 export function allFinite(values: Float32Array): boolean {
   // A sum is not finite as soon as one term is not; checking terms one by one is twice as slow.
-  let sum = 0;
-  for (let i = 0; i < values.length; i++) sum += (values[i] ?? 0) * 0;
-  return sum === 0;
+  let [a, b, c, d] = [0, 0, 0, 0];
+  const whole = values.length - (values.length % 4);
+  for (let i = 0; i < whole; i += 4) {
+    a += (values[i] ?? 0) * 0;
+    b += (values[i + 1] ?? 0) * 0;
+    c += (values[i + 2] ?? 0) * 0;
+    d += (values[i + 3] ?? 0) * 0;
+  }
+  for (let i = whole; i < values.length; i++) a += (values[i] ?? 0) * 0;
+  return a + b + c + d === 0;
 }
 
 /**

@@ -6,6 +6,9 @@ import type { PrivacyGuard } from './privacy/privacy-guard.ts';
 import type { RoundStore, StoredUpdate } from './round-store.ts';
 import type { ModelUpdate, Strategy, StrategyState } from './strategy.ts';
 
+/** Updates that are held besides disk; memory stays in the order of the model. */
+const MOST_FRESH = 2;
+
 interface Parts {
   readonly strategy: Strategy;
   readonly store: RoundStore;
@@ -19,8 +22,9 @@ export class ModelMover {
   /** The model this round started from, once it has moved. */
   #previous: Float32Array | undefined;
   #sum: OrderedSum | undefined;
-  /** The update that came last, decoded. */
-  #fresh: (Pick<ModelUpdate, 'participant' | 'delta'> & { readonly base: number }) | undefined;
+  #memory: Float32Array | undefined;
+  /** Updates that came last, decoded, by participant and base. */
+  readonly #fresh = new Map<string, Float32Array>();
 
   constructor(parts: Parts, model: Float32Array) {
     this.#parts = parts;
@@ -33,22 +37,25 @@ export class ModelMover {
 
   /** Remembers what an update holds until it is read: it need not come back from disk. */
   hold(update: { participant: string; base: number; delta: Float32Array }): void {
-    this.#fresh = update;
+    const { participant, base, delta } = update;
+    if (this.#fresh.size < MOST_FRESH) this.#fresh.set(`${base} ${participant}`, delta);
   }
 
   readonly #read = (info: StoredUpdate): ModelUpdate => {
     const { store, guard } = this.#parts;
     const { participant, base } = info;
-    const isFresh = this.#fresh?.participant === participant && this.#fresh.base === base;
-    const fresh = isFresh ? this.#fresh?.delta : undefined;
-    this.#fresh = undefined;
+    const key = `${base} ${participant}`;
+    const fresh = this.#fresh.get(key);
+    this.#fresh.delete(key);
     const delta = fresh ?? decompress(info.encoding, store.read(info), this.#model.length);
     guard.clip(delta);
     return { ...info, delta };
   };
 
   #ordered(order: readonly string[]): OrderedSum {
-    this.#sum ??= new OrderedSum(this.#parts.strategy, this.#model.length, order);
+    // Fresh memory costs more than the sum itself.
+    this.#memory ??= new Float32Array(this.#model.length);
+    this.#sum ??= new OrderedSum(this.#parts.strategy, this.#memory, order);
     return this.#sum;
   }
 
@@ -97,6 +104,7 @@ export class ModelMover {
   /** Leaves the model of this round as it is, and goes on with a copy. */
   #depart(): void {
     this.#sum = undefined;
+    this.#fresh.clear();
     this.#previous = this.#model;
     this.#model = this.#model.slice();
   }

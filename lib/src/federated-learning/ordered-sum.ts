@@ -13,9 +13,12 @@ export class OrderedSum {
   readonly #order: readonly string[];
   #folded = 0;
 
-  /** @param order Participants of the round. */
-  constructor(strategy: Strategy, size: number, order: readonly string[]) {
-    this.#sum = new MeanAccumulator(strategy, size);
+  /**
+   * @param memory Where to add up, overwritten.
+   * @param order Participants of the round.
+   */
+  constructor(strategy: Strategy, memory: Float32Array, order: readonly string[]) {
+    this.#sum = new MeanAccumulator(strategy, memory);
     this.#order = order;
   }
 

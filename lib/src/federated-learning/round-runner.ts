@@ -9,7 +9,7 @@ import { type Coordinator, type RoundAction, RoundCoordinator } from './round.ts
 import { endReason, isBest, summaryOf } from './round-end.ts';
 import { RoundStore, type StoredUpdate } from './round-store.ts';
 import type { RoundSummary } from './round-summary.ts';
-import type { FederationResult, RoundPorts, Rounds } from './rounds.ts';
+import type { DecodedArrival, FederationResult, RoundPorts, Rounds } from './rounds.ts';
 import { SecureRounds } from './secure-rounds.ts';
 import { requireFit } from './strategies/fit.ts';
 import { createStrategy } from './strategies/strategies.ts';
@@ -139,7 +139,7 @@ export class RoundRunner implements Rounds {
     return this.round > this.#options.federation.rounds;
   }
 
-  get #isAsynchronous(): boolean {
+  get isAsynchronous(): boolean {
     return this.#strategy.bufferSize !== undefined && !this.#evaluating;
   }
 
@@ -169,7 +169,7 @@ export class RoundRunner implements Rounds {
       personal,
       seed,
       encoding: compression,
-      ...(this.#isAsynchronous ? { asynchronous: true } : {}),
+      ...(this.isAsynchronous ? { asynchronous: true } : {}),
       ...(this.#secure ? { secure: bound === undefined ? {} : { bound } } : {}),
     };
   }
@@ -208,7 +208,7 @@ export class RoundRunner implements Rounds {
   expects(participant: string, round: number): boolean {
     if (this.#secure && !this.#evaluating) return false;
     if (!this.#coordinator.expects(participant, round)) return false;
-    return !this.#isAsynchronous || !this.hasUpdate(participant, round);
+    return !this.isAsynchronous || !this.hasUpdate(participant, round);
   }
 
   hasUpdate(participant: string, round: number): boolean {
@@ -218,19 +218,22 @@ export class RoundRunner implements Rounds {
       .some((u) => u.participant === participant && u.base === round);
   }
 
-  keep(info: StoredUpdate, bytes: Uint8Array, delta: Float32Array): void {
-    const { participant, base } = info;
-    const metrics = this.#isAsynchronous
-      ? { ...info.metrics, staleness: this.round - base }
-      : info.metrics;
-    if (this.#store.keep(this.round, { ...info, metrics }, bytes))
-      this.#mover.hold({ participant, base, delta });
+  keep(arrivals: readonly DecodedArrival[]): void {
+    const marked = arrivals.map(({ update, values }) => ({
+      values,
+      update: this.isAsynchronous
+        ? { ...update, metrics: { ...update.metrics, staleness: this.round - update.base } }
+        : update,
+    }));
+    const isNew = this.#store.keep(this.round, marked);
+    for (const [i, { update, delta }] of arrivals.entries())
+      if (isNew[i]) this.#mover.hold({ ...update, delta });
   }
 
   received(participant: string, round: number, nowMs: number): void {
     this.#nowMs = nowMs;
     const actions = this.#coordinator.received(participant, round);
-    if (!this.#isAsynchronous && !this.#evaluating && this.#strategy.rule.kind === 'mean')
+    if (!this.isAsynchronous && !this.#evaluating && this.#strategy.rule.kind === 'mean')
       this.#mover.fold(this.round, [...this.#coordinator.states.keys()]);
     this.#act(actions);
   }
@@ -265,7 +268,7 @@ export class RoundRunner implements Rounds {
   /** What the updates of this round make of the model; the state the strategy keeps. */
   #combine(infos: readonly StoredUpdate[]): StrategyState {
     if (this.#evaluating) return this.#store.strategyState(this.round - 1);
-    const order = this.#isAsynchronous ? [] : [...this.#coordinator.states.keys()];
+    const order = this.isAsynchronous ? [] : [...this.#coordinator.states.keys()];
     return this.#mover.combine(infos, { round: this.round, order });
   }
 
@@ -388,14 +391,14 @@ export class RoundRunner implements Rounds {
   #continue(): void {
     const { federation } = this.#options;
     const done = this.round;
-    const best = this.#store.best()?.round ?? done;
+    const best = this.#store.bestRound ?? done;
     const reason = endReason(federation, { done, best, spent: this.#guard.epsilon ?? 0 });
     if (reason !== undefined) {
       this.#store.end(reason);
       this.#options.ended(reason, false);
       return;
     }
-    const wasAsynchronous = this.#isAsynchronous;
+    const wasAsynchronous = this.isAsynchronous;
     if (wasAsynchronous && done === federation.rounds) {
       const connected = this.#coordinator.connected;
       this.#coordinator = this.#coordinatorFor(done + 1);

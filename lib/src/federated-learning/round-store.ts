@@ -1,5 +1,14 @@
-import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { randomUUID } from 'node:crypto';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { digestOf, ShoalError } from '@shoal/core';
@@ -14,6 +23,14 @@ export interface StoredUpdate extends UpdateInfo {
   readonly base: number;
   readonly encoding: string;
   readonly bytes: number;
+}
+
+type UpdateKey = Pick<StoredUpdate, 'participant' | 'base'>;
+
+/** An update that came, with its values as they came. */
+export interface Arrival {
+  readonly update: StoredUpdate;
+  readonly values: Uint8Array;
 }
 
 /** An answer of a participant in secure aggregation; the stage `begin` is the aggregator's own. */
@@ -31,6 +48,7 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS arrivals (
     round INTEGER NOT NULL, participant TEXT NOT NULL, base INTEGER NOT NULL, samples INTEGER NOT NULL,
     metrics TEXT NOT NULL, encoding TEXT NOT NULL, bytes INTEGER NOT NULL,
+    file TEXT NOT NULL, offset INTEGER NOT NULL,
     PRIMARY KEY (participant, base)) STRICT;
   CREATE TABLE IF NOT EXISTS secure (
     id INTEGER PRIMARY KEY, round INTEGER NOT NULL, attempt INTEGER NOT NULL, stage TEXT NOT NULL,
@@ -97,9 +115,17 @@ export class RoundStore {
     return join(this.#dir, 'models', digest.slice('sha256:'.length));
   }
 
-  #updatePath({ participant, base }: Pick<StoredUpdate, 'participant' | 'base'>): string {
-    const name = createHash('sha256').update(participant).digest('hex').slice(0, 32);
-    return join(this.#dir, 'updates', `${base}-${name}`);
+  /** Where the values of an update are; undefined when it is not here. */
+  #placeOf({
+    participant,
+    base,
+  }: UpdateKey): { path: string; offset: number; bytes: number } | undefined {
+    const row = this.#db
+      .prepare('SELECT file, offset, bytes FROM arrivals WHERE participant = ? AND base = ?')
+      .get(participant, base);
+    if (!row) return undefined;
+    const path = join(this.#dir, 'updates', String(row['file']));
+    return { path, offset: Number(row['offset']), bytes: Number(row['bytes']) };
   }
 
   #statePath(round: number): string {
@@ -172,21 +198,45 @@ export class RoundStore {
   }
 
   /**
-   * Keeps an update for a round. The same participant's second one of a base changes nothing.
+   * Keeps updates for a round, all with one write to disk. The same participant's second one of a base
+   * changes nothing.
    *
-   * @returns Whether it was new.
+   * @returns Which of them were new.
    */
-  keep(round: number, update: StoredUpdate, values: Uint8Array): boolean {
-    const { participant, base, samples, metrics, encoding, bytes } = update;
-    const known = this.#db
-      .prepare('SELECT 1 FROM arrivals WHERE participant = ? AND base = ?')
-      .get(participant, base);
-    if (known) return false;
-    writeDurably(this.#updatePath(update), [values]);
-    this.#db
-      .prepare('INSERT OR IGNORE INTO arrivals VALUES (?, ?, ?, ?, ?, ?, ?)')
-      .run(round, participant, base, samples, JSON.stringify(metrics), encoding, bytes);
-    return true;
+  keep(round: number, arrivals: readonly Arrival[]): boolean[] {
+    const seen = new Set<string>();
+    const isNew = arrivals.map(({ update }) => {
+      const key = `${update.base} ${update.participant}`;
+      const known = seen.has(key) || this.#placeOf(update) !== undefined;
+      seen.add(key);
+      return !known;
+    });
+    const fresh = arrivals.filter((_, i) => isNew[i]);
+    if (fresh.length === 0) return isNew;
+    const file = randomUUID();
+    const parts = fresh.map((a) => a.values);
+    writeDurably(join(this.#dir, 'updates', file), parts);
+    const insert = this.#db.prepare('INSERT INTO arrivals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)');
+    this.#transaction(() => {
+      let offset = 0;
+      for (const { update, values } of fresh) {
+        const { participant, base, samples, metrics, encoding } = update;
+        const scores = JSON.stringify(metrics);
+        insert.run(
+          round,
+          participant,
+          base,
+          samples,
+          scores,
+          encoding,
+          values.length,
+          file,
+          offset,
+        );
+        offset += values.length;
+      }
+    });
+    return isNew;
   }
 
   /** What is here for a round, in one order whatever came first. */
@@ -204,16 +254,36 @@ export class RoundStore {
     }));
   }
 
-  /** The bytes of an update as they were received. */
-  read(update: Pick<StoredUpdate, 'participant' | 'base'>): Uint8Array {
-    return readFileSync(this.#updatePath(update));
+  /** The bytes of an update as they were received. @throws ShoalError `data_corrupt` when they are gone. */
+  read(key: UpdateKey): Uint8Array {
+    const place = this.#placeOf(key);
+    if (!place)
+      throw new ShoalError(
+        'data_corrupt',
+        `the update of ${key.participant} for round ${key.base} is gone`,
+      );
+    const values = new Uint8Array(place.bytes);
+    const file = openSync(place.path, 'r');
+    try {
+      for (let at = 0; at < values.length; ) {
+        const length = readSync(file, values, at, values.length - at, place.offset + at);
+        if (length === 0)
+          throw new ShoalError(
+            'data_corrupt',
+            `${place.path} ends before the update of ${key.participant}`,
+          );
+        at += length;
+      }
+    } finally {
+      closeSync(file);
+    }
+    return values;
   }
 
   /** Takes back what is here for a round: another attempt begins. */
   discard(round: number): void {
-    const gone = this.updates(round);
     this.#db.prepare('DELETE FROM arrivals WHERE round = ?').run(round);
-    for (const update of gone) rmSync(this.#updatePath(update), { force: true });
+    this.#sweepUpdates();
   }
 
   /** Keeps an answer of secure aggregation; the first of a participant in a stage counts. */
@@ -258,7 +328,7 @@ export class RoundStore {
       state: StrategyState;
       summary: RoundSummary;
       best: boolean;
-      counted: readonly Pick<StoredUpdate, 'participant' | 'base'>[];
+      counted: readonly UpdateKey[];
     },
   ): string {
     const digest = this.#writeModel(result.model);
@@ -304,25 +374,20 @@ export class RoundStore {
       this.#setFact('attempt', '1');
     });
     if (before !== undefined && before !== digest) rmSync(this.#modelPath(before), { force: true });
-    for (const name of readdirSync(join(this.#dir, 'updates')))
-      rmSync(join(this.#dir, 'updates', name), { force: true });
+    this.#sweepUpdates();
     return digest;
+  }
+
+  #sweepUpdates(): void {
+    const rows = this.#db.prepare('SELECT DISTINCT file FROM arrivals').all();
+    const kept = new Set(rows.map((r) => String(r['file'])));
+    for (const name of readdirSync(join(this.#dir, 'updates')))
+      if (!kept.has(name)) rmSync(join(this.#dir, 'updates', name), { force: true });
   }
 
   /** Removes files nothing names any more. */
   #sweep(round: number): void {
-    const left = new Set(
-      this.#db
-        .prepare('SELECT participant, base FROM arrivals')
-        .all()
-        .map((r) =>
-          this.#updatePath({ participant: String(r['participant']), base: Number(r['base']) }),
-        ),
-    );
-    for (const name of readdirSync(join(this.#dir, 'updates'))) {
-      const path = join(this.#dir, 'updates', name);
-      if (!left.has(path)) rmSync(path);
-    }
+    this.#sweepUpdates();
     rmSync(this.#statePath(round - 1), { force: true });
     const kept = new Set([this.#fact('model'), this.#fact('best')].map((d) => d?.slice(7)));
     for (const name of readdirSync(join(this.#dir, 'models')))
@@ -345,6 +410,12 @@ export class RoundStore {
     const digest = this.#fact('best');
     if (digest === undefined) return undefined;
     return { model: floatsFrom(this.#modelPath(digest)), round: Number(this.#fact('bestRound')) };
+  }
+
+  /** The round that measured the best model; undefined before the first. */
+  get bestRound(): number | undefined {
+    const round = this.#fact('bestRound');
+    return round === undefined ? undefined : Number(round);
   }
 
   close(): void {

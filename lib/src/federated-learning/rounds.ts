@@ -1,6 +1,6 @@
 import type { SecureAnswer, SecureRequest } from '@shoal/api';
 import type { LocalTask } from './federated-model.ts';
-import type { StoredUpdate } from './round-store.ts';
+import type { Arrival } from './round-store.ts';
 import type { RoundSummary } from './round-summary.ts';
 
 /** What a federation ended with. */
@@ -10,6 +10,11 @@ export interface FederationResult {
   /** The model with the best scores, and the round that measured it. */
   readonly best: { readonly model: Float32Array; readonly round: number } | undefined;
   readonly history: readonly RoundSummary[];
+}
+
+/** An update that came, with what its bytes hold: saves reading them back when it is their turn. */
+export interface DecodedArrival extends Arrival {
+  readonly delta: Float32Array;
 }
 
 /** What rounds ask of the server that talks to participants. */
@@ -33,6 +38,8 @@ export interface Rounds {
   /** Values of the vector that travels. */
   readonly size: number;
   readonly history: readonly RoundSummary[];
+  /** Whether updates for older models are taken too. */
+  readonly isAsynchronous: boolean;
   /** Why there will be no other round; undefined while there may be one. */
   readonly outcome: string | undefined;
   /** What participants are told to do in this round. */
@@ -46,8 +53,8 @@ export interface Rounds {
   expects(participant: string, round: number): boolean;
   /** Whether that update is here, or went into a round. */
   hasUpdate(participant: string, round: number): boolean;
-  /** @param delta What the bytes hold, decoded already: saves reading them back when it is their turn. */
-  keep(info: StoredUpdate, bytes: Uint8Array, delta: Float32Array): void;
+  /** Keeps updates durably. */
+  keep(arrivals: readonly DecodedArrival[]): void;
   received(participant: string, round: number, nowMs: number): void;
   /** An answer of secure aggregation. */
   answer(participant: string, answer: SecureAnswer, nowMs: number): void;

@@ -213,8 +213,8 @@ export class SecureRounds {
           'invalid_argument',
           `${bytes.length} bytes of a masked change, ${(size + 1) * 4} are wanted`,
         );
-      const info = this.#infoOf(participant, session, bytes.length);
-      store.keep(session.round, info, bytes);
+      const update = this.#infoOf(participant, session, bytes.length);
+      store.keep(session.round, [{ update, values: bytes }]);
       store.keepSecure(session, { stage: 'vector', participant, body: EMPTY });
       session.server.takeVector(participant, wordsOf(bytes));
     });

@@ -2,6 +2,7 @@ import * as grpc from '@grpc/grpc-js';
 import { type AggregatorFrame, FEDERATION_METHODS } from '@shoal/api';
 import { digester } from '@shoal/core';
 import { drained } from '../../transfer/chunks.ts';
+import { CLIENT_WINDOW_BYTES } from '../../transfer/listen.ts';
 import { nativeCrypto } from '../privacy/secure-aggregation/native-crypto.ts';
 import type { FrameTransport, ParticipantPlatform } from './frame-stream.ts';
 
@@ -28,6 +29,7 @@ export function grpcTransport(address: string, options: GrpcTransportOptions = {
         'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
         'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
         'grpc.keepalive_time_ms': 15_000,
+        'grpc-node.flow_control_window': CLIENT_WINDOW_BYTES,
         'grpc.initial_reconnect_backoff_ms': 100,
         ...(serverName ? { 'grpc.ssl_target_name_override': serverName } : {}),
       });
