@@ -9,6 +9,7 @@ export {
 export { parseCsv, type TextTable } from './csv.ts';
 export { DIGIT_SHAPE, type DigitOptions, type Drift, drawDigit, generateDigits } from './digits.ts';
 export { type Hospital, readHeartDisease } from './heart-disease.ts';
+export { generateHospitals, HEART_FEATURES, type HeartRow, heartRows } from './heart-rows.ts';
 export {
   cacheFolder,
   datasetEntry,

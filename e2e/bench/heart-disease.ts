@@ -1,5 +1,5 @@
 import { seededRandom } from '@shoal/core';
-import { type Hospital, locateDataset, readHeartDisease } from '@shoal/datasets';
+import { type HeartRow, heartRows, locateDataset, readHeartDisease } from '@shoal/datasets';
 import { concatenate, type Samples, select, simulateFederation, TrainerModel } from '@shoal/lib';
 import { dense, sequential, zeros } from '@shoal/training';
 
@@ -9,8 +9,6 @@ import { dense, sequential, zeros } from '@shoal/training';
  * each hospital for training, normalized by its own training statistics, logistic regression, batch
  * 4, 100 local updates a round. Accuracy on all hospitals' test rows together, mean of five seeds.
  */
-const KEPT = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
-const LEVELS: Readonly<Record<number, readonly number[]>> = { 2: [2, 3, 4], 6: [1, 2] };
 const SEEDS = [1, 2, 3, 4, 5];
 const BATCH = 4;
 const UPDATES = 100;
@@ -24,21 +22,7 @@ const PUBLISHED: Readonly<Record<string, number>> = {
   FedAdagrad: 0.779,
 };
 
-function rowsOf(hospital: Hospital): { features: number[]; label: number }[] {
-  const rows: { features: number[]; label: number }[] = [];
-  for (let i = 0; i < hospital.size; i++) {
-    const raw = KEPT.map((c) => hospital.features[i * 13 + c] ?? Number.NaN);
-    if (raw.some(Number.isNaN)) continue;
-    const features = KEPT.flatMap((c, k) => {
-      const levels = LEVELS[c];
-      return levels ? levels.map((l) => (raw[k] === l ? 1 : 0)) : [raw[k] ?? 0];
-    });
-    rows.push({ features, label: hospital.labels[i] ?? 0 });
-  }
-  return rows;
-}
-
-function samplesOf(rows: readonly { features: readonly number[]; label: number }[]): Samples {
+function samplesOf(rows: readonly HeartRow[]): Samples {
   return {
     inputs: Float32Array.from(rows.flatMap((r) => r.features)),
     labels: BigInt64Array.from(rows, (r) => BigInt(r.label)),
@@ -70,7 +54,7 @@ function normalized(train: Samples, test: Samples): [Samples, Samples] {
 
 const located = locateDataset('heart-disease');
 if (!located) throw new Error('Heart Disease is not here: shoal dataset pull heart-disease');
-const hospitals = readHeartDisease(located.folder).map((h) => samplesOf(rowsOf(h)));
+const hospitals = readHeartDisease(located.folder).map((h) => samplesOf(heartRows(h)));
 const width = hospitals[0]?.shape[0] ?? 1;
 console.log(`${hospitals.map((h) => h.size).join(' + ')} rows, ${width} features`);
 

@@ -1,5 +1,5 @@
 /** Data an example runs on: generated, or a public data set (`shoal dataset pull`). */
-export type DataKind = 'generated' | 'mnist' | 'ashrae';
+export type DataKind = 'generated' | 'mnist' | 'ashrae' | 'heart-disease';
 
 /** What an example can do with the cluster it runs on. */
 export interface ExampleContext {
@@ -55,5 +55,7 @@ export interface Example {
   readonly title: string;
   /** Data it can run on; `generated` is always first. */
   readonly data: readonly DataKind[];
+  /** Run when it is asked for by name, not as one of all. */
+  readonly isExtra?: boolean;
   readonly run: (context: ExampleContext) => Promise<ExampleResult>;
 }

@@ -1,4 +1,5 @@
 import { federatedLearningDigits } from '../federated-learning/digits/example.ts';
+import { federatedLearningHeartDisease } from '../federated-learning/heart-disease/example.ts';
 import { incrementalLearningDigits } from '../incremental-learning/digits/example.ts';
 import { jointInferenceDigits } from '../joint-inference/digits/example.ts';
 import { lifelongLearningDriftingDigits } from '../lifelong-learning/drifting-digits/example.ts';
@@ -19,6 +20,7 @@ export const EXAMPLES: readonly Example[] = [
   jointInferenceDigits,
   incrementalLearningDigits,
   federatedLearningDigits,
+  federatedLearningHeartDisease,
   lifelongLearningThermalComfort,
   lifelongLearningDriftingDigits,
 ];

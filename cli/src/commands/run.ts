@@ -27,7 +27,7 @@ export interface RunOptions {
 
 /** Examples a name stands for; `all` is every one. @throws ShoalError `not_found` listing them. */
 function chosen(name: string): readonly Example[] {
-  if (name === 'all') return EXAMPLES;
+  if (name === 'all') return EXAMPLES.filter((e) => !e.isExtra);
   const found = EXAMPLES.filter((e) => e.name === name);
   if (found.length > 0) return found;
   throw new ShoalError(
@@ -36,7 +36,7 @@ function chosen(name: string): readonly Example[] {
   );
 }
 
-const DATA: readonly DataKind[] = ['generated', 'mnist', 'ashrae'];
+const DATA: readonly DataKind[] = ['generated', 'mnist', 'ashrae', 'heart-disease'];
 
 /** Data for an example; of several, those that do not know it run on generated data. */
 function dataChoice(data: string, example: Example, alone: boolean): DataKind {

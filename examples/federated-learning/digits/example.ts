@@ -1,22 +1,18 @@
-import { readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { seededRandom } from '@shoal/core';
 import { dirichletPartition, OnnxEstimator, type Samples, select, toImageLine } from '@shoal/lib';
 import { conv2d, dense, flatten, maxPool2d, relu, sequential } from '@shoal/training';
 import { parseAllDocuments } from 'yaml';
 import { digitData } from '../../src/digits-data.ts';
-import type {
-  ClusterObject,
-  Example,
-  ExampleContext,
-  ExampleResult,
-  ResultRow,
-} from '../../src/example.ts';
-import { waitFor } from '../../src/wait.ts';
+import type { Example, ExampleContext, ExampleResult, ResultRow } from '../../src/example.ts';
+import { accuracies, type FederatedStatus, followRounds } from '../../src/federated-status.ts';
+import { lineChartSvg } from '../../src/line-chart.ts';
 
 const PARTICIPANTS = 10;
 const ROUNDS = 8;
 const MODEL = '/models/digits/federated.onnx';
+const PLOT = '/output/digits/figures/federated.svg';
 const LAYERS = [conv2d(8, 3), relu(), maxPool2d(2), flatten(), dense(32), relu(), dense(10)];
 const LOCAL = { optimizer: { name: 'sgd', learningRate: 0.1 }, batchSize: 32 } as const;
 
@@ -37,21 +33,6 @@ async function trainedAlone(model: Uint8Array, train: Samples, test: Samples): P
   return accuracy;
 }
 
-interface JobStatus {
-  readonly phase?: string;
-  readonly currentRound?: number;
-  readonly conditions?: readonly { readonly type: string; readonly message?: string }[];
-  readonly rounds?: readonly { readonly bytesUp?: number; readonly durationMs?: number }[];
-}
-
-function finished(object: ClusterObject, context: ExampleContext): boolean {
-  const status = (object.status ?? {}) as JobStatus;
-  context.progress((status.currentRound ?? 0) / (ROUNDS + 1), `round ${status.currentRound ?? 0}`);
-  if (status.phase === 'Failed')
-    throw new Error(`the job failed: ${status.conditions?.at(-1)?.message}`);
-  return status.phase === 'Succeeded';
-}
-
 /** Puts the first model on every node and each participant's digits on its edge. */
 function prepare(context: ExampleContext, model: Uint8Array, shares: readonly Samples[]): void {
   for (const node of ['cloud-1', 'edge-1', 'edge-2'])
@@ -60,18 +41,11 @@ function prepare(context: ExampleContext, model: Uint8Array, shares: readonly Sa
     writeLines(share, context.nodePath(`edge-${(i % 2) + 1}`, `/data/digits/p${i}.jsonl`));
 }
 
-async function runJob(context: ExampleContext): Promise<JobStatus> {
+async function runJob(context: ExampleContext): Promise<FederatedStatus> {
   await context.remove('FederatedLearningJob', 'digits'); // one of an earlier run is over already
   const manifest = readFileSync(join(import.meta.dirname, 'manifest.yaml'), 'utf8');
   await context.apply(parseAllDocuments(manifest).map((d) => d.toJS() as object));
-  const job = await waitFor(context, {
-    kind: 'FederatedLearningJob',
-    name: 'digits',
-    what: 'Succeeded',
-    timeoutMs: 150_000,
-    until: (o) => finished(o, context),
-  });
-  return (job.status ?? {}) as JobStatus;
+  return await followRounds(context, { name: 'digits', rounds: ROUNDS });
 }
 
 interface Accuracies {
@@ -82,7 +56,7 @@ interface Accuracies {
 
 function summary(
   { alone, federated, pooled }: Accuracies,
-  { rounds = [] }: JobStatus,
+  { rounds = [] }: FederatedStatus,
 ): ResultRow[] {
   const mean = (values: readonly number[]): number =>
     values.reduce((a, b) => a + b, 0) / Math.max(1, values.length);
@@ -104,13 +78,13 @@ function summary(
     { measure: 'accuracy, all data in one place', value: pooled, unit: 'percent' },
     {
       measure: 'time of a round',
-      value: mean(trained.map((r) => r.durationMs ?? 0)),
+      value: mean(trained.map((r) => Number(r['durationMs'] ?? 0))),
       unit: 'ms',
       note: `${PARTICIPANTS} processes on this machine`,
     },
     {
       measure: 'bytes up per participant',
-      value: (trained[0]?.bytesUp ?? 0) / PARTICIPANTS,
+      value: Number(trained[0]?.['bytesUp'] ?? 0) / PARTICIPANTS,
       unit: 'count',
       note: 'per round, uncompressed',
     },
@@ -138,7 +112,17 @@ async function run(context: ExampleContext): Promise<ExampleResult> {
   for (const share of shares) alone.push(await trainedAlone(model, share, test));
   const pooled = await trainedAlone(model, train, test);
   const rows = summary({ alone, federated, pooled }, status);
-  return { example: 'federated-learning/digits', data: context.data, rows };
+  const plot = context.nodePath('cloud-1', PLOT);
+  mkdirSync(dirname(plot), { recursive: true });
+  writeFileSync(
+    plot,
+    lineChartSvg('Digits: mean accuracy of ten participants with different digits', [
+      { name: 'federated', values: accuracies(status, 'accuracy') },
+      { name: 'all in one place', values: [pooled] },
+      { name: 'alone', values: [alone.reduce((a, b) => a + b, 0) / alone.length] },
+    ]),
+  );
+  return { example: 'federated-learning/digits', data: context.data, rows, files: [plot] };
 }
 
 export const federatedLearningDigits: Example = {
