@@ -34,6 +34,8 @@ export type ExecutionProvider = 'cpu' | 'cuda' | 'webgpu';
 export interface TrainerOptions extends Omit<PlanOptions, 'model'> {
   /** The ONNX file to train: its bytes, or its path when tensors lie in files beside it. */
   readonly model: Uint8Array | string;
+  /** Batch sizes kept compiled; the one used longest ago makes room. Default 8. */
+  readonly compiledSizes?: number;
   /** Threads of the runtime; default 2. The same number gives the same result bit for bit. */
   readonly threads?: number;
   /** Tried in this order; default `['cpu']`. What the runtime on this machine lacks is an error. */
@@ -71,8 +73,7 @@ const WRITERS: Readonly<Record<GraphKind, (shaped: ShapedPlan) => TrainingGraph>
   apply: applyGraph,
 };
 
-/** Batch sizes kept compiled; the one used longest ago makes room. */
-const MAX_COMPILED = 4;
+const COMPILED_SIZES = 8;
 /** Batch size on which a model is checked before the first batch comes. */
 const CHECK_BATCH = 2;
 
@@ -118,6 +119,7 @@ export class Trainer {
   readonly #plan: Plan;
   readonly #options: ort.InferenceSession.SessionOptions;
   readonly #learningRate: number;
+  readonly #compiledSizes: number;
   readonly #state: TrainingState;
   #steps = 0;
   readonly #compiled = new Map<number, Promise<Compiled>>();
@@ -126,6 +128,7 @@ export class Trainer {
     this.#plan = plan;
     this.#state = state;
     this.#learningRate = options.optimizer.learningRate;
+    this.#compiledSizes = options.compiledSizes ?? COMPILED_SIZES;
     this.#options = {
       intraOpNumThreads: options.threads ?? 2,
       interOpNumThreads: 1,
@@ -191,7 +194,7 @@ export class Trainer {
     const compiled = this.#shape(batch).then((shaped) => ({ shaped, sessions: new Map() }));
     this.#compiled.set(batch, compiled);
     const [oldest] = this.#compiled.keys();
-    if (this.#compiled.size > MAX_COMPILED && oldest !== undefined) {
+    if (this.#compiled.size > this.#compiledSizes && oldest !== undefined) {
       const dropped = this.#compiled.get(oldest);
       this.#compiled.delete(oldest);
       dropped?.then(releaseAll, () => undefined);

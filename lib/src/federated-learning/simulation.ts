@@ -1,5 +1,6 @@
 import { seededRandom } from '@shoal/core';
 import { aggregateRound } from './aggregate.ts';
+import { Compressor, decompress } from './compression.ts';
 import type { FederatedModel, LocalTask } from './federated-model.ts';
 import { type FederationOptions, resolveFederation } from './federation-options.ts';
 import { createStrategy } from './strategies/strategies.ts';
@@ -9,6 +10,8 @@ export interface SimulatedRound {
   readonly round: number;
   /** Scores of the participants at the model the round started from, weighted by samples. */
   readonly metrics: Readonly<Record<string, number>>;
+  /** Bytes the updates would have taken on the wire. */
+  readonly bytesUp: number;
 }
 
 export interface SimulationResult {
@@ -34,7 +37,7 @@ function weightedMean(updates: readonly ModelUpdate[]): Record<string, number> {
 
 /**
  * The rounds of a federation in one process, without a network: the same models, strategies and
- * order of addition as the aggregator's. For experiments; privacy and compression are left out.
+ * order of addition as the aggregator's, compression included. For experiments; privacy is left out.
  *
  * @param models One per participant; the caller closes them.
  */
@@ -53,6 +56,10 @@ export async function simulateFederation(
   const model = new Float32Array(controlVariates ? first.length * 2 : first.length);
   model.set(first);
   const state: StrategyState = {};
+  const random = seededRandom(federation.seed);
+  const compressors = models.map(
+    (_, i) => new Compressor(federation.compression, random.fork(`p${i}`)),
+  );
   const rounds: SimulatedRound[] = [];
   const signal = options.signal ?? new AbortController().signal;
   for (let round = 1; round <= federation.rounds; round++) {
@@ -74,12 +81,18 @@ export async function simulateFederation(
       encoding: federation.compression,
     };
     const updates: ModelUpdate[] = [];
+    let bytesUp = 0;
     for (const i of chosen) {
       const result = await models[i]?.train(model, task, signal);
-      if (result) updates.push({ participant: `p${i}`, ...result });
+      if (!result) continue;
+      const { name } = federation.compression;
+      const bytes = compressors[i]?.compress(result.delta) ?? new Uint8Array();
+      bytesUp += bytes.length;
+      const delta = decompress(name, bytes, model.length);
+      updates.push({ participant: `p${i}`, ...result, delta });
     }
     aggregateRound(strategy, model, { updates, state, round });
-    const summary = { round, metrics: weightedMean(updates) };
+    const summary = { round, metrics: weightedMean(updates), bytesUp };
     rounds.push(summary);
     await options.onRound?.(summary, model);
   }

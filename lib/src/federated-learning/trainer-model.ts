@@ -14,6 +14,8 @@ export interface TrainerModelOptions {
   /** Local optimizer; its learning rate is the federation's. Default plain SGD. */
   readonly optimizer?: OptimizerOptions;
   readonly threads?: number;
+  /** Batch sizes the trainer keeps compiled; many participants on one runtime have many. */
+  readonly compiledSizes?: number;
 }
 
 const EVALUATION_BATCH = 256;
@@ -28,17 +30,26 @@ export class TrainerModel implements FederatedModel {
   readonly samples: number;
   readonly #options: TrainerModelOptions;
   readonly #trainer: Trainer;
+  readonly #isOwner: boolean;
+  /** The vector of the model as it was given. */
+  readonly #initial: Float32Array;
   /** c_k of SCAFFOLD. */
   #control: Float32Array | undefined;
   /** The personal model of Ditto. */
   #personal: { trainer: Trainer; vector: Float32Array } | undefined;
 
-  private constructor(options: TrainerModelOptions, trainer: Trainer) {
+  private constructor(
+    options: TrainerModelOptions,
+    trainer: Trainer,
+    owner?: Pick<TrainerModel, 'initial'>,
+  ) {
     this.#options = options;
     this.#trainer = trainer;
+    this.#isOwner = owner === undefined;
     this.samples = options.samples.size;
     this.layout = [...trainer.parameters, ...trainer.buffers];
     this.size = this.layout.reduce((n, { shape }) => n + shape.reduce((a, b) => a * b, 1), 0);
+    this.#initial = owner?.initial() ?? this.#read(trainer);
   }
 
   /** @param local What the federation's strategy asks of local training. */
@@ -54,10 +65,19 @@ export class TrainerModel implements FederatedModel {
       loss: options.loss ?? 'softmax-cross-entropy',
       optimizer: options.optimizer ?? { name: 'sgd', learningRate: 0.01 },
       threads: options.threads ?? 1,
+      ...(options.compiledSizes ? { compiledSizes: options.compiledSizes } : {}),
       ...(local.proximal > 0 ? { penalty: { name: 'proximal', strength: local.proximal } } : {}),
       ...(local.controlVariates ? { gradientOffset: true } : {}),
     });
     return new TrainerModel(options, trainer);
+  }
+
+  /**
+   * Another participant on the same runtime, for simulations: a thousand of them take the memory of one.
+   * Its owner, the model that was created, is closed last.
+   */
+  withSamples(samples: Samples): TrainerModel {
+    return new TrainerModel({ ...this.#options, samples }, this.#trainer, this);
   }
 
   #read(trainer: Trainer): Float32Array {
@@ -100,7 +120,7 @@ export class TrainerModel implements FederatedModel {
   }
 
   initial(): Float32Array {
-    return this.#read(this.#trainer);
+    return this.#initial.slice();
   }
 
   /** The model file with a vector's values put in. */
@@ -217,15 +237,18 @@ export class TrainerModel implements FederatedModel {
   }
 
   async close(): Promise<void> {
-    await this.#trainer.release();
+    if (this.#isOwner) await this.#trainer.release();
     await this.#personal?.trainer.release();
   }
 }
 
 async function scores(trainer: Trainer, samples: Samples): Promise<Record<string, number>> {
   const sums: Record<string, number> = { loss: 0 };
-  for (let at = 0; at < samples.size; at += EVALUATION_BATCH) {
-    const part = slice(samples, at, at + EVALUATION_BATCH);
+  let part: Samples;
+  for (let at = 0; at < samples.size; at += part.size) {
+    // Sizes are powers of two: few graphs are compiled, whatever the participants hold.
+    const rest = Math.min(EVALUATION_BATCH, samples.size - at);
+    part = slice(samples, at, at + 2 ** Math.floor(Math.log2(rest)));
     const { loss, metrics } = await trainer.evaluate({
       inputs: part.inputs,
       targets: part.labels,
