@@ -205,7 +205,7 @@ async function servePage(
     local: localRuleOf(env.FEDERATED_STRATEGY),
     aggregation,
     model: readModelBytes(env.PRETRAINED_MODEL_URL || env.MODEL_URL),
-    host: env.AGG_BIND_HOST,
+    ...listening(env),
     port: env.FEDERATED_PAGE_PORT,
     logger,
   });
