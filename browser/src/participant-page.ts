@@ -46,6 +46,7 @@ interface Content {
 export class ParticipantPage {
   readonly #options: ParticipantPageOptions;
   readonly #http: Server;
+  readonly #sockets: WebSocketServer;
   readonly #contents = new Map<string, Content>();
 
   constructor(options: ParticipantPageOptions) {
@@ -55,7 +56,7 @@ export class ParticipantPage {
     this.#http = tls
       ? createTlsServer({ cert: tls.certificate, key: tls.privateKey }, answer)
       : createServer(answer);
-    const sockets = new WebSocketServer({
+    this.#sockets = new WebSocketServer({
       server: this.#http,
       path: '/participate',
       maxPayload: MAX_FRAME_BYTES,
@@ -63,8 +64,8 @@ export class ParticipantPage {
       verifyClient: ({ origin, req }: { origin: string | undefined; req: IncomingMessage }) =>
         origin === undefined || URL.parse(origin)?.host === req.headers.host,
     });
-    sockets.on('connection', (socket) => aggregation.attach(new WebSocketCall(socket)));
-    sockets.on('error', (error) => logger.warn('page socket', { reason: error.message }));
+    this.#sockets.on('connection', (socket) => aggregation.attach(new WebSocketCall(socket)));
+    this.#sockets.on('error', (error) => logger.warn('page socket', { reason: error.message }));
   }
 
   /** Builds the page and starts listening; resolves with its address. @throws ShoalError when the port is taken. */
@@ -111,6 +112,7 @@ export class ParticipantPage {
   }
 
   async close(): Promise<void> {
+    for (const socket of this.#sockets.clients) socket.terminate();
     this.#http.closeAllConnections();
     await new Promise((resolve) => this.#http.close(resolve));
   }

@@ -20,7 +20,10 @@ export class WebSocketCall extends EventEmitter implements ParticipantCall {
         socket.close(1008, 'a message is no frame');
       }
     });
-    socket.on('close', () => this.emit('end'));
+    socket.on('close', () => {
+      this.emit('end');
+      this.emit('close');
+    });
     socket.on('error', () => this.emit('close'));
   }
 

@@ -198,7 +198,10 @@ export class AggregationServer<R extends Rounds = Rounds> {
 
   #end(reason: string, failed: boolean): void {
     if (this.#timer) clearInterval(this.#timer);
-    for (const session of this.#sessions.values()) this.#finish(session, reason);
+    // After a failure participants dial again: the aggregator may be restarted.
+    for (const session of this.#sessions.values())
+      if (failed) session.call.end();
+      else this.#finish(session, reason);
     if (failed) this.#reject(new ShoalError('deadline_exceeded', reason));
     else this.#resolve(this.rounds.result(reason));
   }
@@ -416,7 +419,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
       this.#accept(session, round);
       return;
     }
-    const delta = decodeUpdate(incoming, bytes, this.rounds.size);
+    const delta = decodeUpdate(incoming, bytes, this.rounds);
     const update = { participant, base: round, samples, metrics, encoding, bytes: bytes.length };
     // What comes in one turn of the event loop goes to disk in one write.
     if (this.#arrived.length === 0) setImmediate(() => this.#guard(() => this.#settle()));

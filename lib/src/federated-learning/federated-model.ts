@@ -19,7 +19,7 @@ export interface LocalTask {
   /** Whether an update for an older model is taken too. */
   readonly asynchronous?: boolean;
   /** Changes are only added up masked; clipped to a bound first where there is one. */
-  readonly secure?: { readonly bound?: number };
+  readonly secure?: { readonly bound?: number; readonly range: number };
   /** Encoding of the update. */
   readonly encoding:
     | { readonly name: 'none' | 'fp16' | 'int8' }

@@ -51,6 +51,10 @@ export class GroupRounds implements Rounds {
     return this.#coordinator?.attempt ?? 1;
   }
 
+  get isEvaluation(): boolean {
+    return this.#wanted?.task.evaluateOnly ?? false;
+  }
+
   get digest(): string {
     return this.#digest;
   }
@@ -184,7 +188,11 @@ export class GroupRounds implements Rounds {
 
   #fold(): void {
     if (!this.#coordinator?.running || this.#wanted?.task.evaluateOnly) return;
-    this.#ordered().fold(this.#store.updates(this.round), this.#read);
+    const { states } = this.#coordinator;
+    const updates = this.#store
+      .updates(this.round)
+      .filter((u) => states.get(u.participant) === 'received');
+    this.#ordered().fold(updates, this.#read);
   }
 
   #act(actions: readonly RoundAction[]): void {

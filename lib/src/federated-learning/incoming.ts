@@ -46,12 +46,14 @@ export function incomingOf(update: Announcement, size: number): Incoming {
 export function decodeUpdate(
   { metrics, encoding }: Incoming,
   bytes: Uint8Array,
-  size: number,
+  wanted: { readonly size: number; readonly isEvaluation: boolean },
 ): Float32Array {
   for (const [name, value] of Object.entries(metrics))
     if (!Number.isFinite(value))
       throw new ShoalError('invalid_argument', `metric ${name} is ${value}`);
-  const delta = bytes.length > 0 ? decompress(encoding, bytes, size) : new Float32Array();
+  if (wanted.isEvaluation) return new Float32Array();
+  if (bytes.length === 0) throw new ShoalError('invalid_argument', 'the update is empty');
+  const delta = decompress(encoding, bytes, wanted.size);
   if (!allFinite(delta))
     throw new ShoalError('data_corrupt', 'the update holds NaN or infinite values');
   return delta;

@@ -60,8 +60,8 @@ export class ModelMover {
   }
 
   /** Adds what is here and next in order to the running sum. */
-  fold(round: number, order: readonly string[]): void {
-    this.#ordered(order).fold(this.#parts.store.updates(round), this.#read);
+  fold(updates: readonly StoredUpdate[], order: readonly string[]): void {
+    this.#ordered(order).fold(updates, this.#read);
   }
 
   /**

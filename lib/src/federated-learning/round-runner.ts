@@ -103,7 +103,11 @@ export class RoundRunner implements Rounds {
     const isSecure = this.#secure !== undefined && !isEvaluation;
     const restored = this.#store.restored(round, isSecure);
     if (restored && isSecure) this.#secure?.restore(restored, nowMs);
-    const options = bufferSize === undefined ? federation : { ...federation, quorum: 1 };
+    const options = {
+      ...federation,
+      freshAttempts: isSecure,
+      ...(bufferSize === undefined ? {} : { quorum: 1 }),
+    };
     return new RoundCoordinator(options, restored ? { round, nowMs, restored } : { round, nowMs });
   }
 
@@ -135,19 +139,24 @@ export class RoundRunner implements Rounds {
     return this.#store.outcome;
   }
 
-  get #evaluating(): boolean {
+  get isEvaluation(): boolean {
     return this.round > this.#options.federation.rounds;
   }
 
   get isAsynchronous(): boolean {
-    return this.#strategy.bufferSize !== undefined && !this.#evaluating;
+    return this.#strategy.bufferSize !== undefined && !this.isEvaluation;
+  }
+
+  /** Largest magnitude of a value in secure aggregation. */
+  get #range(): number {
+    return this.#guard.bound ?? this.#options.federation.privacy?.secureAggregation?.range ?? 1;
   }
 
   /** Scores the model of this round while participants train on it. */
   #validate(): void {
     const { evaluate, federation } = this.#options;
     const isWanted =
-      this.#evaluating || (this.round - 1) % (federation.evaluation?.every ?? 1) === 0;
+      this.isEvaluation || (this.round - 1) % (federation.evaluation?.every ?? 1) === 0;
     this.#validation =
       evaluate && isWanted && this.outcome === undefined ? evaluate(this.#mover.model) : undefined;
     // Told when the round ends.
@@ -160,7 +169,7 @@ export class RoundRunner implements Rounds {
     const bound = this.#guard.bound;
     return {
       round: this.round,
-      evaluateOnly: this.#evaluating,
+      evaluateOnly: this.isEvaluation,
       epochs: localEpochs,
       batchSize,
       learningRate,
@@ -170,7 +179,9 @@ export class RoundRunner implements Rounds {
       seed,
       encoding: compression,
       ...(this.isAsynchronous ? { asynchronous: true } : {}),
-      ...(this.#secure ? { secure: bound === undefined ? {} : { bound } } : {}),
+      ...(this.#secure
+        ? { secure: { range: this.#range, ...(bound === undefined ? {} : { bound }) } }
+        : {}),
     };
   }
 
@@ -206,7 +217,7 @@ export class RoundRunner implements Rounds {
   }
 
   expects(participant: string, round: number): boolean {
-    if (this.#secure && !this.#evaluating) return false;
+    if (this.#secure && !this.isEvaluation) return false;
     if (!this.#coordinator.expects(participant, round)) return false;
     return !this.isAsynchronous || !this.hasUpdate(participant, round);
   }
@@ -233,9 +244,19 @@ export class RoundRunner implements Rounds {
   received(participant: string, round: number, nowMs: number): void {
     this.#nowMs = nowMs;
     const actions = this.#coordinator.received(participant, round);
-    if (!this.isAsynchronous && !this.#evaluating && this.#strategy.rule.kind === 'mean')
-      this.#mover.fold(this.round, [...this.#coordinator.states.keys()]);
+    if (!this.isAsynchronous && !this.isEvaluation && this.#strategy.rule.kind === 'mean')
+      this.#fold();
     this.#act(actions);
+  }
+
+  /** Adds up what counts already; what came too much must not. */
+  #fold(): void {
+    if (this.#finishing) return;
+    const { states } = this.#coordinator;
+    const updates = this.#store
+      .updates(this.round)
+      .filter((u) => states.get(u.participant) === 'received');
+    this.#mover.fold(updates, [...states.keys()]);
   }
 
   answer(participant: string, answer: SecureAnswer, nowMs: number): void {
@@ -267,7 +288,7 @@ export class RoundRunner implements Rounds {
 
   /** What the updates of this round make of the model; the state the strategy keeps. */
   #combine(infos: readonly StoredUpdate[]): StrategyState {
-    if (this.#evaluating) return this.#store.strategyState(this.round - 1);
+    if (this.isEvaluation) return this.#store.strategyState(this.round - 1);
     const order = this.isAsynchronous ? [] : [...this.#coordinator.states.keys()];
     return this.#mover.combine(infos, { round: this.round, order });
   }
@@ -282,15 +303,24 @@ export class RoundRunner implements Rounds {
       try {
         const { change, within, survivors, weights } = await secure.finish();
         secure.end(false);
-        await this.#finish(survivors, () =>
-          this.#mover.move(change, { round: this.round, within, weights }),
+        const at = { round: this.round, within, weights };
+        await this.#finish(
+          () => survivors,
+          () => this.#mover.move(change, at),
         );
       } catch (error) {
         if (!(error instanceof ShoalError) || !secure.isRunning) throw error;
-        this.#finishing = false;
-        this.#againSecurely(messageOf(error));
+        this.#skip(messageOf(error));
       }
     });
+  }
+
+  /** Shares were opened, so nobody will open others of this round: the model stays, the next round begins. */
+  #skip(reason: string): void {
+    this.#secure?.end(true);
+    this.#options.onStalled(`round ${this.round} is skipped: ${reason}`);
+    this.#finishing = false;
+    this.#conclude([], this.#store.strategyState(this.round - 1), undefined);
   }
 
   #againSecurely(reason: string): void {
@@ -339,26 +369,30 @@ export class RoundRunner implements Rounds {
   #close(participants: readonly string[]): void {
     if (this.#finishing || this.#secure?.isRunning) return;
     const { round, attempt } = this;
-    if (this.#secure && !this.#evaluating) {
-      const range =
-        this.#guard.bound ?? this.#options.federation.privacy?.secureAggregation?.range ?? 1;
-      this.#secure.begin({ round, attempt }, participants, range, this.#nowMs);
+    if (this.#secure && !this.isEvaluation) {
+      this.#secure.begin({ round, attempt }, participants, this.#range, this.#nowMs);
       this.#settleSecure();
       return;
     }
     const wanted = new Set(participants);
-    const infos = this.#store.updates(round).filter((u) => wanted.has(u.participant));
-    const combine = (): StrategyState => this.#combine(infos);
-    if (this.#validation) this.#inBackground(() => this.#finish(infos, combine));
-    else this.#conclude(infos, combine(), undefined);
+    // An asynchronous round takes what came while its model was being scored as well.
+    const infos = (): StoredUpdate[] =>
+      this.#store.updates(round).filter((u) => this.isAsynchronous || wanted.has(u.participant));
+    if (this.#validation)
+      this.#inBackground(() => this.#finish(infos, (updates) => this.#combine(updates)));
+    else this.#conclude(infos(), this.#combine(infos()), undefined);
   }
 
-  async #finish(infos: readonly StoredUpdate[], combine: () => StrategyState): Promise<void> {
+  async #finish(
+    infos: () => readonly StoredUpdate[],
+    combine: (updates: readonly StoredUpdate[]) => StrategyState,
+  ): Promise<void> {
     const validation = await this.#validation;
     if (this.#closed) return;
-    const state = combine();
+    const updates = infos();
+    const state = combine(updates);
     this.#finishing = false;
-    this.#conclude(infos, state, validation);
+    this.#conclude(updates, state, validation);
   }
 
   #conclude(

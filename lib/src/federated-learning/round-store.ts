@@ -280,9 +280,13 @@ export class RoundStore {
     return values;
   }
 
-  /** Takes back what is here for a round: another attempt begins. */
+  /** Takes back all that came for a round: another attempt begins. */
   discard(round: number): void {
-    this.#db.prepare('DELETE FROM arrivals WHERE round = ?').run(round);
+    this.#transaction(() => {
+      this.#db.prepare('DELETE FROM arrivals WHERE round = ?').run(round);
+      this.#db.prepare('DELETE FROM secure WHERE round = ?').run(round);
+      this.#setFact('attempt', String(Number(this.#fact('attempt') ?? 1) + 1));
+    });
     this.#sweepUpdates();
   }
 

@@ -35,7 +35,10 @@ export interface RestoredRound {
 type Options = Pick<
   ResolvedFederation,
   'participants' | 'selected' | 'overSelection' | 'quorum' | 'deadlineMs' | 'retries' | 'seed'
->;
+> & {
+  /** Whether what was received counts in its attempt only, as in secure aggregation. Default false. */
+  readonly freshAttempts?: boolean;
+};
 
 /** Decides who is asked when, and when a round ends. */
 export interface Coordinator {
@@ -73,6 +76,8 @@ export class RoundCoordinator implements Coordinator {
   readonly #faults = new Map<string, string>();
   #running = false;
   #deadline: number;
+  /** Attempts of this round that failed while this process lives. */
+  #failures = 0;
 
   /** @param round The round to run next, from 1. */
   constructor(
@@ -155,6 +160,7 @@ export class RoundCoordinator implements Coordinator {
   next(nowMs: number): RoundAction[] {
     this.#round++;
     this.#attempt = 1;
+    this.#failures = 0;
     this.#running = false;
     this.#states = new Map();
     this.#deadline = nowMs + this.#options.deadlineMs;
@@ -227,7 +233,9 @@ export class RoundCoordinator implements Coordinator {
   /** Another attempt of the round: with those who are there, and others in place of those who are not. */
   #retry(reason: string, nowMs: number): RoundAction[] {
     const { retries, deadlineMs } = this.#options;
-    if (this.#attempt > retries) return [{ kind: 'abandon', round: this.#round, reason }];
+    if (++this.#failures > retries) return [{ kind: 'abandon', round: this.#round, reason }];
+    if (this.#options.freshAttempts)
+      for (const p of this.#states.keys()) this.#states.set(p, 'asked');
     this.#attempt++;
     this.#deadline = nowMs + deadlineMs;
     for (const p of this.#with('failed')) this.#states.set(p, 'asked');

@@ -38,6 +38,8 @@ export interface Rounds {
   /** Values of the vector that travels. */
   readonly size: number;
   readonly history: readonly RoundSummary[];
+  /** Whether only scores are wanted in this round. */
+  readonly isEvaluation: boolean;
   /** Whether updates for older models are taken too. */
   readonly isAsynchronous: boolean;
   /** Why there will be no other round; undefined while there may be one. */

@@ -98,8 +98,11 @@ export class SecureRounds {
         'permission_denied',
         `${participant} brings keys of another participant`,
       );
-    if (ready.samples < 1n)
-      throw new ShoalError('invalid_argument', 'an update needs at least one sample');
+    if (ready.samples < 1n || BigInt(ready.advert.samples) !== ready.samples)
+      throw new ShoalError(
+        'invalid_argument',
+        `an update needs at least one sample, and as many as are signed: ${ready.samples}, ${ready.advert.samples}`,
+      );
     const body = toBinary(SecureAnswerSchema, answer);
     this.#options.store.keepSecure(at, { stage: 'ready', participant, body });
   }
@@ -128,7 +131,7 @@ export class SecureRounds {
     const { job, size } = this.#options;
     const ready = this.#ready(at);
     const adverts = participants.flatMap((p) => ready.get(p)?.advert ?? []);
-    const samples = new Map(participants.map((p) => [p, Number(ready.get(p)?.samples ?? 1n)]));
+    const samples = new Map(adverts.map((a) => [a.participant, a.samples]));
     const server = new SecureAggregationServer({
       session: { job, ...at },
       adverts,
@@ -269,7 +272,7 @@ export class SecureRounds {
     const frame = create(SecureRequestSchema, {
       round,
       attempt,
-      request: frameOf(request, session, participant) as never,
+      request: frameOf(request) as never,
     });
     this.#options.tell(participant, frame);
   }
@@ -298,20 +301,12 @@ export class SecureRounds {
   }
 }
 
-function frameOf(request: StageRequest, { plan, range }: Session, participant: string): object {
+function frameOf(request: StageRequest): object {
   switch (request.stage) {
     case 'shares':
       return { case: 'shares', value: request };
     case 'vectors':
-      return {
-        case: 'vector',
-        value: {
-          shares: request.shares,
-          range,
-          bits: plan.bits,
-          weight: plan.weights.get(participant) ?? 1,
-        },
-      };
+      return { case: 'vector', value: { shares: request.shares } };
     case 'confirmations':
       return { case: 'survivors', value: { names: request.survivors } };
     case 'reveals':

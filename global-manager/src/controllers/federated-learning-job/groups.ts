@@ -56,6 +56,7 @@ export function groupsOf(
     if (members.length < 2) return [];
     const gateway = nodes
       .list()
+      .toSorted((a, b) => a.metadata.name.localeCompare(b.metadata.name))
       .find(
         (n) =>
           n.metadata.labels?.[groupLabel] === label && n.metadata.labels[gatewayLabel] === 'true',

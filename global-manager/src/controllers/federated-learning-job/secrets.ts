@@ -64,14 +64,18 @@ export async function ensureSecret(
   const name = federationSecret(job);
   const found: (KubeObject & { readonly data?: Record<string, string> }) | undefined =
     await ports.api.get(SECRET, namespace, name);
+  const isOurs = found?.metadata.ownerReferences?.some((o) => o.uid === job.metadata.uid) ?? false;
+  // That of a job of the same name that is gone: its collector may take it away at any time.
+  if (found && !isOurs) await ports.api.delete(SECRET, namespace, name);
+  const current = isOurs ? found : undefined;
   const isSecure = job.spec.privacy?.secureAggregation !== undefined;
-  const complete = [...participants.keys()].every((slot) => found?.data?.[`identity-${slot}`]);
-  if (found && (!isSecure || complete)) return;
+  const complete = [...participants.keys()].every((slot) => current?.data?.[`identity-${slot}`]);
+  if (current && (!isSecure || complete)) return;
   const data = {
-    ...(found?.data ?? (await basics(ports.nowMs))),
+    ...(current?.data ?? (await basics(ports.nowMs))),
     ...(isSecure ? identities(participants) : {}),
   };
   const metadata = { name, namespace, ownerReferences: [ownerReference(job)] };
-  if (found) await ports.api.update(SECRET, { ...found, data });
+  if (current) await ports.api.update(SECRET, { ...current, data });
   else await ports.api.create(SECRET, { metadata, type: 'Opaque', data });
 }

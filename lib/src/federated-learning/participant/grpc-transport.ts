@@ -36,12 +36,22 @@ export function grpcTransport(address: string, options: GrpcTransportOptions = {
       const { path, requestSerialize, responseDeserialize } = FEDERATION_METHODS.participate;
       const stream = client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize);
       stream.on('data', (frame: AggregatorFrame) => onFrame(frame));
-      stream.on('error', (error) => onEnd(error.message));
-      stream.on('end', () => onEnd('closed'));
+      // A call that has ended may tell neither `drain` nor `close` to who waits for it.
+      let isOver = false;
+      const ended = new Promise<void>((resolve) => {
+        const over = (reason: string): void => {
+          isOver = true;
+          resolve();
+          onEnd(reason);
+        };
+        stream.on('error', (error) => over(error.message));
+        stream.on('end', () => over('closed'));
+      });
       return {
-        write: (frame) => stream.write(frame),
-        drained: () => drained(stream),
+        write: (frame) => isOver || stream.write(frame),
+        drained: () => (isOver ? Promise.resolve() : Promise.race([drained(stream), ended])),
         close: () => {
+          isOver = true;
           stream.cancel();
           client.close();
         },

@@ -84,7 +84,13 @@ export class Participant {
   readonly #options: ParticipantOptions;
   readonly #model: FederatedModel;
   readonly #logger: Logger;
-  #pending: Pending | undefined;
+  /** Updates that are not accepted yet, by round; more than one only in an asynchronous federation. */
+  readonly #pending = new Map<number, Pending>();
+  /** The stream that is open now, and the update that is being sent on it. */
+  #stream: FrameStream | undefined;
+  #sending: { readonly stream: FrameStream; readonly round: number } | undefined;
+  /** The last round whose shares were opened: it has no other aggregation. */
+  #opened = 0;
   #secure: SecureUpload | undefined;
   #vector: { digest: string; values: Float32Array } | undefined;
   #assembly: Assembly | undefined;
@@ -141,6 +147,7 @@ export class Participant {
           ),
       });
       stream = opened;
+      this.#stream = opened;
       stop = () =>
         reject(
           signal.reason instanceof Error ? signal.reason : new ShoalError('cancelled', 'stopped'),
@@ -191,16 +198,19 @@ export class Participant {
         this.#begin(stream, frame.value, signal);
         return undefined;
       case 'chunk': {
-        const bytes = this.#assembly?.add(frame.value);
+        const { digest, offset } = frame.value;
+        // Chunks of a model that is not wanted any more may still be on their way.
+        const isNext =
+          this.#assembly?.digest === digest && BigInt(this.#assembly.offset) === offset;
+        const bytes = isNext ? this.#assembly?.add(frame.value) : undefined;
         if (!bytes) return undefined;
-        const { digest } = frame.value;
         this.#assembly = undefined;
         this.#vector = { digest, values: new Float32Array(bytes.buffer) };
         this.#work(stream, signal);
         return undefined;
       }
       case 'accepted':
-        if (this.#pending?.round === frame.value.round) this.#pending = undefined;
+        this.#pending.delete(frame.value.round);
         return undefined;
       case 'secure':
         void this.#answer(stream, frame.value);
@@ -228,7 +238,7 @@ export class Participant {
   #refused({ round, reason, final }: { round: number; reason: string; final: boolean }): undefined {
     if (final) throw new ShoalError('permission_denied', `the aggregator refuses: ${reason}`);
     this.#logger.warn('update refused', { round, reason });
-    if (this.#pending?.round === round) this.#pending = undefined;
+    this.#pending.delete(round);
     return undefined;
   }
 
@@ -242,8 +252,10 @@ export class Participant {
       return;
     }
     // An asynchronous federation takes what is late; it was trained and must not be lost.
-    if (this.#pending && (JSON.parse(task.instructions) as LocalTask).asynchronous)
-      void this.#sendUpdate(stream, this.#pending, task.attempt);
+    const { asynchronous } = JSON.parse(task.instructions) as LocalTask;
+    for (const pending of this.#pending.values())
+      if (asynchronous) void this.#sendUpdate(stream, pending, task.attempt);
+      else this.#pending.delete(pending.round);
     this.#secure = undefined;
     if (this.#vector?.digest === task.model) {
       this.#work(stream, signal);
@@ -255,7 +267,7 @@ export class Participant {
   }
 
   #hasResultOf(round: number): boolean {
-    return this.#pending?.round === round || this.#secure?.round === round;
+    return this.#pending.has(round) || this.#secure?.round === round;
   }
 
   /** Trains in the background, one task after the other; frames are handled meanwhile. */
@@ -277,7 +289,7 @@ export class Participant {
     try {
       // Trained while the stream was away: it went to one that is gone.
       if (!this.#hasResultOf(task.round)) await this.#result(task, values, signal);
-      await this.#upload(stream, task);
+      await this.#upload(this.#stream ?? stream, task);
     } catch (error) {
       if (!signal.aborted) this.#fail(stream, task.round, messageOf(error));
     }
@@ -289,6 +301,16 @@ export class Participant {
     const instructions = JSON.parse(task.instructions) as LocalTask;
     const { delta, samples, metrics } = await this.#model.train(values, instructions, signal);
     const { job, participant, identity, platform } = this.#options;
+    if (identity && !instructions.secure && !instructions.evaluateOnly)
+      throw new ShoalError(
+        'permission_denied',
+        'we have an identity to sign with, so our changes are only added up masked; the aggregator asks for them as they are',
+      );
+    if (round <= this.#opened)
+      throw new ShoalError(
+        'permission_denied',
+        `the sum of round ${this.#opened} was opened: there is no other of it, or of one before`,
+      );
     if (instructions.secure && !instructions.evaluateOnly) {
       if (!identity)
         throw new ShoalError(
@@ -296,7 +318,15 @@ export class Participant {
           'this federation adds changes up masked: the participant needs an identity to sign with',
         );
       this.#secure = new SecureUpload(
-        { job, round, samples, metrics, delta, bound: instructions.secure.bound },
+        {
+          job,
+          round,
+          samples,
+          metrics,
+          delta,
+          bound: instructions.secure.bound,
+          range: instructions.secure.range,
+        },
         { participant, identity, crypto: platform.crypto },
       );
     } else {
@@ -306,7 +336,8 @@ export class Participant {
       );
       const bytes = instructions.evaluateOnly ? new Uint8Array() : this.#compressor.compress(delta);
       const encoding = instructions.encoding.name;
-      this.#pending = { round, bytes, digest: this.#digestOf(bytes), samples, metrics, encoding };
+      const digest = this.#digestOf(bytes);
+      this.#pending.set(round, { round, bytes, digest, samples, metrics, encoding });
     }
     this.#rounds++;
     const history = JSON.parse(task.history || '[]') as RoundSummary[];
@@ -316,19 +347,31 @@ export class Participant {
   async #upload(stream: FrameStream, task: TaskFrame): Promise<void> {
     if (this.#secure?.round === task.round)
       this.#send(stream, { case: 'secure', value: this.#secure.ready(task.attempt) });
-    else if (this.#pending) await this.#sendUpdate(stream, this.#pending, task.attempt);
+    else {
+      const pending = this.#pending.get(task.round);
+      if (pending) await this.#sendUpdate(stream, pending, task.attempt);
+    }
   }
 
   async #sendUpdate(stream: FrameStream, pending: Pending, attempt: number): Promise<void> {
     const { bytes, samples, ...rest } = pending;
+    const { round } = pending;
+    // Asked again while it is on its way: once is enough.
+    if (this.#sending?.stream === stream && this.#sending.round === round) return;
+    const sending = { stream, round };
+    this.#sending = sending;
     this.#send(stream, {
       case: 'update',
       value: { ...rest, attempt, samples: BigInt(samples), bytes: BigInt(bytes.length) },
     });
-    if (bytes.length === 0) return;
-    await sendChunks(stream, { digest: rest.digest, bytes }, (chunk) =>
-      create(ParticipantFrameSchema, { frame: { case: 'chunk', value: chunk as never } }),
-    );
+    try {
+      if (bytes.length === 0) return;
+      await sendChunks(stream, { digest: rest.digest, bytes }, (chunk) =>
+        create(ParticipantFrameSchema, { frame: { case: 'chunk', value: chunk as never } }),
+      );
+    } finally {
+      if (this.#sending === sending) this.#sending = undefined;
+    }
   }
 
   /** A stage of secure aggregation; what it must not answer ends its part in the round, with the reason. */
@@ -339,6 +382,7 @@ export class Participant {
       if (secure?.round !== round)
         throw new ShoalError('failed_precondition', `the keys of round ${round} are not here`);
       const answer = await secure.answer(request);
+      if (secure.isOpened) this.#opened = round;
       if (!(answer instanceof Uint32Array)) {
         this.#send(stream, { case: 'secure', value: answer });
         return;

@@ -19,6 +19,8 @@ export interface SecureChange {
   readonly delta: Float32Array;
   /** Largest norm, when changes are clipped. */
   readonly bound: number | undefined;
+  /** Largest magnitude of a value. */
+  readonly range: number;
 }
 
 export interface SecureParty {
@@ -46,6 +48,11 @@ export class SecureUpload {
     this.#party = party;
   }
 
+  /** Whether shares were opened: the round has no other attempt then. */
+  get isOpened(): boolean {
+    return this.#opened !== undefined;
+  }
+
   get round(): number {
     return this.#change.round;
   }
@@ -61,7 +68,7 @@ export class SecureUpload {
 
   /** Says that the change is there, with the keys of this attempt. @throws ShoalError `failed_precondition` after opening. */
   ready(attempt: number): SecureAnswer {
-    const { job, round, samples, metrics } = this.#change;
+    const { job, round, samples, metrics, range } = this.#change;
     if (this.#opened !== undefined && this.#opened !== attempt)
       throw new ShoalError(
         'failed_precondition',
@@ -71,6 +78,8 @@ export class SecureUpload {
       this.#client = new SecureAggregationClient({
         session: { job, round, attempt },
         ...this.#party,
+        samples,
+        range,
       });
       this.#words = undefined;
     }
@@ -121,7 +130,7 @@ export class SecureUpload {
     const values = delta.slice();
     const isWithin = bound === undefined || clipTo(values, bound);
     const words = new Uint32Array(values.length + 1);
-    encodeFixedPoint(values, at, words);
+    encodeFixedPoint(values, client.fixedPoint, words);
     words[values.length] = isWithin ? 1 : 0;
     client.mask(at.shares, words);
     return words;

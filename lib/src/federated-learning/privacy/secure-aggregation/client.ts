@@ -2,7 +2,8 @@ import { x25519 } from '@noble/curves/ed25519.js';
 import { randomBytes } from '@noble/hashes/utils.js';
 import { ShoalError } from '@shoal/core';
 import { split } from 'shamir-secret-sharing';
-import { requireSignature, type SigningIdentity, sign } from './identity.ts';
+import { planFixedPoint } from './fixed-point.ts';
+import { isSigned, requireSignature, type SigningIdentity, sign } from './identity.ts';
 import {
   advertStatement,
   commitmentOf,
@@ -17,7 +18,7 @@ import {
   survivorsStatement,
   unseal,
 } from './keys.ts';
-import { leastThreshold, neighbourGraph } from './neighbours.ts';
+import { leastThreshold, neighbourCount, neighbourGraph } from './neighbours.ts';
 import { applyMask, type SecureCrypto } from './secure-crypto.ts';
 
 /** A share that is opened to the server: of the own mask of one who is in, or the keys of one who is not. */
@@ -38,6 +39,10 @@ export interface SecureClientOptions {
   readonly participant: string;
   readonly identity: SigningIdentity;
   readonly crypto: SecureCrypto;
+  /** Samples behind the change, ≥ 1. */
+  readonly samples: number;
+  /** Largest magnitude of a value of the change; the same for everybody. */
+  readonly range: number;
 }
 
 /** With two, each could take its own change off the sum. */
@@ -45,7 +50,15 @@ export const LEAST_PARTICIPANTS = 3;
 /** A share carries its position in one byte more than the secret. */
 const SHARE_BYTES = SECRET_BYTES + 1;
 
+/** How this participant writes its change. */
+export interface OwnFixedPoint {
+  readonly range: number;
+  readonly bits: number;
+  readonly weight: number;
+}
+
 interface Graph {
+  readonly fixedPoint: OwnFixedPoint;
   readonly threshold: number;
   readonly adverts: ReadonlyMap<string, KeyAdvert>;
   /** Neighbours of this participant. */
@@ -82,9 +95,11 @@ export class SecureAggregationClient {
 
   /** Public keys of this aggregation, signed. */
   advertise(): KeyAdvert {
-    const { session, participant, identity } = this.#options;
+    const { session, participant, identity, samples, range } = this.#options;
     const advert = {
       participant,
+      samples,
+      range,
       encryptionKey: this.#encryption.publicKey,
       maskingKey: this.#masking.publicKey,
       seedCommitment: commitmentOf(this.#seed),
@@ -99,7 +114,8 @@ export class SecureAggregationClient {
    * @param neighbours k of the graph.
    * @param threshold Shares that open a secret.
    * @throws ShoalError `permission_denied` for keys that are not signed by whom they name;
-   *   `failed_precondition` for too few participants, or a threshold that would not protect them.
+   *   `failed_precondition` for too few participants, for another range, other neighbours or a threshold
+   *   than the protocol has: with them the server could tell changes apart.
    */
   async share(
     adverts: readonly KeyAdvert[],
@@ -126,15 +142,31 @@ export class SecureAggregationClient {
       throw new ShoalError('permission_denied', 'the server tells others keys that are not ours');
     const graph = neighbourGraph(names, at.neighbours, graphSeed(session, sorted));
     const near = graph.get(participant) ?? [];
+    const { range } = this.#options;
+    const other = sorted.find((a) => a.range !== range || !(a.samples >= 1));
+    if (other || at.neighbours !== neighbourCount(names.length))
+      throw new ShoalError(
+        'failed_precondition',
+        other
+          ? `${other.participant} was told the range ${other.range} for ${other.samples} samples, we were told ${range}`
+          : `${at.neighbours} neighbours are refused: ${names.length} participants have ${neighbourCount(names.length)}`,
+      );
+    const plan = planFixedPoint(new Map(sorted.map((a) => [a.participant, a.samples])), range);
     const holders = near.length + 1;
     if (near.length < 2 || at.threshold < leastThreshold(holders) || at.threshold > holders)
       throw new ShoalError(
         'failed_precondition',
         `a threshold of ${at.threshold} of ${holders} holders is refused: it must be in [${leastThreshold(holders)}, ${holders}], with 2 or more neighbours`,
       );
-    this.#graph = { threshold: at.threshold, adverts: byName, near };
+    const fixedPoint = { range, bits: plan.bits, weight: plan.weights.get(participant) ?? 1 };
+    this.#graph = { threshold: at.threshold, adverts: byName, near, fixedPoint };
     this.#sealed = await this.#sealShares(this.#graph);
     return this.#sealed;
+  }
+
+  /** How the change is to be written: everybody works it out from what all have signed. */
+  get fixedPoint(): OwnFixedPoint {
+    return this.#requireGraph().fixedPoint;
   }
 
   async #sealShares({ near, threshold, adverts }: Graph): Promise<SealedShare[]> {
@@ -207,8 +239,15 @@ export class SecureAggregationClient {
    */
   confirm(survivors: readonly string[]): Confirmation {
     const { session, participant, identity } = this.#options;
-    const { adverts, threshold } = this.#requireGraph();
+    const { adverts, threshold, near } = this.#requireGraph();
     const sorted = survivors.toSorted();
+    // Without a mask towards a neighbour that is in, the masks of those who are out would be all there is.
+    const unmasked = near.find((n) => sorted.includes(n) && !this.#held.has(n));
+    if (unmasked !== undefined)
+      throw new ShoalError(
+        'permission_denied',
+        `${unmasked} is named as a survivor, but its share never came: our change is not masked towards it`,
+      );
     const known = sorted.every((s) => adverts.has(s)) && new Set(sorted).size === sorted.length;
     if (
       !known ||
@@ -239,10 +278,13 @@ export class SecureAggregationClient {
     const inside = new Set(survivors);
     const message = survivorsStatement(session, survivors);
     const confirmed = new Set<string>();
-    for (const { participant, signature } of confirmations) {
-      requireSignature(identity, crypto, { participant, message, signature });
-      if (inside.has(participant)) confirmed.add(participant);
-    }
+    // One that is not genuine counts as none: a single participant must not stop all others.
+    for (const { participant, signature } of confirmations)
+      if (
+        inside.has(participant) &&
+        isSigned(identity, crypto, { participant, message, signature })
+      )
+        confirmed.add(participant);
     const around = [...near, this.#options.participant].filter((p) => confirmed.has(p)).length;
     if (around < threshold || confirmed.size < leastThreshold(survivors.length))
       throw new ShoalError(

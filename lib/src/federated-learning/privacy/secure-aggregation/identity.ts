@@ -64,3 +64,17 @@ export function requireSignature(
   if (crypto.verify(signature, message, fromBase64(key))) return;
   throw new ShoalError('permission_denied', `the signature of ${participant} is not its own`);
 }
+
+/** Whether a signature is that of the participant it names. */
+export function isSigned(
+  { roster }: SigningIdentity,
+  crypto: SecureCrypto,
+  signed: {
+    readonly participant: string;
+    readonly message: Uint8Array;
+    readonly signature: Uint8Array;
+  },
+): boolean {
+  const key = roster[signed.participant];
+  return key !== undefined && crypto.verify(signed.signature, signed.message, fromBase64(key));
+}

@@ -26,6 +26,10 @@ export interface KeyAdvert {
   readonly maskingKey: Uint8Array;
   /** Digest of the seed of the own mask. */
   readonly seedCommitment: Uint8Array;
+  /** Samples behind its change, ≥ 1. */
+  readonly samples: number;
+  /** Largest magnitude of a value, as it was told. */
+  readonly range: number;
   readonly signature: Uint8Array;
 }
 
@@ -43,8 +47,16 @@ export function advertStatement(
   advert: Omit<KeyAdvert, 'signature'>,
 ): Uint8Array {
   const { job, round, attempt } = session;
-  const { participant, encryptionKey, maskingKey, seedCommitment } = advert;
-  const names = ['shoal secure aggregation keys', job, round, attempt, participant] as const;
+  const { participant, encryptionKey, maskingKey, seedCommitment, samples, range } = advert;
+  const names = [
+    'shoal secure aggregation keys',
+    job,
+    round,
+    attempt,
+    participant,
+    samples,
+    range,
+  ] as const;
   return statement(...names, encryptionKey, maskingKey, seedCommitment);
 }
 

@@ -41,7 +41,14 @@ function party(n: number, session = SESSION): Party {
   const clients = new Map(
     [...identities].map(([participant, identity]) => [
       participant,
-      new SecureAggregationClient({ session, participant, identity, crypto: nativeCrypto }),
+      new SecureAggregationClient({
+        session,
+        participant,
+        identity,
+        crypto: nativeCrypto,
+        samples: 10,
+        range: 1,
+      }),
     ]),
   );
   const adverts = [...clients.values()].map((c) => c.advertise());
@@ -217,7 +224,7 @@ describe('a participant refuses', () => {
   const shareWith = (
     all: Party,
     change: (adverts: KeyAdvert[]) => KeyAdvert[],
-    at: { threshold?: number } = {},
+    at: { threshold?: number; neighbours?: number } = {},
   ): Promise<unknown> => {
     const request = all.server.requestFor('p000');
     if (request?.stage !== 'shares') throw new Error('not asked');
@@ -248,6 +255,8 @@ describe('a participant refuses', () => {
         participant: p,
         identity: identities.get(p) as SigningIdentity,
         crypto: portableCrypto,
+        samples: 10,
+        range: 1,
       });
     const now = names(3).map((p) => client(2, p));
     const adverts = now.map((c) => c.advertise());
@@ -271,6 +280,8 @@ describe('a participant refuses', () => {
       participant: 'mallory',
       identity: createIdentities(['mallory']).get('mallory') as SigningIdentity,
       crypto: portableCrypto,
+      samples: 10,
+      range: 1,
     }).advertise();
     await expect(shareWith(all, (l) => [...l, stranger])).rejects.toThrow(
       'mallory is not in the roster',
@@ -317,13 +328,50 @@ describe('a participant refuses', () => {
     expect(() => client?.reveal(own ? [own, own, own, own] : [])).toThrow(
       /1 of 5 survivors have confirmed/,
     );
+    // One that is not genuine counts as none.
     const forged = names(5).map((participant) => ({
       participant,
       signature: own?.signature ?? new Uint8Array(),
     }));
-    expect(() => client?.reveal(forged)).toThrow('the signature of p001 is not its own');
+    expect(() => client?.reveal(forged)).toThrow(/1 of 5 survivors have confirmed/);
     expect(() => all.clients.get('p001')?.confirm(['p001', 'mallory', 'p002'])).toThrow(
       /are not 3 or more/,
+    );
+  });
+
+  test('survivors it is not masked towards: a server that withholds shares would see its change', async () => {
+    const all = party(5);
+    for (const name of all.clients.keys()) await answer(all, name);
+    const request = all.server.requestFor('p000');
+    if (request?.stage !== 'vectors') throw new Error('not asked');
+    const client = all.clients.get('p000');
+    // Enough holders for the threshold, but those of the later survivors are kept back.
+    client?.mask(request.shares.slice(0, 3), vectorOf(0));
+    expect(() => client?.confirm(['p000', 'p001', 'p002', 'p004'])).toThrow(
+      'p004 is named as a survivor, but its share never came',
+    );
+  });
+
+  test('another range, other neighbours: what it says must be worth what others say', async () => {
+    const all = party(4);
+    await expect(shareWith(all, (l) => l, { neighbours: 2 })).rejects.toThrow(
+      '2 neighbours are refused: 4 participants have 3',
+    );
+    const identities = createIdentities(names(3));
+    const clients = names(3).map(
+      (participant, i) =>
+        new SecureAggregationClient({
+          session: SESSION,
+          participant,
+          identity: identities.get(participant) as SigningIdentity,
+          crypto: nativeCrypto,
+          samples: 10 * (i + 1),
+          range: i === 2 ? 1000 : 1,
+        }),
+    );
+    const adverts = clients.map((c) => c.advertise());
+    await expect(clients[0]?.share(adverts, { neighbours: 2, threshold: 2 })).rejects.toThrow(
+      'p002 was told the range 1000 for 30 samples, we were told 1',
     );
   });
 
