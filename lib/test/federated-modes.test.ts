@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, test, vi } from 'vitest';
+import type { FrameTransport } from '../src/federated-learning/participant/frame-stream.ts';
 import { RoundStore } from '../src/federated-learning/round-store.ts';
 import {
   AggregationServer,
@@ -239,6 +240,36 @@ describe('asynchronous rounds', () => {
     );
     await Promise.all(workers.map((w) => w.done));
     for (const m of models) expect(new Set(m.trained).size).toBe(m.trained.length);
+  });
+
+  test('one that asks for a model that is gone by then gets the next one', async () => {
+    const { server, address } = await serve({ ...fedBuff(1), rounds: 4, participants: 2 });
+    const transport = grpcTransport(address);
+    const late: FrameTransport = {
+      address,
+      open: (handlers) => {
+        const stream = transport.open(handlers);
+        // Its question for the first model waits until that is of the past.
+        let isFirst = true;
+        return {
+          ...stream,
+          write: (frame) => {
+            if (frame.frame.case !== 'want' || !isFirst) return stream.write(frame);
+            isFirst = false;
+            void until(() => server.history.length >= 1).then(() => stream.write(frame));
+            return true;
+          },
+        };
+      },
+    };
+    const slow = new ToyModel(2);
+    const workers = [
+      join_(address, slow, 2, { transport: late }),
+      join_(address, new ToyModel(1, () => pause(40)), 1),
+    ];
+    await server.done;
+    expect(slow.trained.length).toBeGreaterThan(1);
+    await Promise.all(workers.map((w) => w.done));
   });
 
   test('a buffer nobody can fill is refused', () => {

@@ -360,7 +360,11 @@ export class AggregationServer<R extends Rounds = Rounds> {
 
   async #sendModel(session: Session, digest: string, offset: number): Promise<void> {
     const runner = this.rounds;
-    if (digest !== runner.digest) return; // of a round that is over; a new task is on its way
+    if (digest !== runner.digest) {
+      // Of a round that is over: a new task is on its way, unless nobody waits for this one.
+      if (runner.isAsynchronous) runner.join(session.participant, this.#clock.now());
+      return;
+    }
     const sent = await sendChunks(
       sinkOf(session.call),
       { digest, bytes: runner.bytes, offset },

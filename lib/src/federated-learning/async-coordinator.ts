@@ -50,6 +50,8 @@ export class AsyncCoordinator implements Coordinator {
 
   join(participant: string, _nowMs: number): RoundAction[] {
     this.#connected.add(participant);
+    // What it was asked before went with its stream, or its model is gone.
+    this.#asked.delete(participant);
     const full = this.#full();
     if (full.length > 0) return full;
     return this.#arrived.includes(participant) ? [] : [this.#ask(participant)];
