@@ -69,10 +69,14 @@ export async function ensureSecret(
   if (found && !isOurs) await ports.api.delete(SECRET, namespace, name);
   const current = isOurs ? found : undefined;
   const isSecure = job.spec.privacy?.secureAggregation !== undefined;
-  const complete = [...participants.keys()].every((slot) => current?.data?.[`identity-${slot}`]);
-  if (current && (!isSecure || complete)) return;
+  const has = (key: string): boolean => current?.data?.[key] !== undefined;
+  // One made by an older manager has a token only.
+  const isWhole = has('certificate');
+  const slots = isSecure ? [...participants.keys()] : [];
+  if (isWhole && slots.every((slot) => has(`identity-${slot}`))) return;
   const data = {
-    ...(current?.data ?? (await basics(ports.nowMs))),
+    ...(isWhole ? {} : await basics(ports.nowMs)),
+    ...current?.data,
     ...(isSecure ? identities(participants) : {}),
   };
   const metadata = { name, namespace, ownerReferences: [ownerReference(job)] };

@@ -86,9 +86,13 @@ export class Participant {
   readonly #logger: Logger;
   /** Updates that are not accepted yet, by round; more than one only in an asynchronous federation. */
   readonly #pending = new Map<number, Pending>();
-  /** The stream that is open now, and the update that is being sent on it. */
+  /** The stream that is open now. */
   #stream: FrameStream | undefined;
-  #sending: { readonly stream: FrameStream; readonly round: number } | undefined;
+  /** What is being sent on a stream: the rounds of the updates, and when the last one is through. */
+  readonly #lanes = new WeakMap<
+    FrameStream,
+    { readonly rounds: Set<number>; last: Promise<void> }
+  >();
   /** The last round whose shares were opened: it has no other aggregation. */
   #opened = 0;
   #secure: SecureUpload | undefined;
@@ -291,7 +295,7 @@ export class Participant {
       if (!this.#hasResultOf(task.round)) await this.#result(task, values, signal);
       await this.#upload(this.#stream ?? stream, task);
     } catch (error) {
-      if (!signal.aborted) this.#fail(stream, task.round, messageOf(error));
+      if (!signal.aborted) this.#fail(this.#stream ?? stream, task.round, messageOf(error));
     }
   }
 
@@ -299,7 +303,6 @@ export class Participant {
   async #result(task: TaskFrame, values: Float32Array, signal: AbortSignal): Promise<void> {
     const { round } = task;
     const instructions = JSON.parse(task.instructions) as LocalTask;
-    const { delta, samples, metrics } = await this.#model.train(values, instructions, signal);
     const { job, participant, identity, platform } = this.#options;
     if (identity && !instructions.secure && !instructions.evaluateOnly)
       throw new ShoalError(
@@ -311,6 +314,7 @@ export class Participant {
         'permission_denied',
         `the sum of round ${this.#opened} was opened: there is no other of it, or of one before`,
       );
+    const { delta, samples, metrics } = await this.#model.train(values, instructions, signal);
     if (instructions.secure && !instructions.evaluateOnly) {
       if (!identity)
         throw new ShoalError(
@@ -353,25 +357,29 @@ export class Participant {
     }
   }
 
-  async #sendUpdate(stream: FrameStream, pending: Pending, attempt: number): Promise<void> {
+  /** Sends updates of a stream one after the other, each once: their chunks must not mix. */
+  #sendUpdate(stream: FrameStream, pending: Pending, attempt: number): Promise<void> {
+    const lane = this.#lanes.get(stream) ?? { rounds: new Set(), last: Promise.resolve() };
+    this.#lanes.set(stream, lane);
+    if (lane.rounds.has(pending.round)) return lane.last;
+    lane.rounds.add(pending.round);
+    lane.last = lane.last
+      .then(() => this.#transmit(stream, pending, attempt))
+      .catch((error: unknown) => this.#logger.warn('not sent', { reason: messageOf(error) }))
+      .finally(() => lane.rounds.delete(pending.round));
+    return lane.last;
+  }
+
+  async #transmit(stream: FrameStream, pending: Pending, attempt: number): Promise<void> {
     const { bytes, samples, ...rest } = pending;
-    const { round } = pending;
-    // Asked again while it is on its way: once is enough.
-    if (this.#sending?.stream === stream && this.#sending.round === round) return;
-    const sending = { stream, round };
-    this.#sending = sending;
     this.#send(stream, {
       case: 'update',
       value: { ...rest, attempt, samples: BigInt(samples), bytes: BigInt(bytes.length) },
     });
-    try {
-      if (bytes.length === 0) return;
-      await sendChunks(stream, { digest: rest.digest, bytes }, (chunk) =>
-        create(ParticipantFrameSchema, { frame: { case: 'chunk', value: chunk as never } }),
-      );
-    } finally {
-      if (this.#sending === sending) this.#sending = undefined;
-    }
+    if (bytes.length === 0) return;
+    await sendChunks(stream, { digest: rest.digest, bytes }, (chunk) =>
+      create(ParticipantFrameSchema, { frame: { case: 'chunk', value: chunk as never } }),
+    );
   }
 
   /** A stage of secure aggregation; what it must not answer ends its part in the round, with the reason. */

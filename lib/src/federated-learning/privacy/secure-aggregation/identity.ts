@@ -44,37 +44,35 @@ export function sign(identity: SigningIdentity, message: Uint8Array): Uint8Array
   return ed25519.sign(message, fromBase64(identity.secretKey));
 }
 
-/** @throws ShoalError `permission_denied` naming the participant, when the signature is not its own. */
-export function requireSignature(
-  { roster }: SigningIdentity,
-  crypto: SecureCrypto,
-  signed: {
-    readonly participant: string;
-    readonly message: Uint8Array;
-    readonly signature: Uint8Array;
-  },
-): void {
-  const { participant, message, signature } = signed;
-  const key = roster[participant];
-  if (key === undefined)
-    throw new ShoalError(
-      'permission_denied',
-      `${participant} is not in the roster of this federation`,
-    );
-  if (crypto.verify(signature, message, fromBase64(key))) return;
-  throw new ShoalError('permission_denied', `the signature of ${participant} is not its own`);
+/** What somebody says it signed. */
+export interface Signed {
+  readonly participant: string;
+  readonly message: Uint8Array;
+  readonly signature: Uint8Array;
 }
 
 /** Whether a signature is that of the participant it names. */
 export function isSigned(
   { roster }: SigningIdentity,
   crypto: SecureCrypto,
-  signed: {
-    readonly participant: string;
-    readonly message: Uint8Array;
-    readonly signature: Uint8Array;
-  },
+  { participant, message, signature }: Signed,
 ): boolean {
-  const key = roster[signed.participant];
-  return key !== undefined && crypto.verify(signed.signature, signed.message, fromBase64(key));
+  const key = roster[participant];
+  return key !== undefined && crypto.verify(signature, message, fromBase64(key));
+}
+
+/** @throws ShoalError `permission_denied` naming the participant, when the signature is not its own. */
+export function requireSignature(
+  identity: SigningIdentity,
+  crypto: SecureCrypto,
+  signed: Signed,
+): void {
+  const { participant } = signed;
+  if (identity.roster[participant] === undefined)
+    throw new ShoalError(
+      'permission_denied',
+      `${participant} is not in the roster of this federation`,
+    );
+  if (!isSigned(identity, crypto, signed))
+    throw new ShoalError('permission_denied', `the signature of ${participant} is not its own`);
 }
