@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { systemClock } from './clock.ts';
 import { download } from './download.ts';
 import { httpSource } from './remote-source.ts';
 
@@ -30,7 +31,7 @@ afterEach(() => {
   rmSync(dir, { recursive: true });
 });
 
-const clock = { now: () => Date.now(), sleep: () => Promise.resolve() };
+const clock = { ...systemClock, sleep: () => Promise.resolve() };
 const url = (hash = ''): URL =>
   new URL(`http://127.0.0.1:${(server.address() as AddressInfo).port}/m.onnx?key=secret${hash}`);
 const file = (): string => join(dir, 'm.onnx');

@@ -47,6 +47,14 @@ export {
   type RemoteSource,
 } from './remote-source.ts';
 export {
+  migrate,
+  type SqlDatabase,
+  type SqlRow,
+  type SqlStatement,
+  type SqlValue,
+  Statements,
+} from './sql.ts';
+export {
   applyDefaults,
   type FieldError,
   type FieldErrorReason,

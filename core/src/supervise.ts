@@ -27,13 +27,13 @@ export async function superviseLoop(
   const { signal } = options;
   let attempt = 0;
   while (!signal.aborted) {
-    const startedAt = ports.clock.now();
+    const startedAt = ports.clock.monotonic();
     try {
       await body(signal);
       attempt = 0;
     } catch (error) {
       if (signal.aborted) return;
-      if (ports.clock.now() - startedAt > HEALTHY_MS) attempt = 0;
+      if (ports.clock.monotonic() - startedAt > HEALTHY_MS) attempt = 0;
       ports.logger.warn('loop failed, will retry', { loop: what, reason: messageOf(error) });
       const wait = backoffMs(attempt++, options, ports.random);
       await ports.clock.sleep(wait, signal).catch(() => undefined);

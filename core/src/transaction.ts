@@ -11,7 +11,11 @@ export function transaction<T>(db: TransactionalDatabase, body: () => T): T {
     db.exec('COMMIT');
     return result;
   } catch (error) {
-    db.exec('ROLLBACK');
+    try {
+      db.exec('ROLLBACK');
+    } catch {
+      // SQLite has rolled back by itself (a full disk, an I/O error): the first error is the one to tell.
+    }
     throw error;
   }
 }

@@ -4,6 +4,7 @@ import { findMinio, objectStorage } from './object-storage.ts';
 import { onnxConsumers } from './onnx-consumers.ts';
 import type { Outcome } from './outcome.ts';
 import { sednaClient } from './sedna-client.ts';
+import { simulation } from './simulation.ts';
 import { torchOracle } from './torch-oracle.ts';
 
 /**
@@ -13,6 +14,7 @@ import { torchOracle } from './torch-oracle.ts';
 // Built beside the other tests when it has to be.
 const minio = findMinio();
 const outcomes: Outcome[] = [
+  ...simulation(),
   ...(await kubectlSession()),
   ...(await onnxConsumers()),
   ...(await sednaClient()),

@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file edge-link.proto.
  */
 export const file_edge_link: GenFile = /*@__PURE__*/
-  fileDesc("Cg9lZGdlLWxpbmsucHJvdG8SEXNob2FsLmVkZ2VsaW5rLnYxIuUBCglFZGdlRnJhbWUSKQoFaGVsbG8YASABKAsyGC5zaG9hbC5lZGdlbGluay52MS5IZWxsb0gAEiUKA2FjaxgCIAEoCzIWLnNob2FsLmVkZ2VsaW5rLnYxLkFja0gAEisKBnJlY29yZBgDIAEoCzIZLnNob2FsLmVkZ2VsaW5rLnYxLlJlY29yZEgAEicKBHBpbmcYBCABKAsyFy5zaG9hbC5lZGdlbGluay52MS5QaW5nSAASJwoEcG9uZxgFIAEoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLlBvbmdIAEIHCgVmcmFtZSKjAgoKQ2xvdWRGcmFtZRItCgd3ZWxjb21lGAEgASgLMhouc2hvYWwuZWRnZWxpbmsudjEuV2VsY29tZUgAEikKBWJhdGNoGAIgASgLMhguc2hvYWwuZWRnZWxpbmsudjEuQmF0Y2hIABIyCgpyZWNvcmRfYWNrGAMgASgLMhwuc2hvYWwuZWRnZWxpbmsudjEuUmVjb3JkQWNrSAASJwoEcGluZxgEIAEoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLlBpbmdIABInCgRwb25nGAUgASgLMhcuc2hvYWwuZWRnZWxpbmsudjEuUG9uZ0gAEiwKB2dvX2F3YXkYBiABKAsyGS5zaG9hbC5lZGdlbGluay52MS5Hb0F3YXlIAEIHCgVmcmFtZSJkCgVIZWxsbxIPCgdib290X2lkGAEgASgJEhAKCHN0b3JlX2lkGAIgASgJEg4KBmN1cnNvchgDIAEoBBIRCglwcm90b2NvbHMYBCADKAkSFQoNZWRnZV9zdG9yZV9pZBgFIAEoCSJqCgdXZWxjb21lEg0KBWVwb2NoGAEgASgEEhAKCHN0b3JlX2lkGAIgASgJEgwKBGhlYWQYAyABKAQSEQoJY29tcGFjdGVkGAQgASgEEgwKBG1vZGUYBSABKAkSDwoHcGluZ19tcxgGIAEoDSJ+CgVCYXRjaBIQCghzdG9yZV9pZBgBIAEoCRINCgVlcG9jaBgCIAEoBBIMCgRmcm9tGAMgASgEEgoKAnRvGAQgASgEEhAKCHNuYXBzaG90GAUgASgIEigKBWl0ZW1zGAYgAygLMhkuc2hvYWwuZWRnZWxpbmsudjEuQ2hhbmdlInsKBkNoYW5nZRILCgNyZXYYASABKAQSCgoCb3AYAiABKAkSDAoEa2luZBgDIAEoCRIRCgluYW1lc3BhY2UYBCABKAkSDAoEbmFtZRgFIAEoCRILCgN1aWQYBiABKAkSDgoGZGlnZXN0GAcgASgJEgwKBGJvZHkYCCABKAwiPQoDQWNrEg4KBmN1cnNvchgBIAEoBBImCgVuYWNrcxgCIAMoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLk5hY2siIgoETmFjaxILCgNyZXYYASABKAQSDQoFZXJyb3IYAiABKAkiQAoGUmVjb3JkEg4KBnN0cmVhbRgBIAEoCRILCgNzZXEYAiABKAQSCwoDa2V5GAMgASgJEgwKBGJvZHkYBCABKAwiKAoJUmVjb3JkQWNrEg4KBnN0cmVhbRgBIAEoCRILCgNzZXEYAiABKAQiFQoEUGluZxINCgVub25jZRgBIAEoBCIVCgRQb25nEg0KBW5vbmNlGAEgASgEIjAKBkdvQXdheRIOCgZyZWFzb24YASABKAkSFgoOcmV0cnlfYWZ0ZXJfbXMYAiABKA0iMAoOR2V0QmxvYlJlcXVlc3QSDgoGZGlnZXN0GAEgASgJEg4KBm9mZnNldBgCIAEoBCJNCglCbG9iQ2h1bmsSDgoGZGlnZXN0GAEgASgJEg4KBm9mZnNldBgCIAEoBBISCgpzaXplX2J5dGVzGAMgASgEEgwKBGRhdGEYBCABKAwiOQoNUHV0QmxvYlJlc3VsdBIWCg5yZWNlaXZlZF9ieXRlcxgBIAEoBBIQCghjb21wbGV0ZRgCIAEoCCIhCg9TdGF0QmxvYlJlcXVlc3QSDgoGZGlnZXN0GAEgASgJIjoKDlN0YXRCbG9iUmVzdWx0EhYKDnJlY2VpdmVkX2J5dGVzGAEgASgEEhAKCGNvbXBsZXRlGAIgASgIIn8KEVB1dFNhbXBsZXNSZXF1ZXN0EgwKBGtpbmQYASABKAkSEQoJbmFtZXNwYWNlGAIgASgJEgwKBG5hbWUYAyABKAkSCwoDdWlkGAQgASgJEi4KB3NhbXBsZXMYBSADKAsyHS5zaG9hbC5lZGdlbGluay52MS5FZGdlU2FtcGxlIiYKCkVkZ2VTYW1wbGUSCgoCaWQYASABKAkSDAoEYm9keRgCIAEoDCIxChBQdXRTYW1wbGVzUmVzdWx0Eg0KBXRha2VuGAEgAygJEg4KBnJlYXNvbhgCIAEoCTKdAwoIRWRnZUxpbmsSSgoHQ29ubmVjdBIcLnNob2FsLmVkZ2VsaW5rLnYxLkVkZ2VGcmFtZRodLnNob2FsLmVkZ2VsaW5rLnYxLkNsb3VkRnJhbWUoATABEkwKB0dldEJsb2ISIS5zaG9hbC5lZGdlbGluay52MS5HZXRCbG9iUmVxdWVzdBocLnNob2FsLmVkZ2VsaW5rLnYxLkJsb2JDaHVuazABEksKB1B1dEJsb2ISHC5zaG9hbC5lZGdlbGluay52MS5CbG9iQ2h1bmsaIC5zaG9hbC5lZGdlbGluay52MS5QdXRCbG9iUmVzdWx0KAESUQoIU3RhdEJsb2ISIi5zaG9hbC5lZGdlbGluay52MS5TdGF0QmxvYlJlcXVlc3QaIS5zaG9hbC5lZGdlbGluay52MS5TdGF0QmxvYlJlc3VsdBJXCgpQdXRTYW1wbGVzEiQuc2hvYWwuZWRnZWxpbmsudjEuUHV0U2FtcGxlc1JlcXVlc3QaIy5zaG9hbC5lZGdlbGluay52MS5QdXRTYW1wbGVzUmVzdWx0YgZwcm90bzM");
+  fileDesc("Cg9lZGdlLWxpbmsucHJvdG8SEXNob2FsLmVkZ2VsaW5rLnYxIsUCCglFZGdlRnJhbWUSKQoFaGVsbG8YASABKAsyGC5zaG9hbC5lZGdlbGluay52MS5IZWxsb0gAEiUKA2FjaxgCIAEoCzIWLnNob2FsLmVkZ2VsaW5rLnYxLkFja0gAEisKBnJlY29yZBgDIAEoCzIZLnNob2FsLmVkZ2VsaW5rLnYxLlJlY29yZEgAEicKBHBpbmcYBCABKAsyFy5zaG9hbC5lZGdlbGluay52MS5QaW5nSAASJwoEcG9uZxgFIAEoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLlBvbmdIABIrCgZyZXN5bmMYBiABKAsyGS5zaG9hbC5lZGdlbGluay52MS5SZXN5bmNIABIxCglpbnZlbnRvcnkYByABKAsyHC5zaG9hbC5lZGdlbGluay52MS5JbnZlbnRvcnlIAEIHCgVmcmFtZSKjAgoKQ2xvdWRGcmFtZRItCgd3ZWxjb21lGAEgASgLMhouc2hvYWwuZWRnZWxpbmsudjEuV2VsY29tZUgAEikKBWJhdGNoGAIgASgLMhguc2hvYWwuZWRnZWxpbmsudjEuQmF0Y2hIABIyCgpyZWNvcmRfYWNrGAMgASgLMhwuc2hvYWwuZWRnZWxpbmsudjEuUmVjb3JkQWNrSAASJwoEcGluZxgEIAEoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLlBpbmdIABInCgRwb25nGAUgASgLMhcuc2hvYWwuZWRnZWxpbmsudjEuUG9uZ0gAEiwKB2dvX2F3YXkYBiABKAsyGS5zaG9hbC5lZGdlbGluay52MS5Hb0F3YXlIAEIHCgVmcmFtZSLKAQoFSGVsbG8SDwoHYm9vdF9pZBgBIAEoCRIQCghzdG9yZV9pZBgCIAEoCRIOCgZjdXJzb3IYAyABKAQSEQoJcHJvdG9jb2xzGAQgAygJEhUKDWVkZ2Vfc3RvcmVfaWQYBSABKAkSFAoMY2FwYWJpbGl0aWVzGAYgAygJEg0KBWVwb2NoGAcgASgEEi4KBm91dGJveBgIIAEoCzIeLnNob2FsLmVkZ2VsaW5rLnYxLk91dGJveFN0YXRlEg8KB3ZlcnNpb24YCSABKAkiPwoLT3V0Ym94U3RhdGUSDwoHcmVjb3JkcxgBIAEoDRIOCgZhZ2VfbXMYAiABKAQSDwoHZHJvcHBlZBgDIAEoBCLYAQoHV2VsY29tZRINCgVlcG9jaBgBIAEoBBIQCghzdG9yZV9pZBgCIAEoCRIMCgRoZWFkGAMgASgEEhEKCWNvbXBhY3RlZBgEIAEoBBIMCgRtb2RlGAUgASgJEg8KB3BpbmdfbXMYBiABKA0SFAoMY2FwYWJpbGl0aWVzGAcgAygJEjQKCXBvc2l0aW9ucxgIIAMoCzIhLnNob2FsLmVkZ2VsaW5rLnYxLlN0cmVhbVBvc2l0aW9uEiAKGGNlcnRpZmljYXRlX3JlbWFpbmluZ19tcxgJIAEoBCItCg5TdHJlYW1Qb3NpdGlvbhIOCgZzdHJlYW0YASABKAkSCwoDc2VxGAIgASgEIp8BCgVCYXRjaBIQCghzdG9yZV9pZBgBIAEoCRINCgVlcG9jaBgCIAEoBBIMCgRmcm9tGAMgASgEEgoKAnRvGAQgASgEEhAKCHNuYXBzaG90GAUgASgIEigKBWl0ZW1zGAYgAygLMhkuc2hvYWwuZWRnZWxpbmsudjEuQ2hhbmdlEhEKCXJlY29uY2lsZRgHIAEoCBIMCgRsYXN0GAggASgIInsKBkNoYW5nZRILCgNyZXYYASABKAQSCgoCb3AYAiABKAkSDAoEa2luZBgDIAEoCRIRCgluYW1lc3BhY2UYBCABKAkSDAoEbmFtZRgFIAEoCRILCgN1aWQYBiABKAkSDgoGZGlnZXN0GAcgASgJEgwKBGJvZHkYCCABKAwiSwoDQWNrEg4KBmN1cnNvchgBIAEoBBImCgVuYWNrcxgCIAMoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLk5hY2sSDAoEcGFnZRgDIAEoBCIYCgZSZXN5bmMSDgoGY3Vyc29yGAEgASgEIkoKCUludmVudG9yeRIvCgVpdGVtcxgBIAMoCzIgLnNob2FsLmVkZ2VsaW5rLnYxLkludmVudG9yeUl0ZW0SDAoEbGFzdBgCIAEoCCJbCg1JbnZlbnRvcnlJdGVtEgwKBGtpbmQYASABKAkSEQoJbmFtZXNwYWNlGAIgASgJEgwKBG5hbWUYAyABKAkSCwoDdWlkGAQgASgJEg4KBmRpZ2VzdBgFIAEoCSIiCgROYWNrEgsKA3JldhgBIAEoBBINCgVlcnJvchgCIAEoCSJ6CgZSZWNvcmQSDgoGc3RyZWFtGAEgASgJEgsKA3NlcRgCIAEoBBILCgNrZXkYAyABKAkSDAoEYm9keRgEIAEoDBIXCg9pZGVtcG90ZW5jeV9rZXkYBSABKAkSDQoFZmlyc3QYBiABKAQSEAoIcHJldmlvdXMYByABKAQiKAoJUmVjb3JkQWNrEg4KBnN0cmVhbRgBIAEoCRILCgNzZXEYAiABKAQiFQoEUGluZxINCgVub25jZRgBIAEoBCJFCgRQb25nEg0KBW5vbmNlGAEgASgEEi4KBm91dGJveBgCIAEoCzIeLnNob2FsLmVkZ2VsaW5rLnYxLk91dGJveFN0YXRlIkMKBkdvQXdheRIOCgZyZWFzb24YASABKAkSFgoOcmV0cnlfYWZ0ZXJfbXMYAiABKA0SEQoJc3ByZWFkX21zGAMgASgNIjAKDkdldEJsb2JSZXF1ZXN0Eg4KBmRpZ2VzdBgBIAEoCRIOCgZvZmZzZXQYAiABKAQiTQoJQmxvYkNodW5rEg4KBmRpZ2VzdBgBIAEoCRIOCgZvZmZzZXQYAiABKAQSEgoKc2l6ZV9ieXRlcxgDIAEoBBIMCgRkYXRhGAQgASgMIjkKDVB1dEJsb2JSZXN1bHQSFgoOcmVjZWl2ZWRfYnl0ZXMYASABKAQSEAoIY29tcGxldGUYAiABKAgiIQoPU3RhdEJsb2JSZXF1ZXN0Eg4KBmRpZ2VzdBgBIAEoCSI6Cg5TdGF0QmxvYlJlc3VsdBIWCg5yZWNlaXZlZF9ieXRlcxgBIAEoBBIQCghjb21wbGV0ZRgCIAEoCCJ/ChFQdXRTYW1wbGVzUmVxdWVzdBIMCgRraW5kGAEgASgJEhEKCW5hbWVzcGFjZRgCIAEoCRIMCgRuYW1lGAMgASgJEgsKA3VpZBgEIAEoCRIuCgdzYW1wbGVzGAUgAygLMh0uc2hvYWwuZWRnZWxpbmsudjEuRWRnZVNhbXBsZSImCgpFZGdlU2FtcGxlEgoKAmlkGAEgASgJEgwKBGJvZHkYAiABKAwiMQoQUHV0U2FtcGxlc1Jlc3VsdBINCgV0YWtlbhgBIAMoCRIOCgZyZWFzb24YAiABKAkynQMKCEVkZ2VMaW5rEkoKB0Nvbm5lY3QSHC5zaG9hbC5lZGdlbGluay52MS5FZGdlRnJhbWUaHS5zaG9hbC5lZGdlbGluay52MS5DbG91ZEZyYW1lKAEwARJMCgdHZXRCbG9iEiEuc2hvYWwuZWRnZWxpbmsudjEuR2V0QmxvYlJlcXVlc3QaHC5zaG9hbC5lZGdlbGluay52MS5CbG9iQ2h1bmswARJLCgdQdXRCbG9iEhwuc2hvYWwuZWRnZWxpbmsudjEuQmxvYkNodW5rGiAuc2hvYWwuZWRnZWxpbmsudjEuUHV0QmxvYlJlc3VsdCgBElEKCFN0YXRCbG9iEiIuc2hvYWwuZWRnZWxpbmsudjEuU3RhdEJsb2JSZXF1ZXN0GiEuc2hvYWwuZWRnZWxpbmsudjEuU3RhdEJsb2JSZXN1bHQSVwoKUHV0U2FtcGxlcxIkLnNob2FsLmVkZ2VsaW5rLnYxLlB1dFNhbXBsZXNSZXF1ZXN0GiMuc2hvYWwuZWRnZWxpbmsudjEuUHV0U2FtcGxlc1Jlc3VsdGIGcHJvdG8z");
 
 /**
  * @generated from message shoal.edgelink.v1.EdgeFrame
@@ -49,6 +49,18 @@ export type EdgeFrame = Message<"shoal.edgelink.v1.EdgeFrame"> & {
      */
     value: Pong;
     case: "pong";
+  } | {
+    /**
+     * @generated from field: shoal.edgelink.v1.Resync resync = 6;
+     */
+    value: Resync;
+    case: "resync";
+  } | {
+    /**
+     * @generated from field: shoal.edgelink.v1.Inventory inventory = 7;
+     */
+    value: Inventory;
+    case: "inventory";
   } | { case: undefined; value?: undefined };
 };
 
@@ -148,6 +160,32 @@ export type Hello = Message<"shoal.edgelink.v1.Hello"> & {
    * @generated from field: string edge_store_id = 5;
    */
   edgeStoreId: string;
+
+  /**
+   * What this edge can do beyond the first protocol: "reconcile", "log".
+   *
+   * @generated from field: repeated string capabilities = 6;
+   */
+  capabilities: string[];
+
+  /**
+   * The highest epoch this edge has seen: a restored cloud must go beyond it.
+   *
+   * @generated from field: uint64 epoch = 7;
+   */
+  epoch: bigint;
+
+  /**
+   * @generated from field: shoal.edgelink.v1.OutboxState outbox = 8;
+   */
+  outbox?: OutboxState | undefined;
+
+  /**
+   * Version of the local controller.
+   *
+   * @generated from field: string version = 9;
+   */
+  version: string;
 };
 
 /**
@@ -156,6 +194,39 @@ export type Hello = Message<"shoal.edgelink.v1.Hello"> & {
  */
 export const HelloSchema: GenMessage<Hello> = /*@__PURE__*/
   messageDesc(file_edge_link, 2);
+
+/**
+ * What waits at the edge to be sent.
+ *
+ * @generated from message shoal.edgelink.v1.OutboxState
+ */
+export type OutboxState = Message<"shoal.edgelink.v1.OutboxState"> & {
+  /**
+   * @generated from field: uint32 records = 1;
+   */
+  records: number;
+
+  /**
+   * Since the oldest of them waits.
+   *
+   * @generated from field: uint64 age_ms = 2;
+   */
+  ageMs: bigint;
+
+  /**
+   * Log records that went because the disk quota was reached.
+   *
+   * @generated from field: uint64 dropped = 3;
+   */
+  dropped: bigint;
+};
+
+/**
+ * Describes the message shoal.edgelink.v1.OutboxState.
+ * Use `create(OutboxStateSchema)` to create a new message.
+ */
+export const OutboxStateSchema: GenMessage<OutboxState> = /*@__PURE__*/
+  messageDesc(file_edge_link, 3);
 
 /**
  * @generated from message shoal.edgelink.v1.Welcome
@@ -194,6 +265,27 @@ export type Welcome = Message<"shoal.edgelink.v1.Welcome"> & {
    * @generated from field: uint32 ping_ms = 6;
    */
   pingMs: number;
+
+  /**
+   * What this cloud can do beyond the first protocol: "reconcile", "log".
+   *
+   * @generated from field: repeated string capabilities = 7;
+   */
+  capabilities: string[];
+
+  /**
+   * Per stream of records, the number up to which the cloud has taken them from this edge store.
+   *
+   * @generated from field: repeated shoal.edgelink.v1.StreamPosition positions = 8;
+   */
+  positions: StreamPosition[];
+
+  /**
+   * How long the certificate of this session is still good, by the cloud's clock.
+   *
+   * @generated from field: uint64 certificate_remaining_ms = 9;
+   */
+  certificateRemainingMs: bigint;
 };
 
 /**
@@ -201,11 +293,35 @@ export type Welcome = Message<"shoal.edgelink.v1.Welcome"> & {
  * Use `create(WelcomeSchema)` to create a new message.
  */
 export const WelcomeSchema: GenMessage<Welcome> = /*@__PURE__*/
-  messageDesc(file_edge_link, 3);
+  messageDesc(file_edge_link, 4);
 
 /**
- * Changes after `from`, up to and including `to`. In reconcile mode the first batch has
- * `snapshot` set: keys it does not name are removed.
+ * @generated from message shoal.edgelink.v1.StreamPosition
+ */
+export type StreamPosition = Message<"shoal.edgelink.v1.StreamPosition"> & {
+  /**
+   * @generated from field: string stream = 1;
+   */
+  stream: string;
+
+  /**
+   * @generated from field: uint64 seq = 2;
+   */
+  seq: bigint;
+};
+
+/**
+ * Describes the message shoal.edgelink.v1.StreamPosition.
+ * Use `create(StreamPositionSchema)` to create a new message.
+ */
+export const StreamPositionSchema: GenMessage<StreamPosition> = /*@__PURE__*/
+  messageDesc(file_edge_link, 5);
+
+/**
+ * Changes after `from`, up to and including `to`. To an edge that cannot reconcile, the first
+ * batch has `snapshot` set: keys it does not name are removed. In reconcile mode `reconcile` is
+ * set, `from` is the number of the page from 1, and the page with `last` moves the cursor to `to`:
+ * then keys that no page named are removed.
  *
  * @generated from message shoal.edgelink.v1.Batch
  */
@@ -239,6 +355,16 @@ export type Batch = Message<"shoal.edgelink.v1.Batch"> & {
    * @generated from field: repeated shoal.edgelink.v1.Change items = 6;
    */
   items: Change[];
+
+  /**
+   * @generated from field: bool reconcile = 7;
+   */
+  reconcile: boolean;
+
+  /**
+   * @generated from field: bool last = 8;
+   */
+  last: boolean;
 };
 
 /**
@@ -246,7 +372,7 @@ export type Batch = Message<"shoal.edgelink.v1.Batch"> & {
  * Use `create(BatchSchema)` to create a new message.
  */
 export const BatchSchema: GenMessage<Batch> = /*@__PURE__*/
-  messageDesc(file_edge_link, 4);
+  messageDesc(file_edge_link, 6);
 
 /**
  * @generated from message shoal.edgelink.v1.Change
@@ -258,7 +384,7 @@ export type Change = Message<"shoal.edgelink.v1.Change"> & {
   rev: bigint;
 
   /**
-   * "put" or "delete".
+   * "put", "delete", or in reconcile mode "keep": the edge has this body already.
    *
    * @generated from field: string op = 2;
    */
@@ -300,7 +426,7 @@ export type Change = Message<"shoal.edgelink.v1.Change"> & {
  * Use `create(ChangeSchema)` to create a new message.
  */
 export const ChangeSchema: GenMessage<Change> = /*@__PURE__*/
-  messageDesc(file_edge_link, 5);
+  messageDesc(file_edge_link, 7);
 
 /**
  * Everything up to the cursor is durable at the edge.
@@ -317,6 +443,13 @@ export type Ack = Message<"shoal.edgelink.v1.Ack"> & {
    * @generated from field: repeated shoal.edgelink.v1.Nack nacks = 2;
    */
   nacks: Nack[];
+
+  /**
+   * In reconcile mode: pages up to this one are durable.
+   *
+   * @generated from field: uint64 page = 3;
+   */
+  page: bigint;
 };
 
 /**
@@ -324,7 +457,87 @@ export type Ack = Message<"shoal.edgelink.v1.Ack"> & {
  * Use `create(AckSchema)` to create a new message.
  */
 export const AckSchema: GenMessage<Ack> = /*@__PURE__*/
-  messageDesc(file_edge_link, 6);
+  messageDesc(file_edge_link, 8);
+
+/**
+ * The edge got a batch that does not continue what it has: go on after this cursor.
+ *
+ * @generated from message shoal.edgelink.v1.Resync
+ */
+export type Resync = Message<"shoal.edgelink.v1.Resync"> & {
+  /**
+   * @generated from field: uint64 cursor = 1;
+   */
+  cursor: bigint;
+};
+
+/**
+ * Describes the message shoal.edgelink.v1.Resync.
+ * Use `create(ResyncSchema)` to create a new message.
+ */
+export const ResyncSchema: GenMessage<Resync> = /*@__PURE__*/
+  messageDesc(file_edge_link, 9);
+
+/**
+ * In reconcile mode: what the edge holds, by the digests of the bodies as they are on its disk.
+ *
+ * @generated from message shoal.edgelink.v1.Inventory
+ */
+export type Inventory = Message<"shoal.edgelink.v1.Inventory"> & {
+  /**
+   * @generated from field: repeated shoal.edgelink.v1.InventoryItem items = 1;
+   */
+  items: InventoryItem[];
+
+  /**
+   * @generated from field: bool last = 2;
+   */
+  last: boolean;
+};
+
+/**
+ * Describes the message shoal.edgelink.v1.Inventory.
+ * Use `create(InventorySchema)` to create a new message.
+ */
+export const InventorySchema: GenMessage<Inventory> = /*@__PURE__*/
+  messageDesc(file_edge_link, 10);
+
+/**
+ * @generated from message shoal.edgelink.v1.InventoryItem
+ */
+export type InventoryItem = Message<"shoal.edgelink.v1.InventoryItem"> & {
+  /**
+   * @generated from field: string kind = 1;
+   */
+  kind: string;
+
+  /**
+   * @generated from field: string namespace = 2;
+   */
+  namespace: string;
+
+  /**
+   * @generated from field: string name = 3;
+   */
+  name: string;
+
+  /**
+   * @generated from field: string uid = 4;
+   */
+  uid: string;
+
+  /**
+   * @generated from field: string digest = 5;
+   */
+  digest: string;
+};
+
+/**
+ * Describes the message shoal.edgelink.v1.InventoryItem.
+ * Use `create(InventoryItemSchema)` to create a new message.
+ */
+export const InventoryItemSchema: GenMessage<InventoryItem> = /*@__PURE__*/
+  messageDesc(file_edge_link, 11);
 
 /**
  * @generated from message shoal.edgelink.v1.Nack
@@ -346,10 +559,11 @@ export type Nack = Message<"shoal.edgelink.v1.Nack"> & {
  * Use `create(NackSchema)` to create a new message.
  */
 export const NackSchema: GenMessage<Nack> = /*@__PURE__*/
-  messageDesc(file_edge_link, 7);
+  messageDesc(file_edge_link, 12);
 
 /**
- * Something the edge has to say. Records of one stream are numbered from 1 without gaps.
+ * Something the edge has to say. In the stream "state" the newest record of a key replaces older
+ * ones; streams "log/…" take effect one by one, in order, numbered from 1 without gaps.
  *
  * @generated from message shoal.edgelink.v1.Record
  */
@@ -375,6 +589,29 @@ export type Record = Message<"shoal.edgelink.v1.Record"> & {
    * @generated from field: bytes body = 4;
    */
   body: Uint8Array;
+
+  /**
+   * Of a log record: the same effect under whatever number it is sent.
+   *
+   * @generated from field: string idempotency_key = 5;
+   */
+  idempotencyKey: string;
+
+  /**
+   * Of a log record: the oldest number the edge still holds. What is before it and was not taken
+   * is gone at the edge too.
+   *
+   * @generated from field: uint64 first = 6;
+   */
+  first: bigint;
+
+  /**
+   * The number sent before this one on the same stream in this session; 0 for the first. A record
+   * that does not follow the one before it shows that something was lost.
+   *
+   * @generated from field: uint64 previous = 7;
+   */
+  previous: bigint;
 };
 
 /**
@@ -382,7 +619,7 @@ export type Record = Message<"shoal.edgelink.v1.Record"> & {
  * Use `create(RecordSchema)` to create a new message.
  */
 export const RecordSchema: GenMessage<Record> = /*@__PURE__*/
-  messageDesc(file_edge_link, 8);
+  messageDesc(file_edge_link, 13);
 
 /**
  * Records of the stream up to seq have taken effect.
@@ -406,7 +643,7 @@ export type RecordAck = Message<"shoal.edgelink.v1.RecordAck"> & {
  * Use `create(RecordAckSchema)` to create a new message.
  */
 export const RecordAckSchema: GenMessage<RecordAck> = /*@__PURE__*/
-  messageDesc(file_edge_link, 9);
+  messageDesc(file_edge_link, 14);
 
 /**
  * @generated from message shoal.edgelink.v1.Ping
@@ -423,7 +660,7 @@ export type Ping = Message<"shoal.edgelink.v1.Ping"> & {
  * Use `create(PingSchema)` to create a new message.
  */
 export const PingSchema: GenMessage<Ping> = /*@__PURE__*/
-  messageDesc(file_edge_link, 10);
+  messageDesc(file_edge_link, 15);
 
 /**
  * @generated from message shoal.edgelink.v1.Pong
@@ -433,6 +670,13 @@ export type Pong = Message<"shoal.edgelink.v1.Pong"> & {
    * @generated from field: uint64 nonce = 1;
    */
   nonce: bigint;
+
+  /**
+   * From an edge that has something waiting.
+   *
+   * @generated from field: shoal.edgelink.v1.OutboxState outbox = 2;
+   */
+  outbox?: OutboxState | undefined;
 };
 
 /**
@@ -440,7 +684,7 @@ export type Pong = Message<"shoal.edgelink.v1.Pong"> & {
  * Use `create(PongSchema)` to create a new message.
  */
 export const PongSchema: GenMessage<Pong> = /*@__PURE__*/
-  messageDesc(file_edge_link, 11);
+  messageDesc(file_edge_link, 16);
 
 /**
  * @generated from message shoal.edgelink.v1.GoAway
@@ -455,6 +699,13 @@ export type GoAway = Message<"shoal.edgelink.v1.GoAway"> & {
    * @generated from field: uint32 retry_after_ms = 2;
    */
   retryAfterMs: number;
+
+  /**
+   * The edge adds a random part of this, so that a fleet does not come back at once.
+   *
+   * @generated from field: uint32 spread_ms = 3;
+   */
+  spreadMs: number;
 };
 
 /**
@@ -462,7 +713,7 @@ export type GoAway = Message<"shoal.edgelink.v1.GoAway"> & {
  * Use `create(GoAwaySchema)` to create a new message.
  */
 export const GoAwaySchema: GenMessage<GoAway> = /*@__PURE__*/
-  messageDesc(file_edge_link, 12);
+  messageDesc(file_edge_link, 17);
 
 /**
  * @generated from message shoal.edgelink.v1.GetBlobRequest
@@ -484,7 +735,7 @@ export type GetBlobRequest = Message<"shoal.edgelink.v1.GetBlobRequest"> & {
  * Use `create(GetBlobRequestSchema)` to create a new message.
  */
 export const GetBlobRequestSchema: GenMessage<GetBlobRequest> = /*@__PURE__*/
-  messageDesc(file_edge_link, 13);
+  messageDesc(file_edge_link, 18);
 
 /**
  * @generated from message shoal.edgelink.v1.BlobChunk
@@ -516,7 +767,7 @@ export type BlobChunk = Message<"shoal.edgelink.v1.BlobChunk"> & {
  * Use `create(BlobChunkSchema)` to create a new message.
  */
 export const BlobChunkSchema: GenMessage<BlobChunk> = /*@__PURE__*/
-  messageDesc(file_edge_link, 14);
+  messageDesc(file_edge_link, 19);
 
 /**
  * @generated from message shoal.edgelink.v1.PutBlobResult
@@ -538,7 +789,7 @@ export type PutBlobResult = Message<"shoal.edgelink.v1.PutBlobResult"> & {
  * Use `create(PutBlobResultSchema)` to create a new message.
  */
 export const PutBlobResultSchema: GenMessage<PutBlobResult> = /*@__PURE__*/
-  messageDesc(file_edge_link, 15);
+  messageDesc(file_edge_link, 20);
 
 /**
  * @generated from message shoal.edgelink.v1.StatBlobRequest
@@ -555,7 +806,7 @@ export type StatBlobRequest = Message<"shoal.edgelink.v1.StatBlobRequest"> & {
  * Use `create(StatBlobRequestSchema)` to create a new message.
  */
 export const StatBlobRequestSchema: GenMessage<StatBlobRequest> = /*@__PURE__*/
-  messageDesc(file_edge_link, 16);
+  messageDesc(file_edge_link, 21);
 
 /**
  * @generated from message shoal.edgelink.v1.StatBlobResult
@@ -579,7 +830,7 @@ export type StatBlobResult = Message<"shoal.edgelink.v1.StatBlobResult"> & {
  * Use `create(StatBlobResultSchema)` to create a new message.
  */
 export const StatBlobResultSchema: GenMessage<StatBlobResult> = /*@__PURE__*/
-  messageDesc(file_edge_link, 17);
+  messageDesc(file_edge_link, 22);
 
 /**
  * @generated from message shoal.edgelink.v1.PutSamplesRequest
@@ -616,7 +867,7 @@ export type PutSamplesRequest = Message<"shoal.edgelink.v1.PutSamplesRequest"> &
  * Use `create(PutSamplesRequestSchema)` to create a new message.
  */
 export const PutSamplesRequestSchema: GenMessage<PutSamplesRequest> = /*@__PURE__*/
-  messageDesc(file_edge_link, 18);
+  messageDesc(file_edge_link, 23);
 
 /**
  * @generated from message shoal.edgelink.v1.EdgeSample
@@ -640,7 +891,7 @@ export type EdgeSample = Message<"shoal.edgelink.v1.EdgeSample"> & {
  * Use `create(EdgeSampleSchema)` to create a new message.
  */
 export const EdgeSampleSchema: GenMessage<EdgeSample> = /*@__PURE__*/
-  messageDesc(file_edge_link, 19);
+  messageDesc(file_edge_link, 24);
 
 /**
  * @generated from message shoal.edgelink.v1.PutSamplesResult
@@ -666,7 +917,7 @@ export type PutSamplesResult = Message<"shoal.edgelink.v1.PutSamplesResult"> & {
  * Use `create(PutSamplesResultSchema)` to create a new message.
  */
 export const PutSamplesResultSchema: GenMessage<PutSamplesResult> = /*@__PURE__*/
-  messageDesc(file_edge_link, 20);
+  messageDesc(file_edge_link, 25);
 
 /**
  * The cloud-edge channel: one outbound connection per edge, mutual TLS. A node's identity is the

@@ -1,6 +1,5 @@
-import { randomUUID } from 'node:crypto';
-import { DatabaseSync } from 'node:sqlite';
-import { canonicalJson, digestOf, fromNode, transaction } from '@shoal/core';
+import { canonicalJson, digestOf, type SqlRow } from '@shoal/core';
+import type { CloudStore } from './cloud-store.ts';
 
 /** Identifies an object in a feed. */
 export interface FeedKey {
@@ -12,7 +11,7 @@ export interface FeedKey {
 
 export interface FeedItem extends FeedKey {
   readonly rev: number;
-  readonly op: 'put' | 'delete';
+  readonly op: 'put' | 'delete' | 'keep';
   readonly digest: string;
   readonly body: Uint8Array;
 }
@@ -23,63 +22,47 @@ export interface FeedPage {
   readonly items: readonly FeedItem[];
 }
 
-/** A record as an edge sent it. */
-export interface EdgeRecord {
-  readonly stream: string;
-  readonly seq: number;
-  readonly key: string;
-  readonly body: Uint8Array;
+/** What an edge holds of an object. */
+export interface HeldItem extends FeedKey {
+  readonly digest: string;
 }
 
-const MAX_ITEMS = 256;
-const MAX_BYTES = 256 * 1024;
-const SCHEMA = `
-  PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;
-  CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
-  CREATE TABLE IF NOT EXISTS scope(node TEXT PRIMARY KEY, head INTEGER NOT NULL, epoch INTEGER NOT NULL);
-  CREATE TABLE IF NOT EXISTS change(node TEXT, kind TEXT, namespace TEXT, name TEXT, uid TEXT, rev INTEGER NOT NULL,
-    op TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY(node, kind, namespace, name));
-  CREATE INDEX IF NOT EXISTS change_rev ON change(node, rev);
-  CREATE TABLE IF NOT EXISTS body(digest TEXT PRIMARY KEY, bytes BLOB NOT NULL);
-  CREATE TABLE IF NOT EXISTS record(node TEXT, key TEXT, body BLOB NOT NULL, PRIMARY KEY(node, key));
-  CREATE TABLE IF NOT EXISTS stream(node TEXT, stream TEXT, seq INTEGER NOT NULL, PRIMARY KEY(node, stream));
-`;
+/** An object of a node’s scope without its body. */
+export type ScopeEntry = Omit<FeedItem, 'body'>;
+
+export interface PageLimits {
+  readonly items: number;
+  readonly bytes: number;
+}
+
+export const WINDOW: PageLimits = { items: 256, bytes: 256 * 1024 };
+const ON_CHANGE = 'kind=? AND namespace=? AND name=?';
 
 /**
- * What each node should know, and what each node has said. Downstream a log per node in which a
- * newer change of an object replaces the older one (the feed is the queue: nothing is dropped for
- * being slow); bodies are stored once however many nodes get them. Upstream the newest record per
- * key, stored in the same transaction as the sequence number that makes it count once.
+ * What each node should know: a log per node in which a newer change of an object replaces the
+ * older one (the feed is the queue: nothing is dropped for being slow); bodies are stored once
+ * however many nodes get them.
  */
 export class Feed {
-  readonly #db: DatabaseSync;
-  readonly storeId: string;
+  readonly #store: CloudStore;
   readonly #appendListeners: ((node: string) => void)[] = [];
-  readonly #recordListeners: ((node: string, key: string) => void)[] = [];
+  readonly #damageListeners: ((key: Omit<FeedKey, 'uid'>) => void)[] = [];
 
-  constructor(path: string) {
-    try {
-      this.#db = new DatabaseSync(path);
-      this.#db.exec(SCHEMA);
-    } catch (error) {
-      throw fromNode(error, `opening the feed store ${path}`);
-    }
-    this.#db.prepare("INSERT OR IGNORE INTO meta VALUES('store_id', ?)").run(randomUUID());
-    this.storeId = String(
-      this.#db.prepare("SELECT value FROM meta WHERE key='store_id'").get()?.['value'],
-    );
+  constructor(store: CloudStore) {
+    this.#store = store;
   }
 
-  #transaction<T>(body: () => T): T {
-    return transaction(this.#db, body);
+  get storeId(): string {
+    return this.#store.id;
   }
 
   onAppend(listener: (node: string) => void): void {
     this.#appendListeners.push(listener);
   }
 
-  onRecord(listener: (node: string, key: string) => void): void {
-    this.#recordListeners.push(listener);
+  /** Called with objects whose stored body was found damaged: they must be assigned again. */
+  onDamage(listener: (key: Omit<FeedKey, 'uid'>) => void): void {
+    this.#damageListeners.push(listener);
   }
 
   /**
@@ -87,11 +70,12 @@ export class Feed {
    * before and are not named get a delete. Nothing happens where nothing changed.
    */
   assign(key: FeedKey, bodies: ReadonlyMap<string, object>): void {
-    const touched = this.#transaction(() => {
+    const touched = this.#store.transaction(() => {
       const nodes: string[] = [];
-      const seen = this.#db
-        .prepare("SELECT node FROM change WHERE kind=? AND namespace=? AND name=? AND op='put'")
-        .all(key.kind, key.namespace, key.name);
+      const seen = this.#store.all(
+        `SELECT node FROM change WHERE ${ON_CHANGE} AND op='put'`,
+        ...path(key),
+      );
       for (const row of seen) {
         const node = String(row['node']);
         if (!bodies.has(node) && this.#append(node, key, undefined)) nodes.push(node);
@@ -103,15 +87,15 @@ export class Feed {
   }
 
   #append(node: string, key: FeedKey, body: object | undefined): boolean {
-    const { kind, namespace, name } = key;
+    const store = this.#store;
     const text = body === undefined ? '' : canonicalJson(body);
     const digest = body === undefined ? '' : digestOf(text);
     const op = body === undefined ? 'delete' : 'put';
-    const current = this.#db
-      .prepare(
-        'SELECT op, digest, uid FROM change WHERE node=? AND kind=? AND namespace=? AND name=?',
-      )
-      .get(node, kind, namespace, name);
+    const current = store.get(
+      `SELECT op, digest, uid FROM change WHERE node=? AND ${ON_CHANGE}`,
+      node,
+      ...path(key),
+    );
     if (
       current?.['op'] === op &&
       current['digest'] === digest &&
@@ -120,169 +104,202 @@ export class Feed {
       return false;
     // A delete carries the uid of what is deleted, so that it cannot hit a successor of the same name.
     const uid = op === 'delete' ? String(current?.['uid'] ?? key.uid) : key.uid;
-    this.#db.prepare('INSERT OR IGNORE INTO scope VALUES(?, 0, 0)').run(node);
-    this.#db.prepare('UPDATE scope SET head=head+1 WHERE node=?').run(node);
+    store.run(
+      'INSERT INTO scope(node, head, epoch) VALUES(?, 1, 0) ON CONFLICT(node) DO UPDATE SET head=head+1',
+      node,
+    );
     if (text !== '')
-      this.#db.prepare('INSERT OR IGNORE INTO body VALUES(?, ?)').run(digest, Buffer.from(text));
-    this.#db
-      .prepare(
-        'INSERT OR REPLACE INTO change VALUES(?, ?, ?, ?, ?, (SELECT head FROM scope WHERE node=?), ?, ?)',
-      )
-      .run(node, kind, namespace, name, uid, node, op, digest);
+      store.run('INSERT OR IGNORE INTO body VALUES(?, ?)', digest, Buffer.from(text));
+    store.run(
+      'INSERT OR REPLACE INTO change VALUES(?, ?, ?, ?, ?, (SELECT head FROM scope WHERE node=?), ?, ?)',
+      node,
+      ...path(key),
+      uid,
+      node,
+      op,
+      digest,
+    );
     const old = String(current?.['digest'] ?? '');
-    if (old !== '' && old !== digest) {
-      this.#db
-        .prepare(
-          'DELETE FROM body WHERE digest=? AND NOT EXISTS (SELECT 1 FROM change WHERE digest=?)',
-        )
-        .run(old, old);
-    }
+    if (old !== '' && old !== digest)
+      store.run(
+        'DELETE FROM body WHERE digest=? AND NOT EXISTS (SELECT 1 FROM change WHERE digest=?)',
+        old,
+        old,
+      );
     return true;
   }
 
   head(node: string): number {
-    return Number(this.#db.prepare('SELECT head FROM scope WHERE node=?').get(node)?.['head'] ?? 0);
+    return Number(this.#store.get('SELECT head FROM scope WHERE node=?', node)?.['head'] ?? 0);
   }
 
-  /** Raises and returns the node's session number: only the newest session may write. */
-  raiseEpoch(node: string): number {
-    this.#db.prepare('INSERT OR IGNORE INTO scope VALUES(?, 0, 0)').run(node);
-    const row = this.#db
-      .prepare('UPDATE scope SET epoch=epoch+1 WHERE node=? RETURNING epoch')
-      .get(node);
+  /** Deletes up to this revision are no longer in the feed. */
+  compacted(node: string): number {
+    return Number(
+      this.#store.get('SELECT compacted FROM scope WHERE node=?', node)?.['compacted'] ?? 0,
+    );
+  }
+
+  /** Forgets all but the newest deletes of a node: an edge that is further behind reconciles. */
+  compact(node: string, keptDeletes: number): void {
+    const row = this.#store.get(
+      "SELECT rev FROM change WHERE node=? AND op='delete' ORDER BY rev DESC LIMIT 1 OFFSET ?",
+      node,
+      keptDeletes,
+    );
+    if (!row) return;
+    this.#store.transaction(() => {
+      const upTo = Number(row['rev']);
+      this.#store.run("DELETE FROM change WHERE node=? AND op='delete' AND rev<=?", node, upTo);
+      this.#store.run('UPDATE scope SET compacted=MAX(compacted, ?) WHERE node=?', upTo, node);
+    });
+  }
+
+  /**
+   * Raises and returns the node's session number: only the newest session may write. To be called
+   * in a transaction of the store.
+   *
+   * @param atLeast What the edge has seen: a cloud restored from a backup goes beyond it.
+   */
+  raiseEpoch(node: string, atLeast = 0): number {
+    const row = this.#store.get(
+      'INSERT INTO scope(node, head, epoch) VALUES(?, 0, ?) ON CONFLICT(node) DO UPDATE SET epoch=MAX(epoch, excluded.epoch - 1) + 1 RETURNING epoch',
+      node,
+      atLeast + 1,
+    );
     return Number(row?.['epoch']);
   }
 
   epoch(node: string): number {
-    return Number(
-      this.#db.prepare('SELECT epoch FROM scope WHERE node=?').get(node)?.['epoch'] ?? 0,
-    );
+    return Number(this.#store.get('SELECT epoch FROM scope WHERE node=?', node)?.['epoch'] ?? 0);
   }
 
   /** Changes after a revision, at most a window's worth. Undefined when there is nothing new. */
-  page(node: string, from: number): FeedPage | undefined {
-    const rows = this.#db
-      .prepare(
-        'SELECT c.*, b.bytes FROM change c LEFT JOIN body b ON b.digest=c.digest WHERE node=? AND rev>? ORDER BY rev LIMIT ?',
-      )
-      .all(node, from, MAX_ITEMS);
+  page(node: string, from: number, limits: PageLimits = WINDOW): FeedPage | undefined {
+    const rows = this.#store.all(
+      'SELECT c.*, b.bytes FROM change c LEFT JOIN body b ON b.digest=c.digest WHERE node=? AND rev>? ORDER BY rev LIMIT ?',
+      node,
+      from,
+      limits.items,
+    );
     const items: FeedItem[] = [];
     let bytes = 0;
     for (const row of rows) {
       const item = toItem(row);
       bytes += item.body.length;
-      if (items.length > 0 && bytes > MAX_BYTES) break;
+      if (items.length > 0 && bytes > limits.bytes) break;
       items.push(item);
     }
     const last = items.at(-1);
     if (!last) return undefined;
     // The last page ends at the head: revisions that were replaced count as delivered.
-    return {
-      from,
-      to: items.length === rows.length && rows.length < MAX_ITEMS ? this.head(node) : last.rev,
-      items,
-    };
+    const isLast = items.length === rows.length && rows.length < limits.items;
+    return { from, to: isLast ? this.head(node) : last.rev, items };
   }
 
-  /** Everything the node should have, for an edge whose cursor does not fit this feed. */
-  snapshot(node: string): FeedPage {
-    const rows = this.#db
-      .prepare(
-        "SELECT c.*, b.bytes FROM change c LEFT JOIN body b ON b.digest=c.digest WHERE node=? AND op='put' ORDER BY rev",
+  /** Everything the node should have, without the bodies. */
+  scope(node: string): ScopeEntry[] {
+    return this.#store
+      .all(
+        "SELECT kind, namespace, name, uid, rev, op, digest FROM change WHERE node=? AND op='put' ORDER BY rev",
+        node,
       )
-      .all(node);
+      .map(toEntry);
+  }
+
+  /** Undefined once nothing has the digest any more. */
+  body(digest: string): Uint8Array | undefined {
+    return this.#store.get('SELECT bytes FROM body WHERE digest=?', digest)?.['bytes'] as
+      | Uint8Array
+      | undefined;
+  }
+
+  /** Everything the node should have, for an edge that cannot reconcile. */
+  snapshot(node: string): FeedPage {
+    const rows = this.#store.all(
+      "SELECT c.*, b.bytes FROM change c LEFT JOIN body b ON b.digest=c.digest WHERE node=? AND op='put' ORDER BY rev",
+      node,
+    );
     return { from: 0, to: this.head(node), items: rows.map(toItem) };
+  }
+
+  /**
+   * An edge refused a change. It stays in the list of refused changes until a newer one of the
+   * object is taken. Where our own copy is at fault it is thrown away, and asked for again.
+   */
+  refused(node: string, rev: number, error: string): void {
+    const row = this.#store.get('SELECT * FROM change WHERE node=? AND rev=?', node, rev);
+    if (!row) return; // replaced meanwhile: the newer change is on its way
+    const { kind, namespace, name } = toEntry(row);
+    this.#store.run(
+      'INSERT OR REPLACE INTO nack VALUES(?, ?, ?, ?, ?, ?)',
+      node,
+      kind,
+      namespace,
+      name,
+      rev,
+      error.slice(0, 500),
+    );
+    const digest = String(row['digest']);
+    const bytes = this.body(digest);
+    if (digest === '' || (bytes && digestOf(bytes) === digest)) return;
+    this.#store.transaction(() => {
+      this.#store.run('DELETE FROM body WHERE digest=?', digest);
+      this.#store.run("UPDATE change SET digest='damaged' WHERE digest=?", digest);
+    });
+    for (const listener of this.#damageListeners) listener({ kind, namespace, name });
+  }
+
+  /** Changes the edge refused and has not got a newer version of, with the reason. */
+  refusals(node: string): (Omit<FeedKey, 'uid'> & { rev: number; error: string })[] {
+    return this.#store
+      .all(
+        'SELECT n.* FROM nack n JOIN change c USING(node, kind, namespace, name) WHERE n.node=? AND c.rev=n.rev',
+        node,
+      )
+      .map((row) => ({
+        kind: String(row['kind']),
+        namespace: String(row['namespace']),
+        name: String(row['name']),
+        rev: Number(row['rev']),
+        error: String(row['error']),
+      }));
   }
 
   /** True when something addressed to this node names the digest: only then may it read the blob. */
   mentions(node: string, digest: string): boolean {
-    const row = this.#db
-      .prepare(
-        "SELECT 1 FROM change c JOIN body b ON b.digest=c.digest WHERE node=? AND op='put' AND instr(CAST(b.bytes AS TEXT), ?) > 0 LIMIT 1",
-      )
-      .get(node, digest);
+    const row = this.#store.get(
+      "SELECT 1 FROM change c JOIN body b ON b.digest=c.digest WHERE node=? AND op='put' AND instr(CAST(b.bytes AS TEXT), ?) > 0 LIMIT 1",
+      node,
+      digest,
+    );
     return row !== undefined;
   }
 
   /** What a node has been told of an object, if it is meant for it. */
   assigned<T>(node: string, key: FeedKey): T | undefined {
-    const row = this.#db
-      .prepare(
-        "SELECT b.bytes FROM change c JOIN body b ON b.digest=c.digest WHERE node=? AND kind=? AND namespace=? AND name=? AND uid=? AND op='put'",
-      )
-      .get(node, key.kind, key.namespace, key.name, key.uid);
+    const row = this.#store.get(
+      "SELECT b.bytes FROM change c JOIN body b ON b.digest=c.digest WHERE node=? AND kind=? AND namespace=? AND name=? AND uid=? AND op='put'",
+      node,
+      ...path(key),
+      key.uid,
+    );
     return row
       ? (JSON.parse(Buffer.from(row['bytes'] as Uint8Array).toString('utf8')) as T)
       : undefined;
   }
 
-  lastSeq(node: string, stream: string): number {
-    return Number(
-      this.#db.prepare('SELECT seq FROM stream WHERE node=? AND stream=?').get(node, stream)?.[
-        'seq'
-      ] ?? 0,
-    );
-  }
-
-  /**
-   * Takes a record once. Duplicates change nothing.
-   *
-   * @param valid False uses the number up without storing the record.
-   * @returns The sequence number up to which the stream has taken effect.
-   */
-  take(node: string, record: EdgeRecord, valid = true): number {
-    const taken = this.#transaction(() => {
-      if (record.seq <= this.lastSeq(node, record.stream)) return false;
-      if (valid) {
-        this.#db
-          .prepare('INSERT OR REPLACE INTO record VALUES(?, ?, ?)')
-          .run(node, record.key, record.body);
-      }
-      this.#db
-        .prepare('INSERT OR REPLACE INTO stream VALUES(?, ?, ?)')
-        .run(node, record.stream, record.seq);
-      return true;
-    });
-    if (taken && valid) for (const listener of this.#recordListeners) listener(node, record.key);
-    return this.lastSeq(node, record.stream);
-  }
-
-  /** The newest record of a key from one node, parsed. */
-  record<T>(node: string, key: string): T | undefined {
-    const row = this.#db.prepare('SELECT body FROM record WHERE node=? AND key=?').get(node, key);
-    return row
-      ? (JSON.parse(Buffer.from(row['body'] as Uint8Array).toString('utf8')) as T)
-      : undefined;
-  }
-
-  /** The newest records under a key prefix from all nodes. */
-  records<T>(prefix: string): { node: string; key: string; body: T }[] {
-    return this.#db
-      .prepare('SELECT node, key, body FROM record WHERE substr(key, 1, ?) = ?')
-      .all(prefix.length, prefix)
-      .map((r) => ({
-        node: String(r['node']),
-        key: String(r['key']),
-        body: JSON.parse(Buffer.from(r['body'] as Uint8Array).toString('utf8')) as T,
-      }));
-  }
-
-  /** Forgets one record of every node. */
-  forgetRecord(key: string): void {
-    this.#db.prepare('DELETE FROM record WHERE key = ?').run(key);
-  }
-
-  /** Forgets the records of an object that is gone; the prefix ends in a slash. */
-  forgetRecords(prefix: string): void {
-    this.#db.prepare('DELETE FROM record WHERE substr(key, 1, ?) = ?').run(prefix.length, prefix);
-  }
-
-  close(): void {
-    this.#db.close();
+  /** Nodes that have a scope, connected or not. */
+  nodes(): string[] {
+    return this.#store.all('SELECT node FROM scope ORDER BY node').map((r) => String(r['node']));
   }
 }
 
-function toItem(row: Record<string, unknown>): FeedItem {
+function path(key: Omit<FeedKey, 'uid'>): [string, string, string] {
+  return [key.kind, key.namespace, key.name];
+}
+
+function toEntry(row: SqlRow): ScopeEntry {
   return {
     rev: Number(row['rev']),
     op: row['op'] === 'delete' ? 'delete' : 'put',
@@ -291,6 +308,9 @@ function toItem(row: Record<string, unknown>): FeedItem {
     name: String(row['name']),
     uid: String(row['uid']),
     digest: String(row['digest']),
-    body: (row['bytes'] as Uint8Array | null) ?? new Uint8Array(),
   };
+}
+
+function toItem(row: SqlRow): FeedItem {
+  return { ...toEntry(row), body: (row['bytes'] as Uint8Array | null) ?? new Uint8Array() };
 }

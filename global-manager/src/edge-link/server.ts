@@ -18,13 +18,15 @@ import type { SampleStore } from '../samples/sample-store.ts';
 import type { BlobStore } from './blobs.ts';
 import type { Feed } from './feed.ts';
 import { toStatus } from './grpc-status.ts';
-import { PING_MS, Session } from './session.ts';
+import type { LinkHub } from './hub.ts';
+import type { Peer } from './session.ts';
 
 export interface EdgeLinkServerOptions {
   readonly address: string;
   readonly tls: KeyPair;
   /** PEM of the authority whose node certificates are accepted. */
   readonly authority: string;
+  readonly hub: LinkHub;
   readonly feed: Feed;
   readonly blobs: BlobStore;
   readonly samples: SampleStore;
@@ -32,6 +34,7 @@ export interface EdgeLinkServerOptions {
   readonly logger: Logger;
 }
 
+const TICK_MS = 1_000;
 const CHUNK_BYTES = 256 * 1024;
 const MAX_MESSAGE_BYTES = 32 * 1024 * 1024;
 
@@ -50,6 +53,16 @@ function nodeOf(
   return node;
 }
 
+/** Who calls, and how long the certificate is still good. */
+function peerOf(call: grpc.ServerDuplexStream<unknown, unknown>): Peer {
+  const validTo = call.getAuthContext().sslPeerCertificate?.valid_to;
+  const remaining = validTo === undefined ? Number.NaN : Date.parse(validTo) - Date.now();
+  return {
+    node: nodeOf(call),
+    ...(Number.isFinite(remaining) && { certificateRemainingMs: remaining }),
+  };
+}
+
 /** Resolves when a stream takes more, or is over. */
 function drained(call: grpc.ServerWritableStream<unknown, unknown>): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -64,8 +77,6 @@ function drained(call: grpc.ServerWritableStream<unknown, unknown>): Promise<voi
 export class EdgeLinkServer {
   readonly #options: EdgeLinkServerOptions;
   readonly #server: grpc.Server;
-  readonly #sessions = new Map<string, Session>();
-  readonly #connectedAt = new Map<string, number>();
   readonly #timer: NodeJS.Timeout;
 
   constructor(options: EdgeLinkServerOptions) {
@@ -93,8 +104,7 @@ export class EdgeLinkServer {
         callback: grpc.sendUnaryData<unknown>,
       ) => this.#putSamples(call, callback),
     });
-    options.feed.onAppend((node) => this.#sessions.get(node)?.pump());
-    this.#timer = setInterval(() => this.#tick(), PING_MS);
+    this.#timer = setInterval(() => options.hub.tick(), TICK_MS);
   }
 
   /** Starts listening; resolves with the port. @throws ShoalError when the address is taken. */
@@ -120,49 +130,28 @@ export class EdgeLinkServer {
     });
   }
 
-  /** How long a node has been connected, in milliseconds; undefined when it is not. */
-  connectedForMs(node: string): number | undefined {
-    const since = this.#sessions.has(node) ? this.#connectedAt.get(node) : undefined;
-    return since === undefined ? undefined : Date.now() - since;
-  }
-
-  #tick(): void {
-    for (const session of this.#sessions.values()) session.tick();
-  }
-
   #connect(call: grpc.ServerDuplexStream<EdgeFrame, CloudFrame>): void {
-    const { feed, logger, metrics } = this.#options;
-    let node: string;
+    const { hub, metrics } = this.#options;
+    let peer: Peer;
     try {
-      node = nodeOf(call);
+      peer = peerOf(call);
     } catch (error) {
       call.emit('error', toStatus(error));
       return;
     }
-    const session = new Session(node, {
-      feed,
-      logger,
+    const session = hub.open(peer, {
       send: (frame) => void (call.writable && call.write(frame)),
       close: () => call.end(),
-      onLag: (changes) => metrics.lag(node, changes),
     });
-    this.#sessions.get(node)?.goAway('another session of this node began');
-    this.#sessions.set(node, session);
-    this.#connectedAt.set(node, Date.now());
-    metrics.sessions(this.#sessions.size);
-    const ended = (): void => {
-      if (this.#sessions.get(node) !== session) return;
-      this.#sessions.delete(node);
-      metrics.sessions(this.#sessions.size);
-      logger.info('edge disconnected', { node });
-    };
+    const ended = (): void => hub.closed(session);
     call.on('data', (frame: EdgeFrame) => {
       if (frame.frame.case === 'record') metrics.record();
-      this.#guarded(call, () => session.receive(frame));
+      this.#guarded(call, () => hub.receive(session, frame));
     });
     call.on('end', () => call.end());
     call.on('error', ended);
     call.on('close', ended);
+    call.on('cancelled', ended);
   }
 
   /** A fault while handling a frame ends the session; the edge comes back and resumes. */
@@ -288,7 +277,7 @@ export class EdgeLinkServer {
 
   close(): void {
     clearInterval(this.#timer);
-    for (const session of this.#sessions.values()) session.goAway('the global manager is stopping');
+    this.#options.hub.drain('the global manager is stopping');
     this.#server.forceShutdown();
   }
 }

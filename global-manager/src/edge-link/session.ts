@@ -1,25 +1,51 @@
 import { create } from '@bufbuild/protobuf';
 import { type CloudFrame, CloudFrameSchema, type EdgeFrame } from '@shoal/api';
-import { isJsonObject, type Logger } from '@shoal/core';
-import type { Feed, FeedPage } from './feed.ts';
+import { isJsonObject } from '@shoal/core';
+import { Downstream } from './downstream.ts';
+import type { Feed } from './feed.ts';
 
-export interface SessionPorts {
-  readonly feed: Feed;
-  readonly logger: Logger;
-  readonly send: (frame: CloudFrame) => void;
-  /** Ends the stream. */
-  readonly close: () => void;
-  readonly onLag: (changes: number) => void;
+/** Who is at the other end, as the certificate says. */
+export interface Peer {
+  readonly node: string;
+  /** How long its certificate is still good. */
+  readonly certificateRemainingMs?: number;
 }
 
-export const PING_MS = 15_000;
-const MISSED_PINGS = 3;
+/** The transport's end of a session. */
+export interface SessionSocket {
+  send(frame: CloudFrame): void;
+  /** Ends the stream after what was sent. */
+  close(): void;
+}
+
+type FrameOf<C extends NonNullable<EdgeFrame['frame']['case']>> = Extract<
+  EdgeFrame['frame'],
+  { case: C }
+>['value'];
+export type Hello = FrameOf<'hello'>;
+export type RecordFrame = FrameOf<'record'>;
+
+/** What an edge said of its outbox. */
+export interface OutboxReport {
+  readonly records: number;
+  readonly ageMs: number;
+  readonly dropped: number;
+}
 
 const MAX_KEY = 512;
+const MAX_STREAM = 128;
+/** Streams of one edge that are followed. */
+const MAX_STREAMS = 64;
 const MAX_RECORD_BYTES = 256 * 1024;
+/** Bytes of records taken from a stream and not yet stored: more than an edge’s window is a fault. */
+const MAX_INBOX_BYTES = 4 * 1024 ** 2;
+const NO_OUTBOX: OutboxReport = { records: 0, ageMs: 0, dropped: 0 };
 
 /** What is wrong with a record, if anything: keys are `kind/namespace/name[/part]`, bodies JSON objects. */
-function recordFault(key: string, body: Uint8Array): string | undefined {
+export function recordFault(record: RecordFrame): string | undefined {
+  const { key, body, stream, seq } = record;
+  if (seq < 1n || seq > BigInt(Number.MAX_SAFE_INTEGER)) return 'not a number of a record';
+  if (stream.length > MAX_STREAM || !/^(state|log\/[\w.-]+)$/.test(stream)) return 'not a stream';
   if (key.length > MAX_KEY || !/^[A-Za-z]+(\/[^/]+){2,3}$/.test(key)) return 'not a key';
   if (body.length > MAX_RECORD_BYTES) return `larger than ${MAX_RECORD_BYTES} bytes`;
   try {
@@ -32,158 +58,165 @@ function recordFault(key: string, body: Uint8Array): string | undefined {
 }
 
 /**
- * One edge's session as the cloud sees it: greets, delivers the feed one window at a time, takes
- * records. Frames of a session that is not the newest of its node are refused.
+ * One connection of an edge as the cloud sees it. It is live once its greeting was answered with an
+ * epoch; what it says before, or after it was closed, has no effect.
  */
 export class Session {
-  readonly node: string;
-  readonly #ports: SessionPorts;
-  #epoch = 0;
-  /** Numbers of records belong to one edge database: a replaced disk begins at 1 again. */
-  #edgeStore = '';
-  /** The newest revision the edge has acknowledged. */
-  #acked = 0;
-  #inFlight = false;
-  #mustReconcile = false;
-  #unanswered = 0;
+  readonly peer: Peer;
+  readonly #socket: SessionSocket;
+  readonly #feed: Feed;
+  /** Frames whose effect must be stored: the greeting and records, in order. */
+  readonly #chain = new Map<string, bigint>();
+  readonly #inbox: (Hello | RecordFrame)[] = [];
+  #inboxBytes = 0;
+  #downstream: Downstream | undefined;
+  #closed = false;
   #nonce = 0n;
+  epoch = 0;
+  hello: Hello | undefined;
+  outbox: OutboxReport = NO_OUTBOX;
+  lastHeardMs: number;
+  lastPingMs: number;
+  liveSinceMs = 0;
 
-  constructor(node: string, ports: SessionPorts) {
-    this.node = node;
-    this.#ports = ports;
+  constructor(peer: Peer, socket: SessionSocket, ports: { feed: Feed; nowMs: number }) {
+    this.peer = peer;
+    this.#socket = socket;
+    this.#feed = ports.feed;
+    this.lastHeardMs = ports.nowMs;
+    this.lastPingMs = ports.nowMs;
   }
 
-  get epoch(): number {
-    return this.#epoch;
+  get isLive(): boolean {
+    return this.#downstream !== undefined && !this.#closed;
   }
 
-  receive(edge: EdgeFrame): void {
-    this.#unanswered = 0;
-    const { feed } = this.#ports;
-    if (
-      edge.frame.case !== 'hello' &&
-      (this.#epoch === 0 || feed.epoch(this.node) !== this.#epoch)
-    ) {
-      return this.goAway('a newer session of this node is live');
-    }
-    switch (edge.frame.case) {
-      case 'hello':
-        return this.#hello(edge.frame.value);
-      case 'ack':
-        return this.#ack(Number(edge.frame.value.cursor), edge.frame.value.nacks.length);
-      case 'record': {
-        const { stream, seq, key, body } = edge.frame.value;
-        const fault = recordFault(key, body);
-        if (fault !== undefined) {
-          this.#ports.logger.warn('record refused', {
-            node: this.node,
-            key: key.slice(0, MAX_KEY),
-            fault,
-          });
-        }
-        // A record that is refused is used up all the same: one bad record must not block a node.
-        const ownStream = `${this.#edgeStore}/${stream}`;
-        const upTo = feed.take(
-          this.node,
-          { stream: ownStream, seq: Number(seq), key, body },
-          fault === undefined,
-        );
-        return this.#ports.send(
-          create(CloudFrameSchema, {
-            frame: { case: 'recordAck', value: { stream, seq: BigInt(upTo) } },
-          }),
-        );
-      }
-      case 'ping':
-        return this.#ports.send(
-          create(CloudFrameSchema, {
-            frame: { case: 'pong', value: { nonce: edge.frame.value.nonce } },
-          }),
-        );
-      case 'pong':
-        return;
-      case undefined:
-        return this.#ports.logger.warn('unknown frame ignored', { node: this.node });
-    }
+  get isClosed(): boolean {
+    return this.#closed;
   }
 
-  #hello(hello: { storeId: string; cursor: bigint; edgeStoreId: string }): void {
-    const { feed, logger } = this.#ports;
-    this.#epoch = feed.raiseEpoch(this.node);
-    this.#edgeStore = hello.edgeStoreId;
+  /** The newest revision that is durable at the edge. */
+  get acked(): number {
+    return this.#downstream?.acked ?? 0;
+  }
+
+  /** Keeps a frame for the next turn of storing. False when the edge sends more than its window. */
+  enqueue(frame: Hello | RecordFrame): boolean {
+    this.#inbox.push(frame);
+    this.#inboxBytes += 'body' in frame ? frame.body.length : 0;
+    return this.#inboxBytes <= MAX_INBOX_BYTES;
+  }
+
+  /**
+   * Whether a record follows the one before it: `again` for one that was here, `gap` when one that
+   * was sent before it has not come.
+   */
+  follows(record: RecordFrame): 'next' | 'again' | 'gap' {
+    // The version before does not chain its records.
+    if (!this.hello?.capabilities.includes('log')) return 'next';
+    const last = this.#chain.get(record.stream) ?? 0n;
+    if (record.seq <= last) return 'again';
+    if (record.previous !== last) return 'gap';
+    if (this.#chain.size < MAX_STREAMS || this.#chain.has(record.stream))
+      this.#chain.set(record.stream, record.seq);
+    return 'next';
+  }
+
+  takeInbox(limit: number): (Hello | RecordFrame)[] {
+    const taken = this.#inbox.splice(0, limit);
+    for (const frame of taken) this.#inboxBytes -= 'body' in frame ? frame.body.length : 0;
+    return taken;
+  }
+
+  get hasInbox(): boolean {
+    return this.#inbox.length > 0 && !this.#closed;
+  }
+
+  /** Answers the greeting: from now on the session is live. */
+  welcome(options: {
+    epoch: number;
+    positions: readonly { stream: string; seq: number }[];
+    pingMs: number;
+    nowMs: number;
+  }): 'delta' | 'reconcile' | 'snapshot' {
+    const hello = this.hello;
+    if (!hello) return 'delta';
+    const feed = this.#feed;
+    const { node, certificateRemainingMs = 0 } = this.peer;
+    const { epoch } = options;
+    const head = feed.head(node);
+    const compacted = feed.compacted(node);
     const cursor = Number(hello.cursor);
-    const head = feed.head(this.node);
-    this.#mustReconcile = hello.storeId !== feed.storeId || cursor > head;
-    this.#acked = this.#mustReconcile ? 0 : cursor;
-    const mode = this.#mustReconcile ? 'reconcile' : 'delta';
-    logger.info('edge connected', { node: this.node, epoch: this.#epoch, cursor, head, mode });
-    const welcome = {
-      epoch: BigInt(this.#epoch),
+    const fits = hello.storeId === feed.storeId && cursor <= head && cursor >= compacted;
+    const mode = fits
+      ? 'delta'
+      : hello.capabilities.includes('reconcile')
+        ? 'reconcile'
+        : 'snapshot';
+    this.epoch = epoch;
+    this.liveSinceMs = options.nowMs;
+    const ports = { feed, send: (frame: CloudFrame) => this.send(frame) };
+    this.#downstream = new Downstream(ports, { node, epoch, cursor: fits ? cursor : 0, mode });
+    const value = {
+      epoch: BigInt(epoch),
       storeId: feed.storeId,
       head: BigInt(head),
-      compacted: 0n,
-      mode,
-      pingMs: PING_MS,
+      compacted: BigInt(compacted),
+      mode: mode === 'delta' ? 'delta' : 'reconcile',
+      pingMs: options.pingMs,
+      capabilities: ['reconcile', 'log'],
+      positions: options.positions.map(({ stream, seq }) => ({ stream, seq: BigInt(seq) })),
+      certificateRemainingMs: BigInt(Math.max(0, Math.round(certificateRemainingMs))),
     };
-    this.#ports.send(create(CloudFrameSchema, { frame: { case: 'welcome', value: welcome } }));
+    this.send(create(CloudFrameSchema, { frame: { case: 'welcome', value } }));
     this.pump();
+    return mode;
   }
 
-  #ack(cursor: number, nacks: number): void {
-    this.#acked = Math.max(this.#acked, cursor);
-    this.#inFlight = false;
-    if (nacks > 0) this.#ports.logger.warn('edge refused changes', { node: this.node, nacks });
+  /** What the edge says of the feed. @returns What is wrong with it, if anything. */
+  heard(frame: FrameOf<'ack'> | FrameOf<'resync'> | FrameOf<'inventory'>): string | undefined {
+    const downstream = this.#downstream;
+    if (!downstream || this.#closed) return undefined;
+    let fault: string | undefined;
+    if ('nacks' in frame) {
+      downstream.ack(Number(frame.cursor), Number(frame.page));
+      for (const { rev, error } of frame.nacks)
+        this.#feed.refused(this.peer.node, Number(rev), error);
+    } else if ('items' in frame) fault = downstream.inventory(frame.items, frame.last);
+    else downstream.resync(Number(frame.cursor));
     this.pump();
+    return fault;
   }
 
-  /** Sends the next window if the last one was acknowledged. */
+  /** Sends what the window allows of what is new. */
   pump(): void {
-    if (this.#epoch === 0 || this.#inFlight) return;
-    const { feed } = this.#ports;
-    const snapshot = this.#mustReconcile;
-    const page = snapshot ? feed.snapshot(this.node) : feed.page(this.node, this.#acked);
-    this.#ports.onLag(feed.head(this.node) - this.#acked);
-    if (!page) return;
-    this.#mustReconcile = false;
-    this.#inFlight = true;
-    this.#ports.send(this.#batch(page, snapshot));
+    if (this.isLive) this.#downstream?.pump();
   }
 
-  #batch(page: FeedPage, snapshot: boolean): CloudFrame {
-    const { feed } = this.#ports;
-    return create(CloudFrameSchema, {
-      frame: {
-        case: 'batch',
-        value: {
-          storeId: feed.storeId,
-          epoch: BigInt(this.#epoch),
-          from: BigInt(page.from),
-          to: BigInt(page.to),
-          snapshot,
-          items: page.items.map((i) => ({ ...i, rev: BigInt(i.rev) })),
-        },
-      },
-    });
+  acknowledge(stream: string, seq: number): void {
+    const value = { stream, seq: BigInt(seq) };
+    this.send(create(CloudFrameSchema, { frame: { case: 'recordAck', value } }));
   }
 
-  /** To be called every {@link PING_MS}: a link that answers nothing is closed. */
-  tick(): void {
-    if (++this.#unanswered > MISSED_PINGS) {
-      this.#ports.logger.warn('edge does not answer, closing', { node: this.node });
-      return this.#ports.close();
-    }
-    this.#nonce++;
-    this.#ports.send(
-      create(CloudFrameSchema, { frame: { case: 'ping', value: { nonce: this.#nonce } } }),
-    );
+  ping(nowMs: number): void {
+    this.lastPingMs = nowMs;
+    const value = { nonce: ++this.#nonce };
+    this.send(create(CloudFrameSchema, { frame: { case: 'ping', value } }));
   }
 
-  goAway(reason: string): void {
-    this.#ports.send(
-      create(CloudFrameSchema, {
-        frame: { case: 'goAway', value: { reason, retryAfterMs: 1_000 } },
-      }),
-    );
-    this.#ports.close();
+  send(frame: CloudFrame): void {
+    if (!this.#closed) this.#socket.send(frame);
+  }
+
+  goAway(reason: string, retry: { afterMs: number; spreadMs: number }): void {
+    const value = { reason, retryAfterMs: retry.afterMs, spreadMs: retry.spreadMs };
+    this.send(create(CloudFrameSchema, { frame: { case: 'goAway', value } }));
+    this.close();
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#socket.close();
   }
 }

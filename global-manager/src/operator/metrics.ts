@@ -1,5 +1,6 @@
 import { isJsonObject } from '@shoal/core';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { LinkStatus } from '../edge-link/hub.ts';
 
 /** Figures of one job. */
 export interface JobFigures {
@@ -25,9 +26,7 @@ export class Metrics {
   readonly registry: Registry = new Registry();
   readonly #reconciles: Counter<'controller' | 'result'>;
   readonly #seconds: Histogram<'controller'>;
-  readonly #sessions: Gauge;
   readonly #records: Counter;
-  readonly #lag: Gauge<'node'>;
 
   constructor() {
     const registers = [this.registry];
@@ -45,21 +44,49 @@ export class Metrics {
       registers,
       buckets: [0.001, 0.005, 0.02, 0.1, 0.5, 2, 10],
     });
-    this.#sessions = new Gauge({
-      name: 'shoal_edge_sessions',
-      help: 'Edge nodes connected now.',
-      registers,
-    });
     this.#records = new Counter({
       name: 'shoal_edge_records_total',
       help: 'Records received from edges.',
       registers,
     });
-    this.#lag = new Gauge({
-      name: 'shoal_edge_feed_lag',
-      help: 'Changes not yet acknowledged, by node.',
-      labelNames: ['node'],
+  }
+
+  /** Figures of the links to edges, read when they are asked for. */
+  links(read: () => readonly LinkStatus[]): void {
+    const registers = [this.registry];
+    const gauge = (
+      name: string,
+      help: string,
+      figure: (link: LinkStatus) => number,
+    ): Gauge<'node'> =>
+      new Gauge({
+        name,
+        help,
+        labelNames: ['node'],
+        registers,
+        collect() {
+          this.reset();
+          for (const link of read()) this.set({ node: link.node }, figure(link));
+        },
+      });
+    gauge('shoal_edge_connected', '1 while the node is connected.', (l) =>
+      l.connectedForMs === undefined ? 0 : 1,
+    );
+    gauge('shoal_edge_feed_lag', 'Changes not yet acknowledged, by node.', (l) => l.lag);
+    gauge('shoal_edge_outbox_records', 'Records waiting at the node.', (l) => l.outbox.records);
+    gauge(
+      'shoal_edge_outbox_age_seconds',
+      'Age of the oldest record waiting at the node.',
+      (l) => l.outbox.ageMs / 1_000,
+    );
+    gauge('shoal_edge_refused_changes', 'Changes the node refused.', (l) => l.refusals);
+    new Gauge({
+      name: 'shoal_edge_sessions',
+      help: 'Edge nodes connected now.',
       registers,
+      collect() {
+        this.set(read().filter((l) => l.connectedForMs !== undefined).length);
+      },
     });
   }
 
@@ -84,15 +111,7 @@ export class Metrics {
     this.#seconds.observe({ controller }, ms / 1000);
   }
 
-  sessions(count: number): void {
-    this.#sessions.set(count);
-  }
-
   record(): void {
     this.#records.inc();
-  }
-
-  lag(node: string, changes: number): void {
-    this.#lag.set({ node }, changes);
   }
 }

@@ -17,7 +17,10 @@ import {
   samplesKey,
 } from '../edge-link/authority.ts';
 import { BlobStore } from '../edge-link/blobs.ts';
+import { CloudStore } from '../edge-link/cloud-store.ts';
 import { Feed } from '../edge-link/feed.ts';
+import { LinkHub } from '../edge-link/hub.ts';
+import { Records } from '../edge-link/records.ts';
 import { EdgeLinkServer } from '../edge-link/server.ts';
 import {
   DATASET,
@@ -93,9 +96,10 @@ function reconcilers(
   caches: Caches,
   ports: OperatorPorts & {
     feed: Feed;
+    records: Records;
     blobs: BlobStore;
     samples: SampleStore;
-    presence: EdgeLinkServer;
+    presence: LinkHub;
     authority: string;
   },
 ): Reconciler[] {
@@ -135,7 +139,10 @@ function reconcilers(
 
 interface Edges {
   readonly authority: KeyPair;
+  readonly store: CloudStore;
   readonly feed: Feed;
+  readonly records: Records;
+  readonly hub: LinkHub;
   readonly blobs: BlobStore;
   readonly samples: SampleStore;
   readonly link: EdgeLinkServer;
@@ -148,7 +155,12 @@ async function openEdges(
   { clock, logger, metrics }: Pick<OperatorPorts, 'clock' | 'logger'> & { metrics: Metrics },
 ): Promise<Edges> {
   const dataDir = config.SHOAL_GM_DATA_DIR;
-  const feed = new Feed(join(dataDir, 'feed.db'));
+  const store = new CloudStore(join(dataDir, 'feed.db'));
+  const feed = new Feed(store);
+  const records = new Records(store);
+  const soon = (body: () => void): void => void setImmediate(body);
+  const hub = new LinkHub({ store, feed, records, clock, logger, soon });
+  metrics.links(() => hub.status());
   const authority = await edgeAuthority(dataDir, clock.now());
   const tls = await issueManagerCertificate(authority, clock.now());
   const blobs = new BlobStore(join(dataDir, 'blobs'));
@@ -157,6 +169,7 @@ async function openEdges(
     address: config.SHOAL_GM_EDGE_LINK_ADDRESS,
     tls,
     authority: authority.certificate,
+    hub,
     feed,
     blobs,
     samples,
@@ -171,7 +184,7 @@ async function openEdges(
     blobs,
     logger,
   });
-  return { authority, feed, blobs, samples, link, sampleServer };
+  return { authority, store, feed, records, hub, blobs, samples, link, sampleServer };
 }
 
 /** What serving workers say of themselves, out of the status of their jobs. */
@@ -198,7 +211,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   mkdirSync(config.SHOAL_GM_DATA_DIR, { recursive: true });
   const metrics = new Metrics();
   const parts = await openEdges(config, { clock, logger, metrics });
-  const { authority, feed, blobs, samples, link, sampleServer } = parts;
+  const { authority, store, feed, records, hub, blobs, samples, link, sampleServer } = parts;
   const caches = openCaches(api);
   metrics.jobs(() => jobFigures(caches));
   const isReady = (): boolean => Object.values<ObjectCache>({ ...caches }).every((c) => c.synced);
@@ -213,11 +226,15 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   const runners = reconcilers(config, caches, {
     ...ports,
     feed,
+    records,
     blobs,
     samples,
-    presence: link,
+    presence: hub,
     authority: authority.certificate,
   }).map((r) => new ControllerRunner(r, loopPorts, metrics));
+  feed.onDamage(({ namespace, name }) => {
+    for (const runner of runners) runner.enqueue(`${namespace}/${name}`);
+  });
   const loops = Object.values<ObjectCache>({ ...caches }).map((c) =>
     c.run(loopPorts, stopping.signal),
   );
@@ -239,7 +256,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
       sampleServer.close();
       await Promise.all([started, ...loops]);
       await http.close();
-      feed.close();
+      store.close();
       samples.close();
     },
   };

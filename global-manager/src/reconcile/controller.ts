@@ -34,6 +34,11 @@ export class ControllerRunner {
     reconciler.watch((key) => this.#queue.add(key));
   }
 
+  /** Asks for a look at an object, whatever has changed. */
+  enqueue(key: string): void {
+    this.#queue.add(key);
+  }
+
   /** True when every key known so far was looked at. */
   get idle(): boolean {
     return this.#queue.idle;

@@ -53,6 +53,7 @@ test('a model that cannot be fetched now is not refused: the next poll takes it'
     // Time passes at once; after some polls the worker ends.
     clock: {
       now: () => 0,
+      monotonic: () => 0,
       sleep: () => {
         if (loads >= 3 && swaps > 0) stopping.abort();
         return Promise.resolve();

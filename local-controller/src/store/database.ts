@@ -1,6 +1,15 @@
 import { randomUUID } from 'node:crypto';
 import { DatabaseSync } from 'node:sqlite';
-import { fromNode, transaction } from '@shoal/core';
+import {
+  digestOf,
+  fromNode,
+  migrate,
+  type SqlDatabase,
+  Statements,
+  transaction,
+} from '@shoal/core';
+import { Outbox, type OutboxLimits } from './outbox.ts';
+import { EDGE_SCHEMA } from './schema.ts';
 
 /** A change as the feed delivers it. */
 export interface IncomingChange {
@@ -14,44 +23,60 @@ export interface IncomingChange {
   readonly body: Uint8Array;
 }
 
-export interface StoredObject {
+export interface ObjectKey {
   readonly kind: string;
   readonly namespace: string;
   readonly name: string;
+}
+
+export interface StoredObject extends ObjectKey {
   readonly uid: string;
   readonly body: unknown;
 }
 
-export interface OutboxEntry {
-  readonly key: string;
-  readonly seq: number;
-  readonly body: Uint8Array;
+/** An object by the digest of its body as it is on the disk. */
+export interface HeldObject extends ObjectKey {
+  readonly uid: string;
+  readonly digest: string;
 }
 
-const SCHEMA = `
-  PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;
-  CREATE TABLE IF NOT EXISTS sync_state(id INTEGER PRIMARY KEY CHECK(id=1), store_id TEXT NOT NULL, cursor INTEGER NOT NULL);
-  INSERT OR IGNORE INTO sync_state VALUES(1, '', 0);
-  CREATE TABLE IF NOT EXISTS objects(kind TEXT, namespace TEXT, name TEXT, uid TEXT NOT NULL, rev INTEGER NOT NULL, digest TEXT NOT NULL,
-    body BLOB, deleted INTEGER NOT NULL, PRIMARY KEY(kind, namespace, name));
-  CREATE TABLE IF NOT EXISTS outbox_seq(id INTEGER PRIMARY KEY CHECK(id=1), seq INTEGER NOT NULL);
-  INSERT OR IGNORE INTO outbox_seq VALUES(1, 0);
-  CREATE TABLE IF NOT EXISTS outbox_state(key TEXT PRIMARY KEY, seq INTEGER NOT NULL, body BLOB NOT NULL);
-  CREATE TABLE IF NOT EXISTS poison(rev INTEGER PRIMARY KEY, key TEXT NOT NULL, error TEXT NOT NULL);
-  CREATE TABLE IF NOT EXISTS progress(key TEXT PRIMARY KEY, value TEXT NOT NULL);
-`;
+export interface SyncState {
+  /** The feed the cursor belongs to; empty when nothing, or not all of a reconcile, is here. */
+  readonly storeId: string;
+  readonly cursor: number;
+  /** The highest epoch of this node that was seen. */
+  readonly epoch: number;
+}
+
+export interface EdgeDatabaseOptions {
+  readonly outbox?: Partial<OutboxLimits>;
+  /** Milliseconds since the epoch; default: the machine's clock. */
+  readonly now?: () => number;
+  /** Opens the file; default: SQLite of this Node.js. */
+  readonly open?: (path: string) => SqlDatabase;
+}
+
+const PRAGMAS = 'PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;';
 
 /** Everything the edge must not forget: one SQLite file, one writer. */
 export class EdgeDatabase {
-  readonly #db: DatabaseSync;
+  readonly #db: SqlDatabase;
+  readonly #sql: Statements;
+  readonly outbox: Outbox;
 
-  constructor(path: string) {
+  constructor(path: string, options: EdgeDatabaseOptions = {}) {
     try {
-      this.#db = new DatabaseSync(path);
-      this.#db.exec(SCHEMA);
+      this.#db = (options.open ?? ((file) => new DatabaseSync(file)))(path);
+      this.#db.exec(PRAGMAS);
+      migrate(this.#db, EDGE_SCHEMA, `the edge store ${path}`);
     } catch (error) {
       throw fromNode(error, `opening the edge store ${path}`);
     }
+    this.#sql = new Statements(this.#db);
+    this.outbox = new Outbox(this.#db, {
+      ...(options.outbox && { limits: options.outbox }),
+      ...(options.now && { now: options.now }),
+    });
   }
 
   /** Identity of this database; a new disk has a new one. */
@@ -68,129 +93,172 @@ export class EdgeDatabase {
     return transaction(this.#db, body);
   }
 
-  cursor(): { storeId: string; cursor: number } {
-    const row = this.#db.prepare('SELECT store_id, cursor FROM sync_state').get();
-    return { storeId: String(row?.['store_id']), cursor: Number(row?.['cursor']) };
+  syncState(): SyncState {
+    const row = this.#sql.get('SELECT store_id, cursor, epoch FROM sync_state');
+    return {
+      storeId: String(row?.['store_id']),
+      cursor: Number(row?.['cursor']),
+      epoch: Number(row?.['epoch']),
+    };
   }
 
   setCursor(storeId: string, cursor: number): void {
-    this.#db.prepare('UPDATE sync_state SET store_id=?, cursor=?').run(storeId, cursor);
+    this.#sql.run('UPDATE sync_state SET store_id=?, cursor=?', storeId, cursor);
+  }
+
+  setEpoch(epoch: number): void {
+    this.#sql.run('UPDATE sync_state SET epoch=?', epoch);
   }
 
   /** The stored revision and uid of an object (also of a tombstone); rev 0 when unknown. */
-  revision(kind: string, namespace: string, name: string): { rev: number; uid: string } {
-    const row = this.#db
-      .prepare('SELECT rev, uid FROM objects WHERE kind=? AND namespace=? AND name=?')
-      .get(kind, namespace, name);
+  revision(key: ObjectKey): { rev: number; uid: string } {
+    const row = this.#sql.get(
+      'SELECT rev, uid FROM objects WHERE kind=? AND namespace=? AND name=?',
+      key.kind,
+      key.namespace,
+      key.name,
+    );
     return { rev: Number(row?.['rev'] ?? 0), uid: String(row?.['uid'] ?? '') };
   }
 
   putObject(change: IncomingChange): void {
-    this.#db
-      .prepare('INSERT OR REPLACE INTO objects VALUES(?, ?, ?, ?, ?, ?, ?, 0)')
-      .run(
-        change.kind,
-        change.namespace,
-        change.name,
-        change.uid,
-        change.rev,
-        change.digest,
-        change.body,
-      );
+    const { kind, namespace, name, uid, rev, digest, body } = change;
+    this.#sql.run(
+      'INSERT OR REPLACE INTO objects VALUES(?, ?, ?, ?, ?, ?, ?, 0)',
+      kind,
+      namespace,
+      name,
+      uid,
+      rev,
+      digest,
+      body,
+    );
   }
 
   /** Leaves a tombstone: an older put that arrives late must not bring the object back. */
-  deleteObject(change: IncomingChange): void {
-    this.#db
-      .prepare('INSERT OR REPLACE INTO objects VALUES(?, ?, ?, ?, ?, ?, NULL, 1)')
-      .run(change.kind, change.namespace, change.name, change.uid, change.rev, '');
+  deleteObject(key: ObjectKey & { uid: string; rev: number }): void {
+    this.#sql.run(
+      "INSERT OR REPLACE INTO objects VALUES(?, ?, ?, ?, ?, '', NULL, 1)",
+      key.kind,
+      key.namespace,
+      key.name,
+      key.uid,
+      key.rev,
+    );
   }
 
-  /** A snapshot from another feed: revisions of before mean nothing any more. */
+  /** Gives an object that is here the revision it has in the feed. False when it is not here. */
+  keepObject(key: ObjectKey, rev: number): boolean {
+    const row = this.#sql.get(
+      'UPDATE objects SET rev=? WHERE kind=? AND namespace=? AND name=? AND deleted=0 RETURNING rev',
+      rev,
+      key.kind,
+      key.namespace,
+      key.name,
+    );
+    return row !== undefined;
+  }
+
+  /** Revisions of before mean nothing any more: what comes next is taken whatever its revision. */
   forgetRevisions(): void {
-    this.#db.exec('DELETE FROM objects WHERE deleted=1; UPDATE objects SET rev=0;');
+    this.#sql.run('DELETE FROM objects WHERE deleted=1');
+    this.#sql.run('UPDATE objects SET rev=0');
+    this.#sql.run('DELETE FROM poison');
   }
 
   objects(kind?: string): StoredObject[] {
-    const rows = this.#db.prepare('SELECT * FROM objects WHERE deleted=0').all();
-    return rows
-      .filter((r) => kind === undefined || r['kind'] === kind)
+    const rows =
+      kind === undefined
+        ? this.#sql.all('SELECT * FROM objects WHERE deleted=0')
+        : this.#sql.all('SELECT * FROM objects WHERE deleted=0 AND kind=?', kind);
+    return rows.map((r) => ({
+      ...keyOf(r),
+      uid: String(r['uid']),
+      body: JSON.parse(Buffer.from(r['body'] as Uint8Array).toString('utf8')) as unknown,
+    }));
+  }
+
+  /** What is here, by the bytes on the disk and not by what they were when they came. */
+  held(): HeldObject[] {
+    return this.#sql
+      .all('SELECT kind, namespace, name, uid, body FROM objects WHERE deleted=0')
       .map((r) => ({
-        kind: String(r['kind']),
-        namespace: String(r['namespace']),
-        name: String(r['name']),
+        ...keyOf(r),
         uid: String(r['uid']),
-        body: JSON.parse(Buffer.from(r['body'] as Uint8Array).toString('utf8')) as unknown,
+        digest: digestOf(r['body'] as Uint8Array),
       }));
+  }
+
+  /**
+   * Removes objects whose bytes are not what was received (a disk that flips bits), and makes the
+   * next session reconcile. @returns Their keys.
+   */
+  removeDamaged(): ObjectKey[] {
+    const damaged = this.#sql
+      .all('SELECT kind, namespace, name, digest, body FROM objects WHERE deleted=0')
+      .filter((r) => digestOf(r['body'] as Uint8Array) !== r['digest'])
+      .map(keyOf);
+    if (damaged.length === 0) return [];
+    this.transaction(() => {
+      for (const { kind, namespace, name } of damaged)
+        this.#sql.run(
+          'DELETE FROM objects WHERE kind=? AND namespace=? AND name=?',
+          kind,
+          namespace,
+          name,
+        );
+      this.setCursor('', 0);
+    });
+    return damaged;
   }
 
   addPoison(rev: number, key: string, error: string): void {
-    this.#db.prepare('INSERT OR REPLACE INTO poison VALUES(?, ?, ?)').run(rev, key, error);
+    this.#sql.run(
+      'INSERT INTO poison VALUES(?, ?, ?, 1) ON CONFLICT(key) DO UPDATE SET rev=excluded.rev, error=excluded.error, attempts=attempts+1',
+      key,
+      rev,
+      error.slice(0, 500),
+    );
   }
 
-  /** Replaces what is waiting under a key by something newer. Nothing happens when it is the same. */
-  putOutbox(key: string, body: Uint8Array): boolean {
-    const sent = this.progress<string>(`sent/${key}`);
-    const text = Buffer.from(body).toString('base64');
-    if (sent === text) return false;
-    this.transaction(() => {
-      this.#db.exec('UPDATE outbox_seq SET seq=seq+1');
-      this.#db
-        .prepare('INSERT OR REPLACE INTO outbox_state VALUES(?, (SELECT seq FROM outbox_seq), ?)')
-        .run(key, body);
-      this.setProgress(`sent/${key}`, text);
-    });
-    return true;
+  removePoison(key: string): void {
+    this.#sql.run('DELETE FROM poison WHERE key=?', key);
   }
 
-  /** What waits to be sent, oldest first. */
-  outbox(): OutboxEntry[] {
-    return this.#db
-      .prepare('SELECT key, seq, body FROM outbox_state ORDER BY seq')
-      .all()
-      .map((r) => ({
-        key: String(r['key']),
-        seq: Number(r['seq']),
-        body: r['body'] as Uint8Array,
-      }));
-  }
-
-  /** Drops what has taken effect in the cloud. */
-  acknowledge(seq: number): void {
-    this.#db.prepare('DELETE FROM outbox_state WHERE seq<=?').run(seq);
-  }
-
-  /** Makes everything that was ever sent count as unsent (the cloud lost its store). */
-  resendAll(): void {
-    const rows = this.#db.prepare("SELECT key, value FROM progress WHERE key LIKE 'sent/%'").all();
-    for (const row of rows) {
-      const key = String(row['key']).slice('sent/'.length);
-      this.#db.exec('UPDATE outbox_seq SET seq=seq+1');
-      const body = Buffer.from(JSON.parse(String(row['value'])) as string, 'base64');
-      this.#db
-        .prepare('INSERT OR REPLACE INTO outbox_state VALUES(?, (SELECT seq FROM outbox_seq), ?)')
-        .run(key, body);
-    }
+  /** Changes that could not be applied, with the reason. */
+  poison(): { key: string; rev: number; error: string; attempts: number }[] {
+    return this.#sql.all('SELECT * FROM poison ORDER BY rev').map((r) => ({
+      key: String(r['key']),
+      rev: Number(r['rev']),
+      error: String(r['error']),
+      attempts: Number(r['attempts']),
+    }));
   }
 
   /** A value kept across restarts. */
   progress<T>(key: string): T | undefined {
-    const row = this.#db.prepare('SELECT value FROM progress WHERE key=?').get(key);
+    const row = this.#sql.get('SELECT value FROM progress WHERE key=?', key);
     return row ? (JSON.parse(String(row['value'])) as T) : undefined;
   }
 
   setProgress(key: string, value: unknown): void {
-    this.#db
-      .prepare('INSERT OR REPLACE INTO progress VALUES(?, ?)')
-      .run(key, JSON.stringify(value));
+    this.#sql.run('INSERT OR REPLACE INTO progress VALUES(?, ?)', key, JSON.stringify(value));
   }
 
   /** Forgets values whose key begins with a prefix. */
   forgetProgress(prefix: string): void {
-    this.#db.prepare('DELETE FROM progress WHERE substr(key, 1, ?) = ?').run(prefix.length, prefix);
+    this.#sql.run('DELETE FROM progress WHERE substr(key, 1, ?) = ?', prefix.length, prefix);
   }
 
   close(): void {
     this.#db.close();
   }
+}
+
+function keyOf(row: Record<string, unknown>): ObjectKey {
+  return {
+    kind: String(row['kind']),
+    namespace: String(row['namespace']),
+    name: String(row['name']),
+  };
 }

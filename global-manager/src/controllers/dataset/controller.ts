@@ -7,6 +7,7 @@ import {
 } from '@shoal/api';
 import { type Clock, isShoalError, messageOf, rfc3339, ShoalError } from '@shoal/core';
 import type { Feed } from '../../edge-link/feed.ts';
+import type { Records } from '../../edge-link/records.ts';
 import type { KubeApi } from '../../kube/kube-api.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
@@ -18,6 +19,7 @@ export interface DatasetPorts {
   readonly datasets: ObjectCache;
   readonly nodes: ObjectCache;
   readonly feed: Feed;
+  readonly records: Records;
   readonly clock: Clock;
 }
 
@@ -46,26 +48,26 @@ export class DatasetReconciler implements Reconciler {
   }
 
   watch(enqueue: (key: string) => void): void {
-    const { datasets, nodes, feed } = this.#ports;
+    const { datasets, nodes, records } = this.#ports;
     datasets.onChange((o) => enqueue(keyOf(o)));
     nodes.onChange((node) => {
       for (const d of datasets.list()) {
         if ((d as unknown as Dataset).spec.nodeName === node.metadata.name) enqueue(keyOf(d));
       }
     });
-    feed.onRecord((_node, key) => {
+    records.onRecord((_node, key) => {
       const [kind, namespace, name] = key.split('/');
       if (kind === 'Dataset') enqueue(`${namespace}/${name}`);
     });
   }
 
   async reconcile(namespace: string, name: string): Promise<ReconcileResult> {
-    const { datasets, feed, api } = this.#ports;
+    const { datasets, feed, records, api } = this.#ports;
     const found = datasets.get(namespace, name);
     const key = { kind: 'Dataset', namespace, name, uid: found?.metadata.uid ?? '' };
     if (!found) {
       feed.assign(key, new Map());
-      feed.forgetRecord(recordKey('Dataset', { namespace, name }));
+      records.forgetRecord(recordKey('Dataset', { namespace, name }));
       return DONE;
     }
     const dataset = found as unknown as Dataset;
@@ -110,7 +112,7 @@ export class DatasetReconciler implements Reconciler {
   #report(dataset: Dataset): DatasetReport | undefined {
     const { nodeName } = dataset.spec;
     const report = nodeName
-      ? this.#ports.feed.record<DatasetReport>(nodeName, recordKey('Dataset', dataset.metadata))
+      ? this.#ports.records.record<DatasetReport>(nodeName, recordKey('Dataset', dataset.metadata))
       : undefined;
     return report?.uid === dataset.metadata.uid ? report : undefined;
   }

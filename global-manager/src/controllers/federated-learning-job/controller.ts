@@ -1,6 +1,6 @@
 import { appendCondition, type Condition, type FederatedLearningJob, recordKey } from '@shoal/api';
 import { type Clock, isShoalError, type Logger, messageOf } from '@shoal/core';
-import type { Feed } from '../../edge-link/feed.ts';
+import type { Records } from '../../edge-link/records.ts';
 import { type KubeObject, POD } from '../../kube/kube-api.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
@@ -30,7 +30,7 @@ export interface FederatedLearningPorts extends WorkerPorts {
   readonly datasets: ObjectCache;
   readonly pods: ObjectCache;
   readonly nodes: ObjectCache;
-  readonly feed: Feed;
+  readonly records: Records;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -55,7 +55,7 @@ export class FederatedLearningReconciler implements Reconciler {
   }
 
   watch(enqueue: (key: string) => void): void {
-    const { jobs, models, datasets, pods, feed } = this.#ports;
+    const { jobs, models, datasets, pods, records } = this.#ports;
     jobs.onChange((o) => enqueue(keyOf(o)));
     for (const cache of [models, datasets]) {
       cache.onChange((o) => {
@@ -66,17 +66,17 @@ export class FederatedLearningReconciler implements Reconciler {
       const name = p.metadata.labels?.[`${LABEL}/name`];
       if (name) enqueue(`${p.metadata.namespace}/${name}`);
     });
-    feed.onRecord((_node, key) => {
+    records.onRecord((_node, key) => {
       const [kind, namespace, name] = key.split('/');
       if (kind === KIND) enqueue(`${namespace}/${name}`);
     });
   }
 
   async reconcile(namespace: string, name: string): Promise<ReconcileResult> {
-    const { jobs, feed } = this.#ports;
+    const { jobs, records } = this.#ports;
     const found = jobs.get(namespace, name);
     if (!found) {
-      feed.forgetRecords(`${recordKey(KIND, { namespace, name })}/`);
+      records.forgetRecords(`${recordKey(KIND, { namespace, name })}/`);
       return DONE;
     }
     const job = found as unknown as FederatedLearningJob;
@@ -142,7 +142,7 @@ export class FederatedLearningReconciler implements Reconciler {
 
   /** @returns Whether to look again soon. */
   async #ensure(job: FederatedLearningJob): Promise<boolean> {
-    const { jobs, feed, clock, api } = this.#ports;
+    const { jobs, records, clock, api } = this.#ports;
     const changed = job.status?.observedGeneration !== job.metadata.generation;
     const pods = this.#podsOf(job);
     let workers = pods.size;
@@ -159,7 +159,13 @@ export class FederatedLearningReconciler implements Reconciler {
       else for (const slot of slots) await this.#ensurePod(job, slot, { resolved, pods });
     }
     if (isOver(job) && !changed) return false;
-    const status = jobStatus({ job, pods: [...pods.values()], workers, feed, nowMs: clock.now() });
+    const status = jobStatus({
+      job,
+      pods: [...pods.values()],
+      workers,
+      records,
+      nowMs: clock.now(),
+    });
     await writeStatus(api, jobs, job, status);
     await this.#tell(job, status.conditions);
     return waits;

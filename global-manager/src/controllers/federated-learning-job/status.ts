@@ -7,7 +7,7 @@ import {
   type ServiceReport,
 } from '@shoal/api';
 import { isJsonObject, type JsonObject, rfc3339 } from '@shoal/core';
-import type { Feed } from '../../edge-link/feed.ts';
+import type { Records } from '../../edge-link/records.ts';
 import type { KubeObject } from '../../kube/kube-api.ts';
 import { phaseOf, troubleOf } from '../pod-trouble.ts';
 import { SLOT_LABEL } from './workers.ts';
@@ -110,9 +110,9 @@ function podEnvironment(pod: KubeObject): Map<string, string> {
 function federationFigures(
   job: FederatedLearningJob,
   pods: readonly KubeObject[],
-  feed: Feed,
+  records: Records,
 ): JsonObject {
-  const reports = feed
+  const reports = records
     .records<ServiceReport>(`${recordKey('FederatedLearningJob', job.metadata)}/`)
     .map((r) => r.body);
   const rounds = roundsOf(reports);
@@ -140,8 +140,8 @@ function federationFigures(
 type Phase = 'Pending' | 'Running' | 'Succeeded' | 'Failed';
 
 /** Why the round cannot go on, as the aggregator told its participants; undefined while it does. */
-function waitingReason(job: FederatedLearningJob, feed: Feed): string | undefined {
-  const newest = feed
+function waitingReason(job: FederatedLearningJob, records: Records): string | undefined {
+  const newest = records
     .records<ServiceReport>(`${recordKey('FederatedLearningJob', job.metadata)}/`)
     .map(({ body }) => body.ownerInfo)
     .toSorted((a, b) => String(b['updateTime']).localeCompare(String(a['updateTime'])))[0];
@@ -210,19 +210,19 @@ export function jobStatus(at: {
   readonly job: FederatedLearningJob;
   readonly pods: readonly KubeObject[];
   readonly workers: number;
-  readonly feed: Feed;
+  readonly records: Records;
   readonly nowMs: number;
 }): FederatedLearningJob['status'] & { conditions: Condition[] } {
-  const { job, pods, workers, feed, nowMs } = at;
+  const { job, pods, workers, records, nowMs } = at;
   const phase = phaseFrom(pods, workers);
   const count = (p: string): number => pods.filter((pod) => phaseOf(pod) === p).length;
   const ended = phase === 'Succeeded' || phase === 'Failed';
   return {
     ...job.status,
-    ...federationFigures(job, pods, feed),
+    ...federationFigures(job, pods, records),
     conditions: appendCondition(
       job.status?.conditions,
-      conditionFor(phase, pods, { workers, waiting: waitingReason(job, feed) }),
+      conditionFor(phase, pods, { workers, waiting: waitingReason(job, records) }),
       nowMs,
     ),
     phase,

@@ -8,14 +8,14 @@ import {
   type SpoolCounts,
 } from '@shoal/api';
 import type { BlobStore } from '../../edge-link/blobs.ts';
-import type { Feed } from '../../edge-link/feed.ts';
+import type { Records } from '../../edge-link/records.ts';
 import type { SampleStore } from '../../samples/sample-store.ts';
 import type { Observed } from '../stage-job/stage-job.ts';
 
 export interface LoopPorts {
   readonly samples: SampleStore;
   readonly blobs: BlobStore;
-  readonly feed: Feed;
+  readonly records: Records;
 }
 
 type Status = NonNullable<IncrementalLearningJob['status']>;
@@ -88,7 +88,7 @@ export class HardExampleLoop {
 
   #reports(job: IncrementalLearningJob): { node: string; body: InferenceReport }[] {
     const prefix = recordKey('IncrementalLearningJob', job.metadata, 'Inference');
-    return this.#ports.feed
+    return this.#ports.records
       .records<InferenceReport>(prefix)
       .filter((r) => r.body.uid === job.metadata.uid);
   }
@@ -97,11 +97,11 @@ export class HardExampleLoop {
     job: IncrementalLearningJob,
     datasetNode: string | undefined,
   ): Promise<LabelledBatch | undefined> {
-    const { samples, blobs, feed } = this.#ports;
+    const { samples, blobs, records } = this.#ports;
     const { uid = '', namespace = '', name } = job.metadata;
     if (datasetNode === undefined) return undefined;
     const key = recordKey('IncrementalLearningJob', job.metadata, 'Samples');
-    const report = feed.record<SamplesReport>(datasetNode, key);
+    const report = records.record<SamplesReport>(datasetNode, key);
     if (
       report?.uid === uid &&
       samples.delivered({ uid, namespace, name }, report.digest, report.refused)

@@ -1,6 +1,6 @@
 import { appendCondition, type Condition, type JointInferenceService, recordKey } from '@shoal/api';
 import { type Clock, isShoalError, type Logger, messageOf } from '@shoal/core';
-import type { Feed } from '../../edge-link/feed.ts';
+import type { Records } from '../../edge-link/records.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
 import { recordEvent } from '../event-writer.ts';
@@ -13,7 +13,7 @@ export interface JointInferencePorts extends WorkerPorts {
   readonly jobs: ObjectCache;
   readonly models: ObjectCache;
   readonly pods: ObjectCache;
-  readonly feed: Feed;
+  readonly records: Records;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -31,7 +31,7 @@ export class JointInferenceReconciler implements Reconciler {
   }
 
   watch(enqueue: (key: string) => void): void {
-    const { jobs, models, pods, deployments, feed } = this.#ports;
+    const { jobs, models, pods, deployments, records } = this.#ports;
     jobs.onChange((o) => enqueue(keyOf(o)));
     models.onChange((m) => {
       for (const j of jobs.list(m.metadata.namespace)) enqueue(keyOf(j));
@@ -44,17 +44,17 @@ export class JointInferenceReconciler implements Reconciler {
       const name = p.metadata.labels?.['jointinferenceservice.sedna.io/name'];
       if (name) enqueue(`${p.metadata.namespace}/${name}`);
     });
-    feed.onRecord((_node, key) => {
+    records.onRecord((_node, key) => {
       const [kind, namespace, name] = key.split('/');
       if (kind === KIND) enqueue(`${namespace}/${name}`);
     });
   }
 
   async reconcile(namespace: string, name: string): Promise<ReconcileResult> {
-    const { jobs, feed } = this.#ports;
+    const { jobs, records } = this.#ports;
     const found = jobs.get(namespace, name);
     if (!found) {
-      feed.forgetRecords(`${recordKey(KIND, { namespace, name })}/`);
+      records.forgetRecords(`${recordKey(KIND, { namespace, name })}/`);
       return DONE;
     }
     const service = found as unknown as JointInferenceService;
@@ -76,7 +76,7 @@ export class JointInferenceReconciler implements Reconciler {
   }
 
   async #ensure(service: JointInferenceService): Promise<void> {
-    const { models, pods, jobs, feed, clock, api } = this.#ports;
+    const { models, pods, jobs, records, clock, api } = this.#ports;
     const { namespace = '', uid } = service.metadata;
     const { cloudWorker, edgeWorker } = service.spec;
     const bigModel = requireModel(models, namespace, {
@@ -112,7 +112,7 @@ export class JointInferenceReconciler implements Reconciler {
       service,
       deployments: [cloud, edge],
       pods: own,
-      feed,
+      records,
       nowMs: clock.now(),
     });
     await writeStatus(api, jobs, service, status);

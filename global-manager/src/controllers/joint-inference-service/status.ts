@@ -6,7 +6,7 @@ import {
   type ServiceReport,
 } from '@shoal/api';
 import { rfc3339 } from '@shoal/core';
-import type { Feed } from '../../edge-link/feed.ts';
+import type { Records } from '../../edge-link/records.ts';
 import type { KubeObject } from '../../kube/kube-api.ts';
 import { troubleOf } from '../pod-trouble.ts';
 
@@ -46,7 +46,7 @@ export interface StatusInputs {
   readonly service: JointInferenceService;
   readonly deployments: readonly KubeObject[];
   readonly pods: readonly KubeObject[];
-  readonly feed: Feed;
+  readonly records: Records;
   readonly nowMs: number;
 }
 
@@ -54,7 +54,7 @@ export interface StatusInputs {
 export function serviceStatus(
   inputs: StatusInputs,
 ): NonNullable<JointInferenceService['status']> & { conditions: Condition[] } {
-  const { service, deployments, pods, feed, nowMs } = inputs;
+  const { service, deployments, pods, records, nowMs } = inputs;
   const active = activeWorkers(deployments);
   const trouble = pods.map(troubleOf).find((t) => t !== undefined);
   const condition =
@@ -78,7 +78,7 @@ export function serviceStatus(
             reason: 'workerFailed',
             message: `the worker of service failed: ${trouble}`,
           };
-  const reports = feed
+  const reports = records
     .records<ServiceReport>(`${recordKey('JointInferenceService', service.metadata)}/`)
     .map((r) => r.body);
   return {

@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { type Dataset, type FaultReport, recordKey, type StageReport } from '@shoal/api';
 import { type Clock, isShoalError, type Logger, messageOf, rfc3339 } from '@shoal/core';
 import type { Feed } from '../../edge-link/feed.ts';
+import type { Records } from '../../edge-link/records.ts';
 import { type KubeApi, type KubeObject, POD } from '../../kube/kube-api.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
@@ -36,6 +37,7 @@ export interface StageJobPorts {
   readonly datasets: ObjectCache;
   readonly pods: ObjectCache;
   readonly feed: Feed;
+  readonly records: Records;
   readonly presence: EdgePresence;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -95,7 +97,7 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
   }
 
   watch(enqueue: (key: string) => void): void {
-    const { jobs, models, datasets, pods, feed } = this.#ports;
+    const { jobs, models, datasets, pods, records } = this.#ports;
     const all = (o: KubeObject): void => {
       for (const j of jobs.list(o.metadata.namespace)) enqueue(keyOf(j));
     };
@@ -107,20 +109,20 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
       if (name) enqueue(`${p.metadata.namespace}/${name}`);
     });
     this.#kind.watch?.((namespace, name) => enqueue(`${namespace}/${name}`));
-    feed.onRecord((_node, key) => {
+    records.onRecord((_node, key) => {
       const [kind, namespace, name] = key.split('/');
       if (kind === this.#kind.kind) enqueue(`${namespace}/${name}`);
     });
   }
 
   async reconcile(namespace: string, name: string): Promise<ReconcileResult> {
-    const { jobs, feed } = this.#ports;
+    const { jobs, feed, records } = this.#ports;
     const found = jobs.get(namespace, name);
     if (!found || found.metadata.deletionTimestamp) {
       const { kind } = this.#kind;
       feed.assign({ kind, namespace, name, uid: found?.metadata.uid ?? '' }, new Map());
       if (!found) {
-        feed.forgetRecords(`${recordKey(this.#kind.kind, { namespace, name })}/`);
+        records.forgetRecords(`${recordKey(this.#kind.kind, { namespace, name })}/`);
         this.#kind.forget?.(namespace, name, '');
       }
       return DONE;
@@ -214,7 +216,7 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
     const pin = this.#kind.pinned?.(job);
     if (pin === undefined || job.status?.deployedModel === pin) return false;
     const nodes = [...new Set(this.#serving(known).map(nodeOf))];
-    if (!isPinnedOn(nodes, pin, { feed: this.#ports.feed, kind: this.#kind.kind, job }))
+    if (!isPinnedOn(nodes, pin, { records: this.#ports.records, kind: this.#kind.kind, job }))
       return false;
     if (!this.#kind.hotUpdate(job))
       for (const pod of this.#podsOf(known, 'inference'))
@@ -238,7 +240,7 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
   /** What keeps a node from doing its part. */
   #fault(job: Job): string | undefined {
     const key = recordKey(this.#kind.kind, job.metadata, 'Fault');
-    const faults = this.#ports.feed
+    const faults = this.#ports.records
       .records<FaultReport>(key)
       .filter((r) => r.body.uid === job.metadata.uid && r.body.message !== '');
     return faults[0] && `node ${faults[0].node}: ${faults[0].body.message}`;
@@ -349,7 +351,7 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
     const report =
       of.node === undefined
         ? undefined
-        : this.#ports.feed.record<StageReport>(
+        : this.#ports.records.record<StageReport>(
             of.node,
             recordKey(this.#kind.kind, job.metadata, of.part),
           );
@@ -433,7 +435,7 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
     const [model] = deployed ? (currentInput(job, 'Deploy')?.models ?? []) : [];
     if (model?.digest === undefined) return status;
     const { digest, metrics } = model;
-    const models = withServed(servedHistory(this.#ports.feed, this.#kind.kind, job), {
+    const models = withServed(servedHistory(this.#ports.records, this.#kind.kind, job), {
       digest,
       round: from.round,
       deployedAt: rfc3339(now),

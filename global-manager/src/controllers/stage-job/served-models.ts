@@ -1,15 +1,15 @@
 import { type ModelReport, recordKey } from '@shoal/api';
-import type { Feed } from '../../edge-link/feed.ts';
+import type { Records } from '../../edge-link/records.ts';
 import type { ServedModel, StageJob } from './stage-job.ts';
 
 /** Models that were served; the one the job began with is known once it is about to be replaced. */
 export function servedHistory(
-  feed: Feed,
+  records: Records,
   kind: string,
   job: StageJob,
 ): readonly ServedModel[] | undefined {
   if (job.status?.models) return job.status.models;
-  const [initial] = feed
+  const [initial] = records
     .records<ModelReport>(recordKey(kind, job.metadata, 'Initial'))
     .filter((r) => r.body.uid === job.metadata.uid);
   if (!initial) return undefined;
@@ -23,12 +23,12 @@ export function servedHistory(
 export function isPinnedOn(
   nodes: readonly (string | undefined)[],
   pin: string,
-  at: { readonly feed: Feed; readonly kind: string; readonly job: StageJob },
+  at: { readonly records: Records; readonly kind: string; readonly job: StageJob },
 ): boolean {
-  const { feed, kind, job } = at;
+  const { records, kind, job } = at;
   const key = recordKey(kind, job.metadata, 'Pinned');
   const isThere = (node: string | undefined): boolean => {
-    const report = node === undefined ? undefined : feed.record<ModelReport>(node, key);
+    const report = node === undefined ? undefined : records.record<ModelReport>(node, key);
     // What was said before this spec was about another pin, or an earlier time of this one.
     const isOfNow = (report?.generation ?? 0) >= (job.metadata.generation ?? 0);
     return report?.uid === job.metadata.uid && report?.digest === pin && isOfNow;

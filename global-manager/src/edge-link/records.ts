@@ -1,0 +1,179 @@
+import type { SqlRow } from '@shoal/core';
+import type { CloudStore } from './cloud-store.ts';
+
+/** A record as an edge sent it. */
+export interface EdgeRecord {
+  readonly stream: string;
+  readonly seq: number;
+  readonly key: string;
+  readonly body: Uint8Array;
+  /** Of a log record. */
+  readonly idempotencyKey?: string;
+  /** Of a log record: the oldest number the edge still holds. */
+  readonly first?: number;
+}
+
+/** A log entry whose effect in the cluster is still to be made. */
+export interface LogEntry {
+  readonly id: number;
+  readonly node: string;
+  readonly stream: string;
+  readonly idempotencyKey: string;
+  readonly key: string;
+  readonly body: Uint8Array;
+}
+
+const LOG = 'log/';
+/** Keys of log entries that are remembered per node after their effect. */
+const KEPT_KEYS = 10_000;
+const PRUNE_EVERY = 100;
+
+/**
+ * What each node has said: the newest record per key, and log entries in order. Stored in the same
+ * transaction as the number that makes it count once.
+ */
+export class Records {
+  readonly #store: CloudStore;
+  readonly #recordListeners: ((node: string, key: string) => void)[] = [];
+  readonly #logListeners: (() => void)[] = [];
+
+  constructor(store: CloudStore) {
+    this.#store = store;
+  }
+
+  onRecord(listener: (node: string, key: string) => void): void {
+    this.#recordListeners.push(listener);
+  }
+
+  /** Called when there are log entries whose effect is to be made. */
+  onLog(listener: () => void): void {
+    this.#logListeners.push(listener);
+  }
+
+  /** Numbers up to which records of an edge store were taken, by stream. */
+  positions(node: string, edgeStore: string): { stream: string; seq: number }[] {
+    const prefix = `${edgeStore}/`;
+    return this.#store
+      .all(
+        'SELECT stream, seq FROM stream WHERE node=? AND substr(stream, 1, ?) = ?',
+        node,
+        prefix.length,
+        prefix,
+      )
+      .map((r) => ({ stream: String(r['stream']).slice(prefix.length), seq: Number(r['seq']) }));
+  }
+
+  lastSeq(node: string, edgeStore: string, stream: string): number {
+    const row = this.#store.get(
+      'SELECT seq FROM stream WHERE node=? AND stream=?',
+      node,
+      `${edgeStore}/${stream}`,
+    );
+    return Number(row?.['seq'] ?? 0);
+  }
+
+  /**
+   * Takes a record once; to be called in a transaction of the store. Duplicates change nothing.
+   *
+   * @param edgeStore Numbers belong to one edge database: a replaced disk begins at 1 again.
+   * @param isValid False uses the number up without storing the record.
+   * @returns `taken`, `known` for a duplicate, `gap` when records of the stream are missing before it.
+   */
+  take(
+    node: string,
+    edgeStore: string,
+    record: EdgeRecord,
+    isValid = true,
+  ): 'taken' | 'known' | 'gap' {
+    const last = this.lastSeq(node, edgeStore, record.stream);
+    if (record.seq <= last) return 'known';
+    const isLog = record.stream.startsWith(LOG);
+    if (isLog && record.seq !== last + 1 && record.seq !== record.first) return 'gap';
+    if (isValid && isLog)
+      this.#store.run(
+        'INSERT OR IGNORE INTO log(node, stream, idempotency_key, key, body) VALUES(?, ?, ?, ?, ?)',
+        node,
+        record.stream,
+        record.idempotencyKey ?? '',
+        record.key,
+        record.body,
+      );
+    else if (isValid)
+      this.#store.run(
+        'INSERT OR REPLACE INTO record VALUES(?, ?, ?)',
+        node,
+        record.key,
+        record.body,
+      );
+    this.#store.run(
+      'INSERT OR REPLACE INTO stream VALUES(?, ?, ?)',
+      node,
+      `${edgeStore}/${record.stream}`,
+      record.seq,
+    );
+    return 'taken';
+  }
+
+  /** Tells those who listen about records that were taken, once they are durable. */
+  announce(taken: readonly { node: string; stream: string; key: string }[]): void {
+    for (const { node, key } of taken.filter((t) => !t.stream.startsWith(LOG)))
+      for (const listener of this.#recordListeners) listener(node, key);
+    if (taken.some((t) => t.stream.startsWith(LOG)))
+      for (const listener of this.#logListeners) listener();
+  }
+
+  /** Log entries whose effect is still to be made, oldest first. */
+  logEntries(limit: number): LogEntry[] {
+    return this.#store
+      .all('SELECT * FROM log WHERE body IS NOT NULL ORDER BY id LIMIT ?', limit)
+      .map((r) => ({
+        id: Number(r['id']),
+        node: String(r['node']),
+        stream: String(r['stream']),
+        idempotencyKey: String(r['idempotency_key']),
+        key: String(r['key']),
+        body: r['body'] as Uint8Array,
+      }));
+  }
+
+  /** The effect of an entry is made; its key is remembered, so that it cannot be made again. */
+  logDone(entry: LogEntry): void {
+    this.#store.transaction(() => {
+      this.#store.run('UPDATE log SET body=NULL WHERE id=?', entry.id);
+      if (entry.id % PRUNE_EVERY !== 0) return;
+      this.#store.run(
+        'DELETE FROM log WHERE node=? AND body IS NULL AND id <= (SELECT id FROM log WHERE node=? AND body IS NULL ORDER BY id DESC LIMIT 1 OFFSET ?)',
+        entry.node,
+        entry.node,
+        KEPT_KEYS,
+      );
+    });
+  }
+
+  /** The newest record of a key from one node, parsed. */
+  record<T>(node: string, key: string): T | undefined {
+    const row = this.#store.get('SELECT body FROM record WHERE node=? AND key=?', node, key);
+    return row ? parse<T>(row) : undefined;
+  }
+
+  /** The newest records under a key prefix from all nodes. */
+  records<T>(prefix: string): { node: string; key: string; body: T }[] {
+    return this.#store
+      .all('SELECT node, key, body FROM record WHERE substr(key, 1, ?) = ?', prefix.length, prefix)
+      .map((r) => ({ node: String(r['node']), key: String(r['key']), body: parse<T>(r) }));
+  }
+
+  /** Forgets one record of every node. */
+  forgetRecord(key: string): void {
+    this.#store.run('DELETE FROM record WHERE key = ?', key);
+  }
+
+  /** Forgets the records of an object that is gone; the prefix ends in a slash. */
+  forgetRecords(prefix: string): void {
+    this.#store.run('DELETE FROM record WHERE substr(key, 1, ?) = ?', prefix.length, prefix);
+  }
+}
+
+function parse<T>(row: SqlRow): T {
+  return JSON.parse(Buffer.from(row['body'] as Uint8Array).toString('utf8')) as T;
+}
