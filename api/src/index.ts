@@ -44,6 +44,11 @@ export {
   type PutSamplesRequest,
   PutSamplesRequestSchema,
   PutSamplesResultSchema,
+  type RelayFrame,
+  type RenewRequest,
+  RenewRequestSchema,
+  type RenewResult,
+  RenewResultSchema,
   StatBlobRequestSchema,
   StatBlobResultSchema,
 } from './wire/edge-link_pb.ts';
@@ -59,6 +64,34 @@ export {
   SecureRequestSchema,
 } from './wire/federated_pb.ts';
 export { FEDERATION_METHODS } from './wire/federated-service.ts';
+export {
+  type AskChunk,
+  AskChunkSchema,
+  type AskRequest,
+  AskRequestSchema,
+  type Identity as NodeIdentity,
+  IdentitySchema as NodeIdentitySchema,
+  type JoinRequest,
+  JoinRequestSchema,
+  type LinksReply,
+  LinksReplySchema,
+  LinksRequestSchema,
+  type NodeLink,
+  type RecoverRequest,
+  RecoverRequestSchema,
+  type RevokeReply,
+  RevokeReplySchema,
+  type RevokeRequest,
+  RevokeRequestSchema,
+} from './wire/fleet_pb.ts';
+export {
+  FLEET_METHODS,
+  fleetToken,
+  type JoinToken,
+  readJoinToken,
+  verifyJoinToken,
+  writeJoinToken,
+} from './wire/fleet-service.ts';
 export type { GrpcMethod, MethodBetween } from './wire/grpc-method.ts';
 export {
   type CommitReply,
@@ -124,6 +157,7 @@ export {
   type StageState,
   stageName,
 } from './wire/messages.ts';
+export { pipeSocket, RelayMux, type RelayStream } from './wire/relay-mux.ts';
 export {
   type HardSample,
   HardSampleSchema,

@@ -3,6 +3,7 @@ import { isShoalError, messageOf } from '@shoal/core';
 import { Command } from 'commander';
 import { downCommand, statusCommand, upCommand } from './commands/cluster.ts';
 import { datasetListCommand, datasetPullCommand } from './commands/dataset.ts';
+import { addFleetCommands } from './commands/fleet-program.ts';
 import { addKnowledgeCommands } from './commands/knowledge-program.ts';
 import { addLabelCommands } from './commands/label-program.ts';
 import { addModelCommands } from './commands/model-program.ts';
@@ -108,10 +109,11 @@ function addObjectCommands(program: Command): void {
     .option('-f, --follow', 'go on as it comes')
     .option('-p, --previous', 'of the run before')
     .option('--tail <lines>')
-    .action(
-      async (pod: string, _o, command: Command) =>
-        await logsCommand(pod, command.optsWithGlobals()),
-    );
+    .option('--link', 'through the connection of its node to the cloud')
+    .action(async (pod: string, o: { link?: boolean }, command: Command) => {
+      if (!o.link) return await logsCommand(pod, command.optsWithGlobals());
+      await (await import('./commands/fleet.ts')).linkLogsCommand(pod, command.optsWithGlobals());
+    });
 }
 
 function addDatasetCommands(program: Command): void {
@@ -141,6 +143,7 @@ addDatasetCommands(program);
 addModelCommands(program);
 addKnowledgeCommands(program);
 addLabelCommands(program);
+addFleetCommands(program);
 
 try {
   await program.parseAsync();

@@ -1,5 +1,7 @@
-import { webcrypto } from 'node:crypto';
+import { webcrypto, X509Certificate } from 'node:crypto';
 import type * as X509 from '@peculiar/x509';
+import { digestOf } from './digest.ts';
+import { messageOf, ShoalError } from './errors.ts';
 
 /** Loaded on first use: most processes never issue a certificate and should not pay for it. */
 async function loadX509(): Promise<typeof X509> {
@@ -10,6 +12,9 @@ async function loadX509(): Promise<typeof X509> {
 }
 
 const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
+
+/** Machines at the edge often wake up in the past. */
+const SKEW_MS = 7 * 24 * 3_600_000;
 
 /** A certificate and its private key, both PEM. The key must never be logged. */
 export interface KeyPair {
@@ -28,7 +33,7 @@ export interface IssueOptions extends Subject {
   readonly dnsNames?: readonly string[];
   readonly ipAddresses?: readonly string[];
   readonly usages: readonly ('server' | 'client')[];
-  /** Start of validity, milliseconds since the epoch; one minute is subtracted for clock skew. */
+  /** Start of validity, milliseconds since the epoch; a week is subtracted for clocks that are wrong. */
   readonly nowMs: number;
   readonly validForMs: number;
 }
@@ -51,7 +56,7 @@ async function keyOf(pem: string): Promise<webcrypto.CryptoKey> {
 }
 
 function validity(nowMs: number, validForMs: number): { notBefore: Date; notAfter: Date } {
-  return { notBefore: new Date(nowMs - 60_000), notAfter: new Date(nowMs + validForMs) };
+  return { notBefore: new Date(nowMs - SKEW_MS), notAfter: new Date(nowMs + validForMs) };
 }
 
 /** A self-signed certificate authority (ECDSA P-256). */
@@ -116,4 +121,92 @@ export async function issueCertificate(
     certificate: `${certificate.toString('pem')}\n`,
     privateKey: await pemOf(keys.privateKey),
   };
+}
+
+/** A certificate request (PKCS#10) for a fresh key. The key must never be logged. */
+export async function createCertificateRequest(
+  commonName: string,
+): Promise<{ readonly request: Uint8Array; readonly privateKey: string }> {
+  const x509 = await loadX509();
+  const keys = await webcrypto.subtle.generateKey(ALGORITHM, true, ['sign', 'verify']);
+  const request = await x509.Pkcs10CertificateRequestGenerator.create({
+    name: distinguishedName({ commonName }),
+    keys,
+    signingAlgorithm: ALGORITHM,
+  });
+  return { request: new Uint8Array(request.rawData), privateKey: await pemOf(keys.privateKey) };
+}
+
+/**
+ * Issues a certificate for the key of a request. Subject, names and usages are the issuer's choice:
+ * whatever else the request says is not looked at.
+ *
+ * @throws ShoalError `invalid_argument` when it is no request, or not signed by its own key.
+ */
+export async function certifyRequest(
+  authority: KeyPair,
+  request: Uint8Array,
+  options: IssueOptions,
+): Promise<string> {
+  const x509 = await loadX509();
+  let publicKey: X509.PublicKey;
+  try {
+    const parsed = new x509.Pkcs10CertificateRequest(new Uint8Array(request));
+    if (!(await parsed.verify())) throw new Error('its signature does not fit its key');
+    publicKey = parsed.publicKey;
+    const { algorithm } = publicKey as { algorithm: { name: string; namedCurve?: string } };
+    if (algorithm.name !== ALGORITHM.name && algorithm.name !== 'EC')
+      throw new Error(`its key is ${algorithm.name}, not ECDSA P-256`);
+  } catch (error) {
+    throw new ShoalError('invalid_argument', `not a certificate request: ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
+  const certificate = await x509.X509CertificateGenerator.create({
+    subject: distinguishedName(options),
+    issuer: new x509.X509Certificate(authority.certificate).subject,
+    ...validity(options.nowMs, options.validForMs),
+    signingAlgorithm: ALGORITHM,
+    publicKey: await publicKey.export(ALGORITHM, ['verify']),
+    signingKey: await keyOf(authority.privateKey),
+    extensions: leafExtensions(x509, options),
+  });
+  return `${certificate.toString('pem')}\n`;
+}
+
+/** Signs bytes with a private key (ECDSA P-256, SHA-256, IEEE P1363). */
+export async function signWith(privateKey: string, bytes: Uint8Array): Promise<Uint8Array> {
+  const key = await keyOf(privateKey);
+  return new Uint8Array(await webcrypto.subtle.sign(ALGORITHM, key, new Uint8Array(bytes)));
+}
+
+/** Digest of a PEM certificate's DER: how tokens and deny lists name it. */
+export function certificateDigest(pem: string): string {
+  return digestOf(new X509Certificate(pem).raw);
+}
+
+/**
+ * Whether a certificate comes from an authority, and a signature from the certificate's key. Says
+ * nothing about whether it is still valid.
+ */
+export async function provesPossession(options: {
+  readonly authority: string;
+  readonly certificate: string;
+  readonly signature: Uint8Array;
+  readonly bytes: Uint8Array;
+}): Promise<boolean> {
+  try {
+    const certificate = new X509Certificate(options.certificate);
+    const authority = new X509Certificate(options.authority);
+    if (!certificate.checkIssued(authority) || !certificate.verify(authority.publicKey))
+      return false;
+    const spki = certificate.publicKey.export({ type: 'spki', format: 'der' });
+    const key = await webcrypto.subtle.importKey('spki', new Uint8Array(spki), ALGORITHM, false, [
+      'verify',
+    ]);
+    const [signature, bytes] = [new Uint8Array(options.signature), new Uint8Array(options.bytes)];
+    return await webcrypto.subtle.verify(ALGORITHM, key, signature, bytes);
+  } catch {
+    return false;
+  }
 }

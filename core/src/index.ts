@@ -1,10 +1,16 @@
 export { type BackoffOptions, backoffMs } from './backoff.ts';
+export { type ByteStream, duplexOf } from './byte-stream.ts';
 export {
+  certificateDigest,
+  certifyRequest,
   createAuthority,
+  createCertificateRequest,
   type IssueOptions,
   issueCertificate,
   type KeyPair,
+  provesPossession,
   type Subject,
+  signWith,
 } from './certificates.ts';
 export { type Clock, FakeClock, rfc3339, systemClock } from './clock.ts';
 export {

@@ -2,7 +2,8 @@
 // up, and stays free of what only the process needs.
 export {
   edgeAuthority,
+  fleetKey,
   issueKnowledgeBaseCertificate,
-  issueNodeCertificate,
   knowledgeBaseKey,
 } from './edge-link/authority.ts';
+export { createJoinToken } from './edge-link/node-registry.ts';

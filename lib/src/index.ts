@@ -283,3 +283,5 @@ export {
   s3Source,
 } from './storage/remote-source.ts';
 export { uploadToS3 } from './storage/upload.ts';
+export { TokenClient, type TokenService } from './transfer/grpc-client.ts';
+export { fromStatus } from './transfer/grpc-errors.ts';

@@ -1,4 +1,4 @@
-import { type KindDefinition, object } from '../schema/fields.ts';
+import { type KindDefinition, object, string } from '../schema/fields.ts';
 import {
   conditions,
   hardExampleMining,
@@ -27,6 +27,10 @@ export const jointInferenceService: KindDefinition = {
           hpa,
         },
         'EdgeWorker',
+      ),
+      cloudAccess: string(
+        'How workers at the edge reach the one in the cloud. direct: by the address of its Service. relay: through the one connection their node has to the cloud, for nodes that can reach nothing else. Default direct. Shoal’s own.',
+        { enum: ['direct', 'relay'] },
       ),
       'cloudWorker!': object(
         'The worker in the cloud.',

@@ -142,6 +142,8 @@ export interface CloudWorker {
 export interface JointInferenceServiceSpec {
   /** The worker at the edge. */
   readonly edgeWorker: EdgeWorker;
+  /** How workers at the edge reach the one in the cloud. direct: by the address of its Service. relay: through the one connection their node has to the cloud, for nodes that can reach nothing else. Default direct. Shoal’s own. */
+  readonly cloudAccess?: 'direct' | 'relay';
   /** The worker in the cloud. */
   readonly cloudWorker: CloudWorker;
 }

@@ -6,6 +6,9 @@ import {
   PutBlobResultSchema,
   PutSamplesRequestSchema,
   PutSamplesResultSchema,
+  RelayFrameSchema,
+  RenewRequestSchema,
+  RenewResultSchema,
   StatBlobRequestSchema,
   StatBlobResultSchema,
 } from './edge-link_pb.ts';
@@ -22,6 +25,8 @@ export interface EdgeLinkMethods {
   readonly putBlob: MethodBetween<typeof BlobChunkSchema, typeof PutBlobResultSchema>;
   readonly statBlob: MethodBetween<typeof StatBlobRequestSchema, typeof StatBlobResultSchema>;
   readonly putSamples: MethodBetween<typeof PutSamplesRequestSchema, typeof PutSamplesResultSchema>;
+  readonly renew: MethodBetween<typeof RenewRequestSchema, typeof RenewResultSchema>;
+  readonly relay: MethodBetween<typeof RelayFrameSchema, typeof RelayFrameSchema>;
 }
 
 /** The methods of `api/proto/edge-link.proto`. */
@@ -46,4 +51,10 @@ export const EDGE_LINK_METHODS: EdgeLinkMethods = {
     request: PutSamplesRequestSchema,
     response: PutSamplesResultSchema,
   }),
+  renew: method('Renew', { request: RenewRequestSchema, response: RenewResultSchema }),
+  relay: method(
+    'Relay',
+    { request: RelayFrameSchema, response: RelayFrameSchema },
+    { request: true, response: true },
+  ),
 };

@@ -10,7 +10,143 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file edge-link.proto.
  */
 export const file_edge_link: GenFile = /*@__PURE__*/
-  fileDesc("Cg9lZGdlLWxpbmsucHJvdG8SEXNob2FsLmVkZ2VsaW5rLnYxIsUCCglFZGdlRnJhbWUSKQoFaGVsbG8YASABKAsyGC5zaG9hbC5lZGdlbGluay52MS5IZWxsb0gAEiUKA2FjaxgCIAEoCzIWLnNob2FsLmVkZ2VsaW5rLnYxLkFja0gAEisKBnJlY29yZBgDIAEoCzIZLnNob2FsLmVkZ2VsaW5rLnYxLlJlY29yZEgAEicKBHBpbmcYBCABKAsyFy5zaG9hbC5lZGdlbGluay52MS5QaW5nSAASJwoEcG9uZxgFIAEoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLlBvbmdIABIrCgZyZXN5bmMYBiABKAsyGS5zaG9hbC5lZGdlbGluay52MS5SZXN5bmNIABIxCglpbnZlbnRvcnkYByABKAsyHC5zaG9hbC5lZGdlbGluay52MS5JbnZlbnRvcnlIAEIHCgVmcmFtZSKjAgoKQ2xvdWRGcmFtZRItCgd3ZWxjb21lGAEgASgLMhouc2hvYWwuZWRnZWxpbmsudjEuV2VsY29tZUgAEikKBWJhdGNoGAIgASgLMhguc2hvYWwuZWRnZWxpbmsudjEuQmF0Y2hIABIyCgpyZWNvcmRfYWNrGAMgASgLMhwuc2hvYWwuZWRnZWxpbmsudjEuUmVjb3JkQWNrSAASJwoEcGluZxgEIAEoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLlBpbmdIABInCgRwb25nGAUgASgLMhcuc2hvYWwuZWRnZWxpbmsudjEuUG9uZ0gAEiwKB2dvX2F3YXkYBiABKAsyGS5zaG9hbC5lZGdlbGluay52MS5Hb0F3YXlIAEIHCgVmcmFtZSLKAQoFSGVsbG8SDwoHYm9vdF9pZBgBIAEoCRIQCghzdG9yZV9pZBgCIAEoCRIOCgZjdXJzb3IYAyABKAQSEQoJcHJvdG9jb2xzGAQgAygJEhUKDWVkZ2Vfc3RvcmVfaWQYBSABKAkSFAoMY2FwYWJpbGl0aWVzGAYgAygJEg0KBWVwb2NoGAcgASgEEi4KBm91dGJveBgIIAEoCzIeLnNob2FsLmVkZ2VsaW5rLnYxLk91dGJveFN0YXRlEg8KB3ZlcnNpb24YCSABKAkiPwoLT3V0Ym94U3RhdGUSDwoHcmVjb3JkcxgBIAEoDRIOCgZhZ2VfbXMYAiABKAQSDwoHZHJvcHBlZBgDIAEoBCLYAQoHV2VsY29tZRINCgVlcG9jaBgBIAEoBBIQCghzdG9yZV9pZBgCIAEoCRIMCgRoZWFkGAMgASgEEhEKCWNvbXBhY3RlZBgEIAEoBBIMCgRtb2RlGAUgASgJEg8KB3BpbmdfbXMYBiABKA0SFAoMY2FwYWJpbGl0aWVzGAcgAygJEjQKCXBvc2l0aW9ucxgIIAMoCzIhLnNob2FsLmVkZ2VsaW5rLnYxLlN0cmVhbVBvc2l0aW9uEiAKGGNlcnRpZmljYXRlX3JlbWFpbmluZ19tcxgJIAEoBCItCg5TdHJlYW1Qb3NpdGlvbhIOCgZzdHJlYW0YASABKAkSCwoDc2VxGAIgASgEIp8BCgVCYXRjaBIQCghzdG9yZV9pZBgBIAEoCRINCgVlcG9jaBgCIAEoBBIMCgRmcm9tGAMgASgEEgoKAnRvGAQgASgEEhAKCHNuYXBzaG90GAUgASgIEigKBWl0ZW1zGAYgAygLMhkuc2hvYWwuZWRnZWxpbmsudjEuQ2hhbmdlEhEKCXJlY29uY2lsZRgHIAEoCBIMCgRsYXN0GAggASgIInsKBkNoYW5nZRILCgNyZXYYASABKAQSCgoCb3AYAiABKAkSDAoEa2luZBgDIAEoCRIRCgluYW1lc3BhY2UYBCABKAkSDAoEbmFtZRgFIAEoCRILCgN1aWQYBiABKAkSDgoGZGlnZXN0GAcgASgJEgwKBGJvZHkYCCABKAwiSwoDQWNrEg4KBmN1cnNvchgBIAEoBBImCgVuYWNrcxgCIAMoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLk5hY2sSDAoEcGFnZRgDIAEoBCIYCgZSZXN5bmMSDgoGY3Vyc29yGAEgASgEIkoKCUludmVudG9yeRIvCgVpdGVtcxgBIAMoCzIgLnNob2FsLmVkZ2VsaW5rLnYxLkludmVudG9yeUl0ZW0SDAoEbGFzdBgCIAEoCCJbCg1JbnZlbnRvcnlJdGVtEgwKBGtpbmQYASABKAkSEQoJbmFtZXNwYWNlGAIgASgJEgwKBG5hbWUYAyABKAkSCwoDdWlkGAQgASgJEg4KBmRpZ2VzdBgFIAEoCSIiCgROYWNrEgsKA3JldhgBIAEoBBINCgVlcnJvchgCIAEoCSJ6CgZSZWNvcmQSDgoGc3RyZWFtGAEgASgJEgsKA3NlcRgCIAEoBBILCgNrZXkYAyABKAkSDAoEYm9keRgEIAEoDBIXCg9pZGVtcG90ZW5jeV9rZXkYBSABKAkSDQoFZmlyc3QYBiABKAQSEAoIcHJldmlvdXMYByABKAQiKAoJUmVjb3JkQWNrEg4KBnN0cmVhbRgBIAEoCRILCgNzZXEYAiABKAQiFQoEUGluZxINCgVub25jZRgBIAEoBCJFCgRQb25nEg0KBW5vbmNlGAEgASgEEi4KBm91dGJveBgCIAEoCzIeLnNob2FsLmVkZ2VsaW5rLnYxLk91dGJveFN0YXRlIkMKBkdvQXdheRIOCgZyZWFzb24YASABKAkSFgoOcmV0cnlfYWZ0ZXJfbXMYAiABKA0SEQoJc3ByZWFkX21zGAMgASgNIjAKDkdldEJsb2JSZXF1ZXN0Eg4KBmRpZ2VzdBgBIAEoCRIOCgZvZmZzZXQYAiABKAQiTQoJQmxvYkNodW5rEg4KBmRpZ2VzdBgBIAEoCRIOCgZvZmZzZXQYAiABKAQSEgoKc2l6ZV9ieXRlcxgDIAEoBBIMCgRkYXRhGAQgASgMIjkKDVB1dEJsb2JSZXN1bHQSFgoOcmVjZWl2ZWRfYnl0ZXMYASABKAQSEAoIY29tcGxldGUYAiABKAgiIQoPU3RhdEJsb2JSZXF1ZXN0Eg4KBmRpZ2VzdBgBIAEoCSI6Cg5TdGF0QmxvYlJlc3VsdBIWCg5yZWNlaXZlZF9ieXRlcxgBIAEoBBIQCghjb21wbGV0ZRgCIAEoCCJ/ChFQdXRTYW1wbGVzUmVxdWVzdBIMCgRraW5kGAEgASgJEhEKCW5hbWVzcGFjZRgCIAEoCRIMCgRuYW1lGAMgASgJEgsKA3VpZBgEIAEoCRIuCgdzYW1wbGVzGAUgAygLMh0uc2hvYWwuZWRnZWxpbmsudjEuRWRnZVNhbXBsZSImCgpFZGdlU2FtcGxlEgoKAmlkGAEgASgJEgwKBGJvZHkYAiABKAwiMQoQUHV0U2FtcGxlc1Jlc3VsdBINCgV0YWtlbhgBIAMoCRIOCgZyZWFzb24YAiABKAkynQMKCEVkZ2VMaW5rEkoKB0Nvbm5lY3QSHC5zaG9hbC5lZGdlbGluay52MS5FZGdlRnJhbWUaHS5zaG9hbC5lZGdlbGluay52MS5DbG91ZEZyYW1lKAEwARJMCgdHZXRCbG9iEiEuc2hvYWwuZWRnZWxpbmsudjEuR2V0QmxvYlJlcXVlc3QaHC5zaG9hbC5lZGdlbGluay52MS5CbG9iQ2h1bmswARJLCgdQdXRCbG9iEhwuc2hvYWwuZWRnZWxpbmsudjEuQmxvYkNodW5rGiAuc2hvYWwuZWRnZWxpbmsudjEuUHV0QmxvYlJlc3VsdCgBElEKCFN0YXRCbG9iEiIuc2hvYWwuZWRnZWxpbmsudjEuU3RhdEJsb2JSZXF1ZXN0GiEuc2hvYWwuZWRnZWxpbmsudjEuU3RhdEJsb2JSZXN1bHQSVwoKUHV0U2FtcGxlcxIkLnNob2FsLmVkZ2VsaW5rLnYxLlB1dFNhbXBsZXNSZXF1ZXN0GiMuc2hvYWwuZWRnZWxpbmsudjEuUHV0U2FtcGxlc1Jlc3VsdGIGcHJvdG8z");
+  fileDesc("Cg9lZGdlLWxpbmsucHJvdG8SEXNob2FsLmVkZ2VsaW5rLnYxIisKDFJlbmV3UmVxdWVzdBIbChNjZXJ0aWZpY2F0ZV9yZXF1ZXN0GAEgASgMIksKC1JlbmV3UmVzdWx0EhMKC2NlcnRpZmljYXRlGAEgASgJEhEKCWF1dGhvcml0eRgCIAEoCRIUCgx2YWxpZF9mb3JfbXMYAyABKAQipQEKClJlbGF5RnJhbWUSDgoGc3RyZWFtGAEgASgNEiwKBG9wZW4YAiABKAsyHC5zaG9hbC5lZGdlbGluay52MS5SZWxheU9wZW5IABIOCgRkYXRhGAMgASgMSAASEAoGY3JlZGl0GAQgASgNSAASLgoFY2xvc2UYBSABKAsyHS5zaG9hbC5lZGdlbGluay52MS5SZWxheUNsb3NlSABCBwoFZnJhbWUiGwoJUmVsYXlPcGVuEg4KBnRhcmdldBgBIAEoCSIbCgpSZWxheUNsb3NlEg0KBWVycm9yGAEgASgJIsUCCglFZGdlRnJhbWUSKQoFaGVsbG8YASABKAsyGC5zaG9hbC5lZGdlbGluay52MS5IZWxsb0gAEiUKA2FjaxgCIAEoCzIWLnNob2FsLmVkZ2VsaW5rLnYxLkFja0gAEisKBnJlY29yZBgDIAEoCzIZLnNob2FsLmVkZ2VsaW5rLnYxLlJlY29yZEgAEicKBHBpbmcYBCABKAsyFy5zaG9hbC5lZGdlbGluay52MS5QaW5nSAASJwoEcG9uZxgFIAEoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLlBvbmdIABIrCgZyZXN5bmMYBiABKAsyGS5zaG9hbC5lZGdlbGluay52MS5SZXN5bmNIABIxCglpbnZlbnRvcnkYByABKAsyHC5zaG9hbC5lZGdlbGluay52MS5JbnZlbnRvcnlIAEIHCgVmcmFtZSLXAgoKQ2xvdWRGcmFtZRItCgd3ZWxjb21lGAEgASgLMhouc2hvYWwuZWRnZWxpbmsudjEuV2VsY29tZUgAEikKBWJhdGNoGAIgASgLMhguc2hvYWwuZWRnZWxpbmsudjEuQmF0Y2hIABIyCgpyZWNvcmRfYWNrGAMgASgLMhwuc2hvYWwuZWRnZWxpbmsudjEuUmVjb3JkQWNrSAASJwoEcGluZxgEIAEoCzIXLnNob2FsLmVkZ2VsaW5rLnYxLlBpbmdIABInCgRwb25nGAUgASgLMhcuc2hvYWwuZWRnZWxpbmsudjEuUG9uZ0gAEiwKB2dvX2F3YXkYBiABKAsyGS5zaG9hbC5lZGdlbGluay52MS5Hb0F3YXlIABIyCgpvcGVuX3JlbGF5GAcgASgLMhwuc2hvYWwuZWRnZWxpbmsudjEuT3BlblJlbGF5SABCBwoFZnJhbWUiygEKBUhlbGxvEg8KB2Jvb3RfaWQYASABKAkSEAoIc3RvcmVfaWQYAiABKAkSDgoGY3Vyc29yGAMgASgEEhEKCXByb3RvY29scxgEIAMoCRIVCg1lZGdlX3N0b3JlX2lkGAUgASgJEhQKDGNhcGFiaWxpdGllcxgGIAMoCRINCgVlcG9jaBgHIAEoBBIuCgZvdXRib3gYCCABKAsyHi5zaG9hbC5lZGdlbGluay52MS5PdXRib3hTdGF0ZRIPCgd2ZXJzaW9uGAkgASgJIj8KC091dGJveFN0YXRlEg8KB3JlY29yZHMYASABKA0SDgoGYWdlX21zGAIgASgEEg8KB2Ryb3BwZWQYAyABKAQi2AEKB1dlbGNvbWUSDQoFZXBvY2gYASABKAQSEAoIc3RvcmVfaWQYAiABKAkSDAoEaGVhZBgDIAEoBBIRCgljb21wYWN0ZWQYBCABKAQSDAoEbW9kZRgFIAEoCRIPCgdwaW5nX21zGAYgASgNEhQKDGNhcGFiaWxpdGllcxgHIAMoCRI0Cglwb3NpdGlvbnMYCCADKAsyIS5zaG9hbC5lZGdlbGluay52MS5TdHJlYW1Qb3NpdGlvbhIgChhjZXJ0aWZpY2F0ZV9yZW1haW5pbmdfbXMYCSABKAQiLQoOU3RyZWFtUG9zaXRpb24SDgoGc3RyZWFtGAEgASgJEgsKA3NlcRgCIAEoBCKfAQoFQmF0Y2gSEAoIc3RvcmVfaWQYASABKAkSDQoFZXBvY2gYAiABKAQSDAoEZnJvbRgDIAEoBBIKCgJ0bxgEIAEoBBIQCghzbmFwc2hvdBgFIAEoCBIoCgVpdGVtcxgGIAMoCzIZLnNob2FsLmVkZ2VsaW5rLnYxLkNoYW5nZRIRCglyZWNvbmNpbGUYByABKAgSDAoEbGFzdBgIIAEoCCJ7CgZDaGFuZ2USCwoDcmV2GAEgASgEEgoKAm9wGAIgASgJEgwKBGtpbmQYAyABKAkSEQoJbmFtZXNwYWNlGAQgASgJEgwKBG5hbWUYBSABKAkSCwoDdWlkGAYgASgJEg4KBmRpZ2VzdBgHIAEoCRIMCgRib2R5GAggASgMIksKA0FjaxIOCgZjdXJzb3IYASABKAQSJgoFbmFja3MYAiADKAsyFy5zaG9hbC5lZGdlbGluay52MS5OYWNrEgwKBHBhZ2UYAyABKAQiGAoGUmVzeW5jEg4KBmN1cnNvchgBIAEoBCJKCglJbnZlbnRvcnkSLwoFaXRlbXMYASADKAsyIC5zaG9hbC5lZGdlbGluay52MS5JbnZlbnRvcnlJdGVtEgwKBGxhc3QYAiABKAgiWwoNSW52ZW50b3J5SXRlbRIMCgRraW5kGAEgASgJEhEKCW5hbWVzcGFjZRgCIAEoCRIMCgRuYW1lGAMgASgJEgsKA3VpZBgEIAEoCRIOCgZkaWdlc3QYBSABKAkiIgoETmFjaxILCgNyZXYYASABKAQSDQoFZXJyb3IYAiABKAkiegoGUmVjb3JkEg4KBnN0cmVhbRgBIAEoCRILCgNzZXEYAiABKAQSCwoDa2V5GAMgASgJEgwKBGJvZHkYBCABKAwSFwoPaWRlbXBvdGVuY3lfa2V5GAUgASgJEg0KBWZpcnN0GAYgASgEEhAKCHByZXZpb3VzGAcgASgEIigKCVJlY29yZEFjaxIOCgZzdHJlYW0YASABKAkSCwoDc2VxGAIgASgEIhUKBFBpbmcSDQoFbm9uY2UYASABKAQiRQoEUG9uZxINCgVub25jZRgBIAEoBBIuCgZvdXRib3gYAiABKAsyHi5zaG9hbC5lZGdlbGluay52MS5PdXRib3hTdGF0ZSILCglPcGVuUmVsYXkiQwoGR29Bd2F5Eg4KBnJlYXNvbhgBIAEoCRIWCg5yZXRyeV9hZnRlcl9tcxgCIAEoDRIRCglzcHJlYWRfbXMYAyABKA0iMAoOR2V0QmxvYlJlcXVlc3QSDgoGZGlnZXN0GAEgASgJEg4KBm9mZnNldBgCIAEoBCJNCglCbG9iQ2h1bmsSDgoGZGlnZXN0GAEgASgJEg4KBm9mZnNldBgCIAEoBBISCgpzaXplX2J5dGVzGAMgASgEEgwKBGRhdGEYBCABKAwiOQoNUHV0QmxvYlJlc3VsdBIWCg5yZWNlaXZlZF9ieXRlcxgBIAEoBBIQCghjb21wbGV0ZRgCIAEoCCIhCg9TdGF0QmxvYlJlcXVlc3QSDgoGZGlnZXN0GAEgASgJIjoKDlN0YXRCbG9iUmVzdWx0EhYKDnJlY2VpdmVkX2J5dGVzGAEgASgEEhAKCGNvbXBsZXRlGAIgASgIIn8KEVB1dFNhbXBsZXNSZXF1ZXN0EgwKBGtpbmQYASABKAkSEQoJbmFtZXNwYWNlGAIgASgJEgwKBG5hbWUYAyABKAkSCwoDdWlkGAQgASgJEi4KB3NhbXBsZXMYBSADKAsyHS5zaG9hbC5lZGdlbGluay52MS5FZGdlU2FtcGxlIiYKCkVkZ2VTYW1wbGUSCgoCaWQYASABKAkSDAoEYm9keRgCIAEoDCIxChBQdXRTYW1wbGVzUmVzdWx0Eg0KBXRha2VuGAEgAygJEg4KBnJlYXNvbhgCIAEoCTKyBAoIRWRnZUxpbmsSSgoHQ29ubmVjdBIcLnNob2FsLmVkZ2VsaW5rLnYxLkVkZ2VGcmFtZRodLnNob2FsLmVkZ2VsaW5rLnYxLkNsb3VkRnJhbWUoATABEkwKB0dldEJsb2ISIS5zaG9hbC5lZGdlbGluay52MS5HZXRCbG9iUmVxdWVzdBocLnNob2FsLmVkZ2VsaW5rLnYxLkJsb2JDaHVuazABEksKB1B1dEJsb2ISHC5zaG9hbC5lZGdlbGluay52MS5CbG9iQ2h1bmsaIC5zaG9hbC5lZGdlbGluay52MS5QdXRCbG9iUmVzdWx0KAESUQoIU3RhdEJsb2ISIi5zaG9hbC5lZGdlbGluay52MS5TdGF0QmxvYlJlcXVlc3QaIS5zaG9hbC5lZGdlbGluay52MS5TdGF0QmxvYlJlc3VsdBJXCgpQdXRTYW1wbGVzEiQuc2hvYWwuZWRnZWxpbmsudjEuUHV0U2FtcGxlc1JlcXVlc3QaIy5zaG9hbC5lZGdlbGluay52MS5QdXRTYW1wbGVzUmVzdWx0EkgKBVJlbmV3Eh8uc2hvYWwuZWRnZWxpbmsudjEuUmVuZXdSZXF1ZXN0Gh4uc2hvYWwuZWRnZWxpbmsudjEuUmVuZXdSZXN1bHQSSQoFUmVsYXkSHS5zaG9hbC5lZGdlbGluay52MS5SZWxheUZyYW1lGh0uc2hvYWwuZWRnZWxpbmsudjEuUmVsYXlGcmFtZSgBMAFiBnByb3RvMw");
+
+/**
+ * @generated from message shoal.edgelink.v1.RenewRequest
+ */
+export type RenewRequest = Message<"shoal.edgelink.v1.RenewRequest"> & {
+  /**
+   * PKCS#10, DER.
+   *
+   * @generated from field: bytes certificate_request = 1;
+   */
+  certificateRequest: Uint8Array;
+};
+
+/**
+ * Describes the message shoal.edgelink.v1.RenewRequest.
+ * Use `create(RenewRequestSchema)` to create a new message.
+ */
+export const RenewRequestSchema: GenMessage<RenewRequest> = /*@__PURE__*/
+  messageDesc(file_edge_link, 0);
+
+/**
+ * @generated from message shoal.edgelink.v1.RenewResult
+ */
+export type RenewResult = Message<"shoal.edgelink.v1.RenewResult"> & {
+  /**
+   * PEM.
+   *
+   * @generated from field: string certificate = 1;
+   */
+  certificate: string;
+
+  /**
+   * @generated from field: string authority = 2;
+   */
+  authority: string;
+
+  /**
+   * @generated from field: uint64 valid_for_ms = 3;
+   */
+  validForMs: bigint;
+};
+
+/**
+ * Describes the message shoal.edgelink.v1.RenewResult.
+ * Use `create(RenewResultSchema)` to create a new message.
+ */
+export const RenewResultSchema: GenMessage<RenewResult> = /*@__PURE__*/
+  messageDesc(file_edge_link, 1);
+
+/**
+ * @generated from message shoal.edgelink.v1.RelayFrame
+ */
+export type RelayFrame = Message<"shoal.edgelink.v1.RelayFrame"> & {
+  /**
+   * Odd when the edge opened it, even when the cloud did.
+   *
+   * @generated from field: uint32 stream = 1;
+   */
+  stream: number;
+
+  /**
+   * @generated from oneof shoal.edgelink.v1.RelayFrame.frame
+   */
+  frame: {
+    /**
+     * @generated from field: shoal.edgelink.v1.RelayOpen open = 2;
+     */
+    value: RelayOpen;
+    case: "open";
+  } | {
+    /**
+     * @generated from field: bytes data = 3;
+     */
+    value: Uint8Array;
+    case: "data";
+  } | {
+    /**
+     * Bytes that may be sent in addition.
+     *
+     * @generated from field: uint32 credit = 4;
+     */
+    value: number;
+    case: "credit";
+  } | {
+    /**
+     * @generated from field: shoal.edgelink.v1.RelayClose close = 5;
+     */
+    value: RelayClose;
+    case: "close";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message shoal.edgelink.v1.RelayFrame.
+ * Use `create(RelayFrameSchema)` to create a new message.
+ */
+export const RelayFrameSchema: GenMessage<RelayFrame> = /*@__PURE__*/
+  messageDesc(file_edge_link, 2);
+
+/**
+ * @generated from message shoal.edgelink.v1.RelayOpen
+ */
+export type RelayOpen = Message<"shoal.edgelink.v1.RelayOpen"> & {
+  /**
+   * "operator-api" of a local controller, or "svc://<namespace>/<service>:<port>".
+   *
+   * @generated from field: string target = 1;
+   */
+  target: string;
+};
+
+/**
+ * Describes the message shoal.edgelink.v1.RelayOpen.
+ * Use `create(RelayOpenSchema)` to create a new message.
+ */
+export const RelayOpenSchema: GenMessage<RelayOpen> = /*@__PURE__*/
+  messageDesc(file_edge_link, 3);
+
+/**
+ * @generated from message shoal.edgelink.v1.RelayClose
+ */
+export type RelayClose = Message<"shoal.edgelink.v1.RelayClose"> & {
+  /**
+   * Empty when the stream ended as it should.
+   *
+   * @generated from field: string error = 1;
+   */
+  error: string;
+};
+
+/**
+ * Describes the message shoal.edgelink.v1.RelayClose.
+ * Use `create(RelayCloseSchema)` to create a new message.
+ */
+export const RelayCloseSchema: GenMessage<RelayClose> = /*@__PURE__*/
+  messageDesc(file_edge_link, 4);
 
 /**
  * @generated from message shoal.edgelink.v1.EdgeFrame
@@ -69,7 +205,7 @@ export type EdgeFrame = Message<"shoal.edgelink.v1.EdgeFrame"> & {
  * Use `create(EdgeFrameSchema)` to create a new message.
  */
 export const EdgeFrameSchema: GenMessage<EdgeFrame> = /*@__PURE__*/
-  messageDesc(file_edge_link, 0);
+  messageDesc(file_edge_link, 5);
 
 /**
  * @generated from message shoal.edgelink.v1.CloudFrame
@@ -114,6 +250,14 @@ export type CloudFrame = Message<"shoal.edgelink.v1.CloudFrame"> & {
      */
     value: GoAway;
     case: "goAway";
+  } | {
+    /**
+     * Somebody in the cloud wants to reach this node: connect the relay.
+     *
+     * @generated from field: shoal.edgelink.v1.OpenRelay open_relay = 7;
+     */
+    value: OpenRelay;
+    case: "openRelay";
   } | { case: undefined; value?: undefined };
 };
 
@@ -122,7 +266,7 @@ export type CloudFrame = Message<"shoal.edgelink.v1.CloudFrame"> & {
  * Use `create(CloudFrameSchema)` to create a new message.
  */
 export const CloudFrameSchema: GenMessage<CloudFrame> = /*@__PURE__*/
-  messageDesc(file_edge_link, 1);
+  messageDesc(file_edge_link, 6);
 
 /**
  * @generated from message shoal.edgelink.v1.Hello
@@ -193,7 +337,7 @@ export type Hello = Message<"shoal.edgelink.v1.Hello"> & {
  * Use `create(HelloSchema)` to create a new message.
  */
 export const HelloSchema: GenMessage<Hello> = /*@__PURE__*/
-  messageDesc(file_edge_link, 2);
+  messageDesc(file_edge_link, 7);
 
 /**
  * What waits at the edge to be sent.
@@ -226,7 +370,7 @@ export type OutboxState = Message<"shoal.edgelink.v1.OutboxState"> & {
  * Use `create(OutboxStateSchema)` to create a new message.
  */
 export const OutboxStateSchema: GenMessage<OutboxState> = /*@__PURE__*/
-  messageDesc(file_edge_link, 3);
+  messageDesc(file_edge_link, 8);
 
 /**
  * @generated from message shoal.edgelink.v1.Welcome
@@ -293,7 +437,7 @@ export type Welcome = Message<"shoal.edgelink.v1.Welcome"> & {
  * Use `create(WelcomeSchema)` to create a new message.
  */
 export const WelcomeSchema: GenMessage<Welcome> = /*@__PURE__*/
-  messageDesc(file_edge_link, 4);
+  messageDesc(file_edge_link, 9);
 
 /**
  * @generated from message shoal.edgelink.v1.StreamPosition
@@ -315,7 +459,7 @@ export type StreamPosition = Message<"shoal.edgelink.v1.StreamPosition"> & {
  * Use `create(StreamPositionSchema)` to create a new message.
  */
 export const StreamPositionSchema: GenMessage<StreamPosition> = /*@__PURE__*/
-  messageDesc(file_edge_link, 5);
+  messageDesc(file_edge_link, 10);
 
 /**
  * Changes after `from`, up to and including `to`. To an edge that cannot reconcile, the first
@@ -372,7 +516,7 @@ export type Batch = Message<"shoal.edgelink.v1.Batch"> & {
  * Use `create(BatchSchema)` to create a new message.
  */
 export const BatchSchema: GenMessage<Batch> = /*@__PURE__*/
-  messageDesc(file_edge_link, 6);
+  messageDesc(file_edge_link, 11);
 
 /**
  * @generated from message shoal.edgelink.v1.Change
@@ -426,7 +570,7 @@ export type Change = Message<"shoal.edgelink.v1.Change"> & {
  * Use `create(ChangeSchema)` to create a new message.
  */
 export const ChangeSchema: GenMessage<Change> = /*@__PURE__*/
-  messageDesc(file_edge_link, 7);
+  messageDesc(file_edge_link, 12);
 
 /**
  * Everything up to the cursor is durable at the edge.
@@ -457,7 +601,7 @@ export type Ack = Message<"shoal.edgelink.v1.Ack"> & {
  * Use `create(AckSchema)` to create a new message.
  */
 export const AckSchema: GenMessage<Ack> = /*@__PURE__*/
-  messageDesc(file_edge_link, 8);
+  messageDesc(file_edge_link, 13);
 
 /**
  * The edge got a batch that does not continue what it has: go on after this cursor.
@@ -476,7 +620,7 @@ export type Resync = Message<"shoal.edgelink.v1.Resync"> & {
  * Use `create(ResyncSchema)` to create a new message.
  */
 export const ResyncSchema: GenMessage<Resync> = /*@__PURE__*/
-  messageDesc(file_edge_link, 9);
+  messageDesc(file_edge_link, 14);
 
 /**
  * In reconcile mode: what the edge holds, by the digests of the bodies as they are on its disk.
@@ -500,7 +644,7 @@ export type Inventory = Message<"shoal.edgelink.v1.Inventory"> & {
  * Use `create(InventorySchema)` to create a new message.
  */
 export const InventorySchema: GenMessage<Inventory> = /*@__PURE__*/
-  messageDesc(file_edge_link, 10);
+  messageDesc(file_edge_link, 15);
 
 /**
  * @generated from message shoal.edgelink.v1.InventoryItem
@@ -537,7 +681,7 @@ export type InventoryItem = Message<"shoal.edgelink.v1.InventoryItem"> & {
  * Use `create(InventoryItemSchema)` to create a new message.
  */
 export const InventoryItemSchema: GenMessage<InventoryItem> = /*@__PURE__*/
-  messageDesc(file_edge_link, 11);
+  messageDesc(file_edge_link, 16);
 
 /**
  * @generated from message shoal.edgelink.v1.Nack
@@ -559,7 +703,7 @@ export type Nack = Message<"shoal.edgelink.v1.Nack"> & {
  * Use `create(NackSchema)` to create a new message.
  */
 export const NackSchema: GenMessage<Nack> = /*@__PURE__*/
-  messageDesc(file_edge_link, 12);
+  messageDesc(file_edge_link, 17);
 
 /**
  * Something the edge has to say. In the stream "state" the newest record of a key replaces older
@@ -619,7 +763,7 @@ export type Record = Message<"shoal.edgelink.v1.Record"> & {
  * Use `create(RecordSchema)` to create a new message.
  */
 export const RecordSchema: GenMessage<Record> = /*@__PURE__*/
-  messageDesc(file_edge_link, 13);
+  messageDesc(file_edge_link, 18);
 
 /**
  * Records of the stream up to seq have taken effect.
@@ -643,7 +787,7 @@ export type RecordAck = Message<"shoal.edgelink.v1.RecordAck"> & {
  * Use `create(RecordAckSchema)` to create a new message.
  */
 export const RecordAckSchema: GenMessage<RecordAck> = /*@__PURE__*/
-  messageDesc(file_edge_link, 14);
+  messageDesc(file_edge_link, 19);
 
 /**
  * @generated from message shoal.edgelink.v1.Ping
@@ -660,7 +804,7 @@ export type Ping = Message<"shoal.edgelink.v1.Ping"> & {
  * Use `create(PingSchema)` to create a new message.
  */
 export const PingSchema: GenMessage<Ping> = /*@__PURE__*/
-  messageDesc(file_edge_link, 15);
+  messageDesc(file_edge_link, 20);
 
 /**
  * @generated from message shoal.edgelink.v1.Pong
@@ -684,7 +828,20 @@ export type Pong = Message<"shoal.edgelink.v1.Pong"> & {
  * Use `create(PongSchema)` to create a new message.
  */
 export const PongSchema: GenMessage<Pong> = /*@__PURE__*/
-  messageDesc(file_edge_link, 16);
+  messageDesc(file_edge_link, 21);
+
+/**
+ * @generated from message shoal.edgelink.v1.OpenRelay
+ */
+export type OpenRelay = Message<"shoal.edgelink.v1.OpenRelay"> & {
+};
+
+/**
+ * Describes the message shoal.edgelink.v1.OpenRelay.
+ * Use `create(OpenRelaySchema)` to create a new message.
+ */
+export const OpenRelaySchema: GenMessage<OpenRelay> = /*@__PURE__*/
+  messageDesc(file_edge_link, 22);
 
 /**
  * @generated from message shoal.edgelink.v1.GoAway
@@ -713,7 +870,7 @@ export type GoAway = Message<"shoal.edgelink.v1.GoAway"> & {
  * Use `create(GoAwaySchema)` to create a new message.
  */
 export const GoAwaySchema: GenMessage<GoAway> = /*@__PURE__*/
-  messageDesc(file_edge_link, 17);
+  messageDesc(file_edge_link, 23);
 
 /**
  * @generated from message shoal.edgelink.v1.GetBlobRequest
@@ -735,7 +892,7 @@ export type GetBlobRequest = Message<"shoal.edgelink.v1.GetBlobRequest"> & {
  * Use `create(GetBlobRequestSchema)` to create a new message.
  */
 export const GetBlobRequestSchema: GenMessage<GetBlobRequest> = /*@__PURE__*/
-  messageDesc(file_edge_link, 18);
+  messageDesc(file_edge_link, 24);
 
 /**
  * @generated from message shoal.edgelink.v1.BlobChunk
@@ -767,7 +924,7 @@ export type BlobChunk = Message<"shoal.edgelink.v1.BlobChunk"> & {
  * Use `create(BlobChunkSchema)` to create a new message.
  */
 export const BlobChunkSchema: GenMessage<BlobChunk> = /*@__PURE__*/
-  messageDesc(file_edge_link, 19);
+  messageDesc(file_edge_link, 25);
 
 /**
  * @generated from message shoal.edgelink.v1.PutBlobResult
@@ -789,7 +946,7 @@ export type PutBlobResult = Message<"shoal.edgelink.v1.PutBlobResult"> & {
  * Use `create(PutBlobResultSchema)` to create a new message.
  */
 export const PutBlobResultSchema: GenMessage<PutBlobResult> = /*@__PURE__*/
-  messageDesc(file_edge_link, 20);
+  messageDesc(file_edge_link, 26);
 
 /**
  * @generated from message shoal.edgelink.v1.StatBlobRequest
@@ -806,7 +963,7 @@ export type StatBlobRequest = Message<"shoal.edgelink.v1.StatBlobRequest"> & {
  * Use `create(StatBlobRequestSchema)` to create a new message.
  */
 export const StatBlobRequestSchema: GenMessage<StatBlobRequest> = /*@__PURE__*/
-  messageDesc(file_edge_link, 21);
+  messageDesc(file_edge_link, 27);
 
 /**
  * @generated from message shoal.edgelink.v1.StatBlobResult
@@ -830,7 +987,7 @@ export type StatBlobResult = Message<"shoal.edgelink.v1.StatBlobResult"> & {
  * Use `create(StatBlobResultSchema)` to create a new message.
  */
 export const StatBlobResultSchema: GenMessage<StatBlobResult> = /*@__PURE__*/
-  messageDesc(file_edge_link, 22);
+  messageDesc(file_edge_link, 28);
 
 /**
  * @generated from message shoal.edgelink.v1.PutSamplesRequest
@@ -867,7 +1024,7 @@ export type PutSamplesRequest = Message<"shoal.edgelink.v1.PutSamplesRequest"> &
  * Use `create(PutSamplesRequestSchema)` to create a new message.
  */
 export const PutSamplesRequestSchema: GenMessage<PutSamplesRequest> = /*@__PURE__*/
-  messageDesc(file_edge_link, 23);
+  messageDesc(file_edge_link, 29);
 
 /**
  * @generated from message shoal.edgelink.v1.EdgeSample
@@ -891,7 +1048,7 @@ export type EdgeSample = Message<"shoal.edgelink.v1.EdgeSample"> & {
  * Use `create(EdgeSampleSchema)` to create a new message.
  */
 export const EdgeSampleSchema: GenMessage<EdgeSample> = /*@__PURE__*/
-  messageDesc(file_edge_link, 24);
+  messageDesc(file_edge_link, 30);
 
 /**
  * @generated from message shoal.edgelink.v1.PutSamplesResult
@@ -917,7 +1074,7 @@ export type PutSamplesResult = Message<"shoal.edgelink.v1.PutSamplesResult"> & {
  * Use `create(PutSamplesResultSchema)` to create a new message.
  */
 export const PutSamplesResultSchema: GenMessage<PutSamplesResult> = /*@__PURE__*/
-  messageDesc(file_edge_link, 25);
+  messageDesc(file_edge_link, 31);
 
 /**
  * The cloud-edge channel: one outbound connection per edge, mutual TLS. A node's identity is the
@@ -971,6 +1128,27 @@ export const EdgeLink: GenService<{
     methodKind: "unary";
     input: typeof PutSamplesRequestSchema;
     output: typeof PutSamplesResultSchema;
+  },
+  /**
+   * A new certificate for the node that asks, with a new key.
+   *
+   * @generated from rpc shoal.edgelink.v1.EdgeLink.Renew
+   */
+  renew: {
+    methodKind: "unary";
+    input: typeof RenewRequestSchema;
+    output: typeof RenewResultSchema;
+  },
+  /**
+   * Byte streams between the node and what it cannot reach, or what cannot reach it; opened by
+   * either side, with credit.
+   *
+   * @generated from rpc shoal.edgelink.v1.EdgeLink.Relay
+   */
+  relay: {
+    methodKind: "bidi_streaming";
+    input: typeof RelayFrameSchema;
+    output: typeof RelayFrameSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_edge_link, 0);

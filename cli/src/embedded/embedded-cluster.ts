@@ -6,9 +6,10 @@ import { allCrds } from '@shoal/api';
 import { ApiClient, clusterAuthority, renderKubeconfig } from '@shoal/cluster';
 import { isShoalError, issueCertificate, type KeyPair, ShoalError } from '@shoal/core';
 import {
+  createJoinToken,
   edgeAuthority,
+  fleetKey,
   issueKnowledgeBaseCertificate,
-  issueNodeCertificate,
   knowledgeBaseKey,
 } from '@shoal/global-manager';
 import { type Addresses, freePort, MAX_NODES, takeAddresses } from './addresses.ts';
@@ -28,6 +29,9 @@ const YEAR_MS = 365 * 24 * 3600 * 1000;
 const START_TIMEOUT_MS = 40_000;
 const KNOWLEDGE_BASE_PORT = 9020;
 const SAMPLES_PORT = 9010;
+const FLEET_PORT = 9001;
+const EDGE_LINK_PORT = 9000;
+const TOKEN_MS = 3_600_000;
 /** The project's root: what stands for the working directory of our images. */
 const PROJECT = join(import.meta.dirname, '../../..');
 const IMAGES = ['shoal/workers', 'shoal/examples'].map((image) => ({
@@ -116,6 +120,8 @@ export class EmbeddedCluster {
       managerUrl: `http://${addresses.manager}:9080`,
       knowledgeBase: `${addresses.manager}:${KNOWLEDGE_BASE_PORT}`,
       samples: `${addresses.manager}:${SAMPLES_PORT}`,
+      fleet: `${addresses.manager}:${FLEET_PORT}`,
+      edgeLink: `${addresses.manager}:${EDGE_LINK_PORT}`,
       cloudNode: 'cloud-1',
       edgeNodes: Array.from({ length: edges }, (_, i) => `edge-${i + 1}`),
       startedAt: new Date().toISOString(),
@@ -268,7 +274,8 @@ export class EmbeddedCluster {
       environment: {
         SHOAL_GM_KUBECONFIG: this.#layout.kubeconfig,
         SHOAL_GM_DATA_DIR: this.#layout.managerDir,
-        SHOAL_GM_EDGE_LINK_ADDRESS: `${this.#addresses.manager}:9000`,
+        SHOAL_GM_EDGE_LINK_ADDRESS: this.state.edgeLink,
+        SHOAL_GM_FLEET_ADDRESS: this.state.fleet,
         SHOAL_GM_HTTP_ADDRESS: this.#addresses.manager,
         SHOAL_GM_HTTP_PORT: '9080',
         SHOAL_GM_KB_SERVER: this.state.knowledgeBase,
@@ -331,23 +338,31 @@ export class EmbeddedCluster {
   async #spawnController(node: string, ip: string): Promise<void> {
     const dataDir = this.#layout.controllerDir(node);
     mkdirSync(dataDir, { recursive: true });
-    const edge = await edgeAuthority(this.#layout.managerDir, Date.now());
-    const tls = await issueNodeCertificate(edge, node, Date.now());
-    const tlsFile = join(dataDir, 'tls.json');
-    writeFileSync(tlsFile, JSON.stringify({ ...tls, authority: edge.certificate }), {
-      mode: 0o600,
+    const { managerDir } = this.#layout;
+    const { certificate: authority } = await edgeAuthority(managerDir, Date.now());
+    const tokenFile = join(dataDir, 'join-token');
+    const token = createJoinToken(fleetKey(managerDir), {
+      node,
+      authority,
+      nowMs: Date.now(),
+      validForMs: TOKEN_MS,
+      server: this.state.fleet,
+      edgeLink: this.state.edgeLink,
     });
+    writeFileSync(tokenFile, token, { mode: 0o600 });
     this.#spawn({
       name: `local-controller-${node}`,
       entry: entryOf('@shoal/local-controller', 'operator/main.ts'),
       environment: {
-        GM_ADDRESS: `${this.#addresses.manager}:9000`,
+        GM_ADDRESS: this.state.edgeLink,
         NODENAME: node,
         ROOTFS_MOUNT_DIR: this.#layout.rootfs(node),
         BIND_ADDRESS: ip,
         BIND_PORT: '9100',
         SHOAL_LC_DATA_DIR: dataDir,
-        SHOAL_LC_TLS_FILE: tlsFile,
+        SHOAL_LC_TLS_FILE: join(dataDir, 'identity.json'),
+        SHOAL_LC_TOKEN_FILE: tokenFile,
+        SHOAL_LC_POD_LOG_DIR: join(this.#layout.nodeDir(node), 'logs'),
         SHOAL_LC_POLL_MS: '500',
       },
     });

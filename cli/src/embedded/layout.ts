@@ -45,6 +45,10 @@ export interface ClusterState {
   readonly knowledgeBase: string;
   /** `host:port` of the sample service, for those who label. */
   readonly samples: string;
+  /** `host:port` where machines join, and operators ask. */
+  readonly fleet: string;
+  /** `host:port` where edges connect. */
+  readonly edgeLink: string;
   readonly cloudNode: string;
   readonly edgeNodes: readonly string[];
   readonly startedAt: string;

@@ -26,21 +26,6 @@ export async function edgeAuthority(dataDir: string, nowMs: number): Promise<Key
   }
 }
 
-/** A node's certificate; its common name is the identity EdgeLink goes by. */
-export async function issueNodeCertificate(
-  authority: KeyPair,
-  node: string,
-  nowMs: number,
-): Promise<KeyPair> {
-  return await issueCertificate(authority, {
-    commonName: `system:node:${node}`,
-    organization: 'system:nodes',
-    usages: ['client'],
-    nowMs,
-    validForMs: YEAR_MS,
-  });
-}
-
 /**
  * The certificate the manager itself shows. Edges check it against a fixed name, so that the
  * manager's address may change.
@@ -72,6 +57,11 @@ export async function issueKnowledgeBaseCertificate(
 /** The key shared by the manager and the knowledge base: made once, by whoever needs it first. */
 export function knowledgeBaseKey(dataDir: string, file?: string): string {
   return sharedKey(dataDir, file || join(dataDir, 'knowledge-base.key'));
+}
+
+/** The key of join tokens and of the operator’s token. */
+export function fleetKey(dataDir: string): string {
+  return sharedKey(dataDir, join(dataDir, 'fleet.key'));
 }
 
 /** The key of the sample service's tokens. */

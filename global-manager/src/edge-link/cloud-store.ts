@@ -38,6 +38,14 @@ const SECOND = `
   INSERT OR IGNORE INTO meta VALUES('term', '0');
 `;
 
+/** Tokens that were used, and certificates of nodes. */
+const THIRD = `
+  CREATE TABLE used_token(id TEXT PRIMARY KEY, expires_ms INTEGER NOT NULL);
+  CREATE TABLE device(digest TEXT PRIMARY KEY, node TEXT NOT NULL, state TEXT NOT NULL, issued_ms INTEGER NOT NULL,
+    ends_ms INTEGER NOT NULL);
+  CREATE INDEX device_node ON device(node);
+`;
+
 /**
  * The store behind EdgeLink in the cloud: what each node should know and what each has said. One
  * manager writes at a time: opening for writing begins a new term, and whoever is of an older term
@@ -58,7 +66,7 @@ export class CloudStore {
     try {
       this.#db = open(path);
       this.#db.exec(PRAGMAS);
-      migrate(this.#db, [FIRST, SECOND], `the feed store ${path}`);
+      migrate(this.#db, [FIRST, SECOND, THIRD], `the feed store ${path}`);
     } catch (error) {
       throw fromNode(error, `opening the feed store ${path}`);
     }

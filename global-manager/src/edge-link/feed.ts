@@ -289,6 +289,17 @@ export class Feed {
       : undefined;
   }
 
+  /** Everything of a kind that a node has been told. */
+  bodies<T>(node: string, kind: string): T[] {
+    return this.#store
+      .all(
+        "SELECT b.bytes FROM change c JOIN body b ON b.digest=c.digest WHERE node=? AND kind=? AND op='put'",
+        node,
+        kind,
+      )
+      .map((row) => JSON.parse(Buffer.from(row['bytes'] as Uint8Array).toString('utf8')) as T);
+  }
+
   /** Nodes that have a scope, connected or not. */
   nodes(): string[] {
     return this.#store.all('SELECT node FROM scope ORDER BY node').map((r) => String(r['node']));

@@ -312,6 +312,13 @@ export class LinkHub {
     return session ? this.#ports.clock.monotonic() - session.liveSinceMs : undefined;
   }
 
+  /** Asks a node to connect its relay. False when the node is not here. */
+  inviteRelay(node: string): boolean {
+    const session = this.#live.get(node);
+    session?.send(create(CloudFrameSchema, { frame: { case: 'openRelay', value: {} } }));
+    return session !== undefined;
+  }
+
   get connected(): number {
     return this.#live.size;
   }
@@ -319,6 +326,7 @@ export class LinkHub {
   /** Ends the session of a node, and tells it when to come back. */
   disconnect(node: string, reason: string, retry = { afterMs: 1_000, spreadMs: 1_000 }): void {
     const session = this.#live.get(node);
+    this.#lastErrors.set(node, reason);
     if (!session) return;
     session.goAway(reason, retry);
     this.#forget(session);
@@ -331,10 +339,11 @@ export class LinkHub {
     this.#live.clear();
   }
 
-  /** One line per node that ever was. */
-  status(): LinkStatus[] {
+  /** One line per node that ever was, or is told about. */
+  status(more: readonly string[] = []): LinkStatus[] {
     const { feed } = this.#ports;
-    return feed.nodes().map((node) => {
+    const nodes = [...new Set([...feed.nodes(), ...more])].toSorted((a, b) => (a < b ? -1 : 1));
+    return nodes.map((node) => {
       const session = this.#live.get(node);
       const head = feed.head(node);
       const connectedForMs = this.connectedForMs(node);

@@ -9,16 +9,22 @@ import {
   PutBlobResultSchema,
   type PutSamplesRequest,
   PutSamplesResultSchema,
+  type RelayFrame,
+  type RenewRequest,
+  type RenewResult,
+  RenewResultSchema,
   type StageAssignment,
   StatBlobResultSchema,
 } from '@shoal/api';
-import { type KeyPair, type Logger, messageOf, ShoalError } from '@shoal/core';
+import { digestOf, type KeyPair, type Logger, messageOf, ShoalError } from '@shoal/core';
 import type { Metrics } from '../operator/metrics.ts';
 import type { SampleStore } from '../samples/sample-store.ts';
 import type { BlobStore } from './blobs.ts';
 import type { Feed } from './feed.ts';
 import { toStatus } from './grpc-status.ts';
 import type { LinkHub } from './hub.ts';
+import type { NodeRegistry } from './node-registry.ts';
+import type { RelayHub } from './relay-hub.ts';
 import type { Peer } from './session.ts';
 
 export interface EdgeLinkServerOptions {
@@ -27,6 +33,8 @@ export interface EdgeLinkServerOptions {
   /** PEM of the authority whose node certificates are accepted. */
   readonly authority: string;
   readonly hub: LinkHub;
+  readonly registry: NodeRegistry;
+  readonly relay: RelayHub;
   readonly feed: Feed;
   readonly blobs: BlobStore;
   readonly samples: SampleStore;
@@ -38,30 +46,11 @@ const TICK_MS = 1_000;
 const CHUNK_BYTES = 256 * 1024;
 const MAX_MESSAGE_BYTES = 32 * 1024 * 1024;
 
-/** Who calls: the common name of the client certificate. */
-function nodeOf(
-  call:
-    | grpc.ServerUnaryCall<unknown, unknown>
-    | grpc.ServerDuplexStream<unknown, unknown>
-    | grpc.ServerWritableStream<unknown, unknown>
-    | grpc.ServerReadableStream<unknown, unknown>,
-): string {
-  const context = call.getAuthContext();
-  const name: unknown = context.sslPeerCertificate?.subject.CN;
-  const node = /^system:node:(.+)$/.exec(typeof name === 'string' ? name : '')?.[1];
-  if (node === undefined) throw new ShoalError('unauthenticated', 'a node certificate is required');
-  return node;
-}
-
-/** Who calls, and how long the certificate is still good. */
-function peerOf(call: grpc.ServerDuplexStream<unknown, unknown>): Peer {
-  const validTo = call.getAuthContext().sslPeerCertificate?.valid_to;
-  const remaining = validTo === undefined ? Number.NaN : Date.parse(validTo) - Date.now();
-  return {
-    node: nodeOf(call),
-    ...(Number.isFinite(remaining) && { certificateRemainingMs: remaining }),
-  };
-}
+type AnyCall =
+  | grpc.ServerUnaryCall<unknown, unknown>
+  | grpc.ServerDuplexStream<unknown, unknown>
+  | grpc.ServerWritableStream<unknown, unknown>
+  | grpc.ServerReadableStream<unknown, unknown>;
 
 /** Resolves when a stream takes more, or is over. */
 function drained(call: grpc.ServerWritableStream<unknown, unknown>): Promise<void> {
@@ -103,8 +92,38 @@ export class EdgeLinkServer {
         call: grpc.ServerUnaryCall<PutSamplesRequest, unknown>,
         callback: grpc.sendUnaryData<unknown>,
       ) => this.#putSamples(call, callback),
+      renew: (
+        call: grpc.ServerUnaryCall<RenewRequest, RenewResult>,
+        callback: grpc.sendUnaryData<RenewResult>,
+      ) => void this.#renew(call, callback),
+      relay: (call: grpc.ServerDuplexStream<RelayFrame, RelayFrame>) => this.#relay(call),
     });
     this.#timer = setInterval(() => options.hub.tick(), TICK_MS);
+  }
+
+  /**
+   * Who calls: the common name of the client certificate, if that may act for its node.
+   *
+   * @throws ShoalError `unauthenticated`, or `permission_denied` for a node that was revoked.
+   */
+  #nodeOf(call: AnyCall): string {
+    const certificate = call.getAuthContext().sslPeerCertificate;
+    const name: unknown = certificate?.subject.CN;
+    const node = /^system:node:(.+)$/.exec(typeof name === 'string' ? name : '')?.[1];
+    if (node === undefined || certificate === undefined)
+      throw new ShoalError('unauthenticated', 'a node certificate is required');
+    this.#options.registry.expectActive(node, digestOf(certificate.raw));
+    return node;
+  }
+
+  /** Who calls, and how long the certificate is still good. */
+  #peerOf(call: AnyCall): Peer {
+    const node = this.#nodeOf(call);
+    const certificate = call.getAuthContext().sslPeerCertificate;
+    if (certificate) this.#options.registry.confirm(node, digestOf(certificate.raw));
+    const remaining =
+      certificate === undefined ? Number.NaN : Date.parse(certificate.valid_to) - Date.now();
+    return { node, ...(Number.isFinite(remaining) && { certificateRemainingMs: remaining }) };
   }
 
   /** Starts listening; resolves with the port. @throws ShoalError when the address is taken. */
@@ -134,7 +153,7 @@ export class EdgeLinkServer {
     const { hub, metrics } = this.#options;
     let peer: Peer;
     try {
-      peer = peerOf(call);
+      peer = this.#peerOf(call);
     } catch (error) {
       call.emit('error', toStatus(error));
       return;
@@ -152,6 +171,38 @@ export class EdgeLinkServer {
     call.on('error', ended);
     call.on('close', ended);
     call.on('cancelled', ended);
+  }
+
+  async #renew(
+    call: grpc.ServerUnaryCall<RenewRequest, RenewResult>,
+    callback: grpc.sendUnaryData<RenewResult>,
+  ): Promise<void> {
+    try {
+      const node = this.#nodeOf(call);
+      const { validForMs, ...identity } = await this.#options.registry.renew(
+        node,
+        call.request.certificateRequest,
+      );
+      callback(null, create(RenewResultSchema, { ...identity, validForMs: BigInt(validForMs) }));
+    } catch (error) {
+      callback(toStatus(error));
+    }
+  }
+
+  #relay(call: grpc.ServerDuplexStream<RelayFrame, RelayFrame>): void {
+    const { relay } = this.#options;
+    let node: string;
+    try {
+      node = this.#nodeOf(call);
+    } catch (error) {
+      call.emit('error', toStatus(error));
+      return;
+    }
+    const mux = relay.attach(node, (frame) => void (call.writable && call.write(frame)));
+    const ended = (): void => relay.detach(node, mux);
+    call.on('data', (frame: RelayFrame) => mux.receive(frame));
+    call.on('end', () => call.end());
+    for (const event of ['error', 'close', 'cancelled']) call.on(event, ended);
   }
 
   /** A fault while handling a frame ends the session; the edge comes back and resumes. */
@@ -180,7 +231,7 @@ export class EdgeLinkServer {
     const { blobs } = this.#options;
     const { digest } = call.request;
     try {
-      this.#authorize(nodeOf(call), digest);
+      this.#authorize(this.#nodeOf(call), digest);
       let offset = Number(call.request.offset);
       const { receivedBytes } = blobs.stat(digest);
       for await (const data of blobs.read(digest, offset, CHUNK_BYTES)) {
@@ -205,7 +256,7 @@ export class EdgeLinkServer {
   ): Promise<void> {
     const { blobs } = this.#options;
     try {
-      nodeOf(call);
+      this.#nodeOf(call);
       let digest = '';
       let received = 0;
       let size = 0;
@@ -236,7 +287,7 @@ export class EdgeLinkServer {
     callback: grpc.sendUnaryData<unknown>,
   ): void {
     try {
-      nodeOf(call);
+      this.#nodeOf(call);
       const { receivedBytes, complete } = this.#options.blobs.stat(call.request.digest);
       callback(
         null,
@@ -254,7 +305,7 @@ export class EdgeLinkServer {
   ): void {
     const { feed, samples } = this.#options;
     try {
-      const node = nodeOf(call);
+      const node = this.#nodeOf(call);
       const { kind, namespace, name, uid, samples: sent } = call.request;
       const assignment = feed.assigned<Pick<StageAssignment, 'spool'>>(node, {
         kind,

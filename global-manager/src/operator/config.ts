@@ -13,6 +13,7 @@ export interface Config {
   readonly SHOAL_GM_KUBECONFIG: string;
   readonly SHOAL_GM_DATA_DIR: string;
   readonly SHOAL_GM_EDGE_LINK_ADDRESS: string;
+  readonly SHOAL_GM_FLEET_ADDRESS: string;
   readonly SHOAL_GM_HTTP_ADDRESS: string;
   readonly SHOAL_GM_HTTP_PORT: number;
   readonly SHOAL_GM_LC_SERVER: string;
@@ -34,6 +35,7 @@ export const SETTINGS: SettingTable<Config> = {
     '/var/lib/shoal',
   ),
   SHOAL_GM_EDGE_LINK_ADDRESS: text('host:port where edges connect', '0.0.0.0:9000'),
+  SHOAL_GM_FLEET_ADDRESS: text('host:port where machines join, and operators ask', '0.0.0.0:9001'),
   SHOAL_GM_HTTP_ADDRESS: text('host for /healthz, /readyz and /metrics', '0.0.0.0'),
   SHOAL_GM_HTTP_PORT: integer('port for them', { min: 0, max: 65_535 }, 9080),
   SHOAL_GM_LC_SERVER: text(

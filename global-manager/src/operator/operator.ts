@@ -12,6 +12,7 @@ import { PodBlobsReconciler } from '../controllers/pod-blobs.ts';
 import { StageJobReconciler } from '../controllers/stage-job/controller.ts';
 import {
   edgeAuthority,
+  fleetKey,
   issueManagerCertificate,
   knowledgeBaseKey,
   samplesKey,
@@ -19,9 +20,13 @@ import {
 import { BlobStore } from '../edge-link/blobs.ts';
 import { CloudStore } from '../edge-link/cloud-store.ts';
 import { Feed } from '../edge-link/feed.ts';
+import { FleetServer } from '../edge-link/fleet-server.ts';
 import { LinkHub } from '../edge-link/hub.ts';
+import { NodeRegistry } from '../edge-link/node-registry.ts';
 import { Records } from '../edge-link/records.ts';
+import { RelayHub } from '../edge-link/relay-hub.ts';
 import { EdgeLinkServer } from '../edge-link/server.ts';
+import { clusterServices } from '../edge-link/services.ts';
 import {
   DATASET,
   DEPLOYMENT,
@@ -147,22 +152,48 @@ interface Edges {
   readonly samples: SampleStore;
   readonly link: EdgeLinkServer;
   readonly sampleServer: SampleServer;
+  readonly fleet: FleetServer;
 }
 
-/** What faces the edges and those who label; nothing listens yet. */
-async function openEdges(
-  config: Config,
-  { clock, logger, metrics }: Pick<OperatorPorts, 'clock' | 'logger'> & { metrics: Metrics },
-): Promise<Edges> {
-  const dataDir = config.SHOAL_GM_DATA_DIR;
+/** The store behind EdgeLink and the sessions over it. */
+function openHub(
+  dataDir: string,
+  { clock, logger }: Pick<OperatorPorts, 'clock' | 'logger'>,
+): Pick<Edges, 'store' | 'feed' | 'records' | 'hub'> {
   const store = new CloudStore(join(dataDir, 'feed.db'));
   const feed = new Feed(store);
   const records = new Records(store);
   const soon = (body: () => void): void => void setImmediate(body);
   const hub = new LinkHub({ store, feed, records, clock, logger, soon });
+  return { store, feed, records, hub };
+}
+
+/** What faces the edges and those who label; nothing listens yet. */
+async function openEdges(
+  config: Config,
+  {
+    api,
+    clock,
+    logger,
+    metrics,
+  }: Pick<OperatorPorts, 'api' | 'clock' | 'logger'> & { metrics: Metrics },
+): Promise<Edges> {
+  const dataDir = config.SHOAL_GM_DATA_DIR;
+  const { store, feed, records, hub } = openHub(dataDir, { clock, logger });
   metrics.links(() => hub.status());
   const authority = await edgeAuthority(dataDir, clock.now());
   const tls = await issueManagerCertificate(authority, clock.now());
+  const key = fleetKey(dataDir);
+  const registry = new NodeRegistry({ store, authority, key, clock, logger });
+  const relay = new RelayHub({
+    services: clusterServices({ api, feed }),
+    invite: (node) => hub.inviteRelay(node),
+    logger,
+  });
+  registry.onRevoke((node, reason) => {
+    hub.disconnect(node, reason, { afterMs: 60_000, spreadMs: 60_000 });
+    relay.drop(node);
+  });
   const blobs = new BlobStore(join(dataDir, 'blobs'));
   const samples = new SampleStore(join(dataDir, 'samples.db'));
   const link = new EdgeLinkServer({
@@ -170,10 +201,21 @@ async function openEdges(
     tls,
     authority: authority.certificate,
     hub,
+    registry,
+    relay,
     feed,
     blobs,
     samples,
     metrics,
+    logger,
+  });
+  const fleet = new FleetServer({
+    address: config.SHOAL_GM_FLEET_ADDRESS,
+    tls,
+    key,
+    registry,
+    hub,
+    relay,
     logger,
   });
   const sampleServer = new SampleServer({
@@ -184,7 +226,7 @@ async function openEdges(
     blobs,
     logger,
   });
-  return { authority, store, feed, records, hub, blobs, samples, link, sampleServer };
+  return { authority, store, feed, records, hub, blobs, samples, link, sampleServer, fleet };
 }
 
 /** What serving workers say of themselves, out of the status of their jobs. */
@@ -210,8 +252,9 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   const { api, clock, random, logger } = ports;
   mkdirSync(config.SHOAL_GM_DATA_DIR, { recursive: true });
   const metrics = new Metrics();
-  const parts = await openEdges(config, { clock, logger, metrics });
-  const { authority, store, feed, records, hub, blobs, samples, link, sampleServer } = parts;
+  const parts = await openEdges(config, { api, clock, logger, metrics });
+  const { authority, store, feed, records, hub, blobs, samples, link, sampleServer, fleet } = parts;
+  await fleet.listen(); // machines may join before there is anything to tell them
   const caches = openCaches(api);
   metrics.jobs(() => jobFigures(caches));
   const isReady = (): boolean => Object.values<ObjectCache>({ ...caches }).every((c) => c.synced);
@@ -254,6 +297,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
       stopping.abort();
       link.close();
       sampleServer.close();
+      fleet.close();
       await Promise.all([started, ...loops]);
       await http.close();
       store.close();

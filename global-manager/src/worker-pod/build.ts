@@ -19,6 +19,8 @@ export interface WorkerOptions {
   readonly storage: Storage;
   /** Credentials for the storage initializer, and for workers that write remotely. */
   readonly secretEnv: readonly EnvVar[];
+  /** `svc://…` that the worker reaches through its node’s link. */
+  readonly services?: readonly string[];
   readonly hostNetwork?: boolean;
   /** Used only where the template says nothing. */
   readonly restartPolicy?: 'Always' | 'OnFailure' | 'Never';
@@ -37,6 +39,8 @@ export interface InitializerSettings {
 
 /** Annotation of a pod with the digests of the blobs it fetches, joined by commas. */
 export const BLOBS_ANNOTATION = 'shoal.dev/blobs';
+/** Services a pod reaches through its node’s link: `svc://<namespace>/<service>:<port>`, with commas. */
+export const SERVICES_ANNOTATION = 'shoal.dev/services';
 
 const SUFFIX = 'bcdfghjklmnpqrstvwxz2456789';
 
@@ -136,6 +140,7 @@ export function buildPodTemplate(options: WorkerOptions): PodTemplate & { spec: 
   const annotations = {
     ...template.metadata?.annotations,
     ...(blobs.length > 0 ? { [BLOBS_ANNOTATION]: blobs.join(',') } : {}),
+    ...(options.services?.length ? { [SERVICES_ANNOTATION]: options.services.join(',') } : {}),
   };
   return {
     metadata: {

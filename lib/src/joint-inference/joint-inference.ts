@@ -135,6 +135,7 @@ const RETRY_MS = 1_000;
 interface JointEnvironment extends WorkerEnvironment {
   readonly BIG_MODEL_IP: string;
   readonly BIG_MODEL_PORT: string;
+  readonly BIG_MODEL_URL: string;
   readonly CLOUD_DEADLINE_MS: number;
   readonly MINING_MODE: MiningMode;
   readonly CLOUD_FALLBACK: 'edge-result' | 'queue' | 'error';
@@ -144,6 +145,7 @@ const JOINT_SETTINGS: SettingTable<JointEnvironment> = {
   ...WORKER_SETTINGS,
   BIG_MODEL_IP: text('host of the worker in the cloud; empty: edge only', ''),
   BIG_MODEL_PORT: text('its port', '5000'),
+  BIG_MODEL_URL: text('its whole address, where that goes through the local controller', ''),
   CLOUD_DEADLINE_MS: integer('longest wait for its answer', { min: 1, max: 600_000 }, 2_000),
   MINING_MODE: choice('what comes first', MINING_MODES, 'inference-then-mining'),
   CLOUD_FALLBACK: choice(
@@ -214,18 +216,17 @@ export class JointInference {
       env.HEM_NAME || 'CrossEntropy',
       parseMinerParameters(env.HEM_PARAMETERS),
     );
-    const url = `http://${env.BIG_MODEL_IP}:${env.BIG_MODEL_PORT}`;
     return new JointInference({
       ...more,
       estimator,
       miner,
       mode: env.MINING_MODE,
       fallback: env.CLOUD_FALLBACK,
-      ...(env.BIG_MODEL_IP
+      ...(env.BIG_MODEL_IP || env.BIG_MODEL_URL
         ? {
             cloud: withBreaker(
               createCloudClient({
-                url,
+                url: env.BIG_MODEL_URL || `http://${env.BIG_MODEL_IP}:${env.BIG_MODEL_PORT}`,
                 serviceName: env.JOB_NAME,
                 deadlineMs: env.CLOUD_DEADLINE_MS,
               }),

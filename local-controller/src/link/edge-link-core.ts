@@ -14,6 +14,8 @@ export interface CoreOutput {
   /** With `close`: how long the cloud asks to be left alone, in milliseconds. */
   readonly retryAfterMs?: number;
   readonly spreadMs?: number;
+  /** The cloud wants to reach something here. */
+  readonly openRelay?: true;
 }
 
 type FrameOf<C extends NonNullable<CloudFrame['frame']['case']>> = Extract<
@@ -119,6 +121,8 @@ export class EdgeLinkCore {
           spreadMs,
         };
       }
+      case 'openRelay':
+        return { ...NOTHING, openRelay: true };
       case 'pong':
       case undefined:
         return NOTHING;

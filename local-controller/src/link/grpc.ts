@@ -8,10 +8,12 @@ import {
   GetBlobRequestSchema,
   MANAGER_NAME,
   PutSamplesRequestSchema,
+  type RelayFrame,
+  RenewRequestSchema,
   StatBlobRequestSchema,
 } from '@shoal/api';
 import { type ErrorCode, type KeyPair, ShoalError } from '@shoal/core';
-import type { Connection, EdgeTransport, SampleUpload } from './transport.ts';
+import type { Connection, EdgeTransport, RelayConnection, SampleUpload } from './transport.ts';
 
 export interface GrpcTransportOptions {
   /** `host:port` of the global manager. */
@@ -44,6 +46,7 @@ function fromGrpc(error: unknown, what: string): ShoalError {
 const BULK_MS = 600_000;
 /** Longest time one call with samples may take. */
 const SAMPLES_MS = 120_000;
+const RENEW_MS = 15_000;
 
 function bulkDeadline(): grpc.CallOptions {
   return { deadline: Date.now() + BULK_MS };
@@ -53,15 +56,28 @@ type Serialized = typeof EDGE_LINK_METHODS;
 
 /** EdgeLink over gRPC: one outbound HTTP/2 connection with mutual TLS. */
 export class GrpcTransport implements EdgeTransport {
-  readonly #client: grpc.Client;
+  readonly #address: string;
+  #client: grpc.Client;
 
   constructor(options: GrpcTransportOptions) {
+    this.#address = options.address;
+    this.#client = this.#dial(options);
+  }
+
+  /** Goes on with another certificate: calls from now on use it, those under way end as they will. */
+  useIdentity(identity: KeyPair & { readonly authority: string }): void {
+    const before = this.#client;
+    this.#client = this.#dial({ tls: identity, authority: identity.authority });
+    before.close();
+  }
+
+  #dial(options: Pick<GrpcTransportOptions, 'tls' | 'authority'>): grpc.Client {
     const credentials = grpc.credentials.createSsl(
       Buffer.from(options.authority),
       Buffer.from(options.tls.privateKey),
       Buffer.from(options.tls.certificate),
     );
-    this.#client = new grpc.Client(options.address, credentials, {
+    return new grpc.Client(this.#address, credentials, {
       'grpc.ssl_target_name_override': MANAGER_NAME,
       // A half-open connection is noticed by the transport itself, not by TCP after a quarter of an hour.
       'grpc.keepalive_time_ms': 15_000,
@@ -73,6 +89,42 @@ export class GrpcTransport implements EdgeTransport {
       'grpc.max_reconnect_backoff_ms': 5_000,
       'grpc.min_reconnect_backoff_ms': 200,
     });
+  }
+
+  /** A new certificate for this node. */
+  renew(
+    certificateRequest: Uint8Array,
+  ): Promise<{ certificate: string; authority: string; validForMs: bigint }> {
+    const { path, requestSerialize, responseDeserialize } = EDGE_LINK_METHODS.renew;
+    return new Promise((resolve, reject) => {
+      this.#client.makeUnaryRequest(
+        path,
+        requestSerialize,
+        responseDeserialize,
+        create(RenewRequestSchema, { certificateRequest }),
+        { deadline: Date.now() + RENEW_MS },
+        (error, value) => {
+          if (value) resolve(value);
+          else reject(fromGrpc(error, 'renewing the certificate'));
+        },
+      );
+    });
+  }
+
+  /** The connection that relay streams go over. */
+  relay(onFrame: (frame: RelayFrame) => void): RelayConnection {
+    const { path, requestSerialize, responseDeserialize } = EDGE_LINK_METHODS.relay;
+    const call = this.#client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize);
+    call.on('data', onFrame);
+    const closed = new Promise<string | undefined>((resolve) => {
+      call.on('error', (error: grpc.ServiceError) => resolve(error.details || error.message));
+      call.on('end', () => resolve(undefined));
+    });
+    return {
+      send: (frame) => void (call.writable && call.write(frame)),
+      closed,
+      close: () => call.cancel(),
+    };
   }
 
   connect(onFrame: (frame: CloudFrame) => void): Connection {

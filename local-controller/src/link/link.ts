@@ -24,6 +24,8 @@ export type ObjectListener = (object: ObjectKey) => void;
 export interface LinkOptions {
   /** Told to the cloud, for the list of nodes. */
   readonly version?: string;
+  /** Called when the cloud wants to reach something here. */
+  readonly openRelay?: () => void;
 }
 
 /** How a session ended. */
@@ -39,6 +41,7 @@ export class Link {
   readonly #db: EdgeDatabase;
   readonly #transport: EdgeTransport;
   readonly #ports: LoopPorts;
+  readonly #options: LinkOptions;
   readonly #listeners: ObjectListener[] = [];
   #connection: Connection | undefined;
   #isWelcome = false;
@@ -55,6 +58,7 @@ export class Link {
     this.#db = db;
     this.#transport = transport;
     this.#ports = ports;
+    this.#options = options;
     this.#core = new EdgeLinkCore(db, randomUUID(), options.version);
   }
 
@@ -171,6 +175,7 @@ export class Link {
   }
 
   #carryOut(connection: Connection, output: CoreOutput): void {
+    if (output.openRelay) this.#options.openRelay?.();
     for (const reply of output.send) connection.send(reply);
     for (const changed of output.changed)
       for (const listener of this.#listeners) {

@@ -1,4 +1,4 @@
-import type { BlobChunk, CloudFrame, EdgeFrame } from '@shoal/api';
+import type { BlobChunk, CloudFrame, EdgeFrame, RelayFrame } from '@shoal/api';
 
 /** Hard examples of one job on their way up. */
 export interface SampleUpload {
@@ -13,6 +13,13 @@ export interface SampleUpload {
 export interface Connection {
   send(frame: EdgeFrame): void;
   /** Resolves when the connection has ended, with the reason if there is one. */
+  readonly closed: Promise<string | undefined>;
+  close(): void;
+}
+
+/** The connection that relay streams go over. */
+export interface RelayConnection {
+  send(frame: RelayFrame): void;
   readonly closed: Promise<string | undefined>;
   close(): void;
 }

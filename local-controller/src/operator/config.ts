@@ -18,6 +18,9 @@ export interface Config {
   readonly BIND_PORT: number;
   readonly SHOAL_LC_DATA_DIR: string;
   readonly SHOAL_LC_TLS_FILE: string;
+  readonly SHOAL_LC_TOKEN_FILE: string;
+  readonly SHOAL_LC_FLEET_SERVER: string;
+  readonly SHOAL_LC_POD_LOG_DIR: string;
   readonly SHOAL_LC_POLL_MS: number;
   readonly SHOAL_LC_MAX_DATASET_BYTES: number;
   readonly SHOAL_LC_LOG_LEVEL: LogLevel;
@@ -30,7 +33,15 @@ const SETTINGS: SettingTable<Config> = {
   BIND_ADDRESS: text('address workers reach this process at', '0.0.0.0'),
   BIND_PORT: integer('port of the worker API', { min: 0, max: 65_535 }, 9100),
   SHOAL_LC_DATA_DIR: text('folder for the edge store and models', '/var/lib/shoal'),
-  SHOAL_LC_TLS_FILE: text('JSON file with certificate, privateKey and authority'),
+  SHOAL_LC_TLS_FILE: text(
+    'JSON file with certificate, privateKey and authority; written when this node joins',
+  ),
+  SHOAL_LC_TOKEN_FILE: text(
+    'file with a join token, for a node that has no certificate yet; see: shoal token create',
+    '',
+  ),
+  SHOAL_LC_FLEET_SERVER: text('host:port of the fleet service; empty: the one in the token', ''),
+  SHOAL_LC_POD_LOG_DIR: text('folder with the logs of this node’s pods', '/var/log/pods'),
   SHOAL_LC_POLL_MS: integer(
     'how often datasets and jobs are looked at',
     { min: 50, max: 600_000 },

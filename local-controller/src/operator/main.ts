@@ -1,6 +1,6 @@
-import { createLogger, messageOf, seededRandom, systemClock } from '@shoal/core';
+import { messageOf } from '@shoal/core';
 import { readSettings } from './config.ts';
-import { startOperator } from './operator.ts';
+import { startLocalController } from './operator.ts';
 
 /** The local controller as a process: settings from the environment, stops on SIGTERM. */
 async function main(): Promise<void> {
@@ -14,15 +14,7 @@ async function main(): Promise<void> {
   // Under a supervisor with an IPC channel: end when the supervisor does.
   process.once('disconnect', stop);
   const config = readSettings(process.env);
-  const logger = createLogger(
-    { name: 'local-controller', level: config.SHOAL_LC_LOG_LEVEL },
-    process.stderr,
-  );
-  const operator = await startOperator(config, {
-    clock: systemClock,
-    random: seededRandom(Date.now()),
-    logger: logger.child({ node: config.NODENAME }),
-  });
+  const operator = await startLocalController(config);
   close = async () => await operator.close();
 }
 

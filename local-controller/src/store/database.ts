@@ -5,6 +5,7 @@ import {
   fromNode,
   migrate,
   type SqlDatabase,
+  type SqlRow,
   Statements,
   transaction,
 } from '@shoal/core';
@@ -124,7 +125,7 @@ export class EdgeDatabase {
   putObject(change: IncomingChange): void {
     const { kind, namespace, name, uid, rev, digest, body } = change;
     this.#sql.run(
-      'INSERT OR REPLACE INTO objects VALUES(?, ?, ?, ?, ?, ?, ?, 0)',
+      'INSERT OR REPLACE INTO objects VALUES(?, ?, ?, ?, ?, ?, ?, 0, ?)',
       kind,
       namespace,
       name,
@@ -132,13 +133,14 @@ export class EdgeDatabase {
       rev,
       digest,
       body,
+      sealOf(change),
     );
   }
 
   /** Leaves a tombstone: an older put that arrives late must not bring the object back. */
   deleteObject(key: ObjectKey & { uid: string; rev: number }): void {
     this.#sql.run(
-      "INSERT OR REPLACE INTO objects VALUES(?, ?, ?, ?, ?, '', NULL, 1)",
+      "INSERT OR REPLACE INTO objects VALUES(?, ?, ?, ?, ?, '', NULL, 1, NULL)",
       key.kind,
       key.namespace,
       key.name,
@@ -150,19 +152,28 @@ export class EdgeDatabase {
   /** Gives an object that is here the revision it has in the feed. False when it is not here. */
   keepObject(key: ObjectKey, rev: number): boolean {
     const row = this.#sql.get(
-      'UPDATE objects SET rev=? WHERE kind=? AND namespace=? AND name=? AND deleted=0 RETURNING rev',
-      rev,
+      'SELECT uid, digest FROM objects WHERE kind=? AND namespace=? AND name=? AND deleted=0',
       key.kind,
       key.namespace,
       key.name,
     );
-    return row !== undefined;
+    if (!row) return false;
+    const seal = sealOf({ ...key, rev, uid: String(row['uid']), digest: String(row['digest']) });
+    this.#sql.run(
+      'UPDATE objects SET rev=?, seal=? WHERE kind=? AND namespace=? AND name=?',
+      rev,
+      seal,
+      key.kind,
+      key.namespace,
+      key.name,
+    );
+    return true;
   }
 
   /** Revisions of before mean nothing any more: what comes next is taken whatever its revision. */
   forgetRevisions(): void {
     this.#sql.run('DELETE FROM objects WHERE deleted=1');
-    this.#sql.run('UPDATE objects SET rev=0');
+    this.#sql.run('UPDATE objects SET rev=0, seal=NULL');
     this.#sql.run('DELETE FROM poison');
   }
 
@@ -195,8 +206,10 @@ export class EdgeDatabase {
    */
   removeDamaged(): ObjectKey[] {
     const damaged = this.#sql
-      .all('SELECT kind, namespace, name, digest, body FROM objects WHERE deleted=0')
-      .filter((r) => digestOf(r['body'] as Uint8Array) !== r['digest'])
+      .all(
+        'SELECT kind, namespace, name, uid, rev, digest, body, seal FROM objects WHERE deleted=0',
+      )
+      .filter((r) => digestOf(r['body'] as Uint8Array) !== r['digest'] || !isSealed(r))
       .map(keyOf);
     if (damaged.length === 0) return [];
     this.transaction(() => {
@@ -253,6 +266,20 @@ export class EdgeDatabase {
   close(): void {
     this.#db.close();
   }
+}
+
+function sealOf(row: ObjectKey & { uid: string; rev: number; digest: string }): string {
+  const { kind, namespace, name, uid, rev, digest } = row;
+  return digestOf(JSON.stringify([kind, namespace, name, uid, rev, digest])).slice(7, 39);
+}
+
+function isSealed(row: SqlRow): boolean {
+  if (row['seal'] === null) return true; // of a version before, or in the middle of a reconcile
+  const { uid, rev, digest } = row;
+  return (
+    row['seal'] ===
+    sealOf({ ...keyOf(row), uid: String(uid), rev: Number(rev), digest: String(digest) })
+  );
 }
 
 function keyOf(row: Record<string, unknown>): ObjectKey {

@@ -28,6 +28,9 @@ const SECOND = `
   CREATE TABLE poison(key TEXT PRIMARY KEY, rev INTEGER NOT NULL, error TEXT NOT NULL, attempts INTEGER NOT NULL);
 `;
 
+/** What a row says is sealed: bits that flip are found wherever they are. */
+const THIRD = 'ALTER TABLE objects ADD COLUMN seal TEXT';
+
 /** What was said last used to be kept as base64 text among the progress. */
 function moveSaid(db: SqlDatabase): void {
   db.exec(SECOND);
@@ -40,4 +43,8 @@ function moveSaid(db: SqlDatabase): void {
 }
 
 /** Steps of the edge store's schema, oldest first. */
-export const EDGE_SCHEMA: readonly (string | ((db: SqlDatabase) => void))[] = [FIRST, moveSaid];
+export const EDGE_SCHEMA: readonly (string | ((db: SqlDatabase) => void))[] = [
+  FIRST,
+  moveSaid,
+  THIRD,
+];

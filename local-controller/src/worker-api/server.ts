@@ -1,7 +1,10 @@
 import { createReadStream } from 'node:fs';
+import { request as httpRequest } from 'node:http';
 import type { StageModel } from '@shoal/api';
 import { recordKey } from '@shoal/api';
 import {
+  type ByteStream,
+  duplexOf,
   type ErrorCode,
   fromNode,
   isJsonObject,
@@ -14,6 +17,7 @@ import fastify, { type FastifyInstance } from 'fastify';
 import type { Registry } from 'prom-client';
 import type { StageJobs } from '../jobs/stage-jobs.ts';
 import type { Link } from '../link/link.ts';
+import { serviceTarget } from '../link/relay.ts';
 import type { ModelStore } from '../model/model-store.ts';
 import type { HardExamples } from '../samples/hard-examples.ts';
 
@@ -26,6 +30,8 @@ export interface WorkerApiOptions {
   readonly hardExamples: HardExamples;
   readonly models: Pick<ModelStore, 'fetch'>;
   readonly registry: Registry;
+  /** A stream to a service of the cloud. */
+  readonly openRelay: (target: string) => ByteStream;
   readonly logger: Logger;
 }
 
@@ -144,6 +150,49 @@ function serveSamplesAndBlobs(server: FastifyInstance, options: WorkerApiOptions
   });
 }
 
+/**
+ * Services of the cloud over the node’s one connection:
+ * `/shoal/services/<namespace>/<service>/<port>/…`. HTTP in, HTTP out, nothing kept.
+ */
+function serveCloudServices(server: FastifyInstance, options: WorkerApiOptions): void {
+  void server.register((scope, _options, done) => {
+    // Bodies go through as they are.
+    scope.removeAllContentTypeParsers();
+    scope.addContentTypeParser('*', (_request, payload, parsed) => parsed(null, payload));
+    scope.all<{ Params: { namespace: string; service: string; port: string; '*': string } }>(
+      '/shoal/services/:namespace/:service/:port/*',
+      (request, reply) => {
+        const { namespace, service, port } = request.params;
+        const target = serviceTarget(namespace, service, port);
+        const prefix = `/shoal/services/${namespace}/${service}/${port}`;
+        reply.hijack();
+        const up = httpRequest({
+          method: request.method,
+          path: request.raw.url?.slice(prefix.length) ?? '/',
+          headers: { ...request.headers, host: `${service}.${namespace}`, connection: 'close' },
+          createConnection: () => duplexOf(options.openRelay(target)),
+        });
+        const fail = (error: Error): void => {
+          if (reply.raw.headersSent) reply.raw.destroy(error);
+          else
+            reply.raw
+              .writeHead(503, { 'content-type': 'application/json' })
+              .end(JSON.stringify({ message: `${target}: ${error.message}` }));
+        };
+        up.on('error', fail);
+        up.on('response', (response) => {
+          reply.raw.writeHead(response.statusCode ?? 502, response.headers);
+          response.on('error', fail);
+          response.pipe(reply.raw);
+        });
+        reply.raw.on('close', () => up.destroy());
+        request.raw.pipe(up);
+      },
+    );
+    done();
+  });
+}
+
 /** The endpoint workers talk to: `POST /sedna/workers/{name}/info` (contract §3.2). */
 export async function serveWorkerApi(options: WorkerApiOptions): Promise<FastifyInstance> {
   const server = fastify({ bodyLimit: MAX_BODY_BYTES });
@@ -166,6 +215,7 @@ export async function serveWorkerApi(options: WorkerApiOptions): Promise<Fastify
     return { Status: 200, Message: 'OK' };
   });
   serveSamplesAndBlobs(server, options);
+  serveCloudServices(server, options);
   try {
     await server.listen({ host: options.host, port: options.port });
   } catch (error) {

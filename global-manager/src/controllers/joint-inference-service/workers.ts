@@ -52,6 +52,14 @@ function environment(
     ...common,
     { name: 'BIG_MODEL_IP', value: `${name}-cloud.${namespace}` },
     { name: 'BIG_MODEL_PORT', value: String(BIG_MODEL_PORT) },
+    ...(service.spec.cloudAccess === 'relay'
+      ? [
+          {
+            name: 'BIG_MODEL_URL',
+            value: `${ports.localControllerServer}/shoal/services/${namespace}/${name}-cloud/${BIG_MODEL_PORT}`,
+          },
+        ]
+      : []),
     ...minerEnvironment(service.spec.edgeWorker.hardExampleMining),
     { name: 'LC_SERVER', value: ports.localControllerServer },
   ];
@@ -73,6 +81,10 @@ async function podTemplate(
     storage,
     secretEnv: await secretEnvironment(ports.api, namespace, model.spec.credentialName),
     labels: { 'app.sedna.io': `${name}-${type}-svc` },
+    ...(type === 'Edge' &&
+      service.spec.cloudAccess === 'relay' && {
+        services: [`svc://${namespace}/${name}-cloud:${BIG_MODEL_PORT}`],
+      }),
     initializer: ports,
   });
 }

@@ -1,0 +1,115 @@
+import { readFileSync } from 'node:fs';
+import { join as joinPath } from 'node:path';
+import { backoffMs, isShoalError, type LoopPorts } from '@shoal/core';
+import { collectDefaultMetrics, Gauge, Registry } from 'prom-client';
+import { CertificateKeeper } from '../link/certificate-keeper.ts';
+import { GrpcTransport } from '../link/grpc.ts';
+import {
+  hasIdentity,
+  join,
+  readIdentity,
+  type StoredIdentity,
+  writeIdentity,
+} from '../link/identity.ts';
+import { Link } from '../link/link.ts';
+import { Relay } from '../link/relay.ts';
+import type { EdgeDatabase } from '../store/database.ts';
+import { openEdgeStore } from '../store/open.ts';
+import { operatorApi } from '../worker-api/operator-api.ts';
+import type { Config } from './config.ts';
+
+const VERSION = '0.1.0';
+
+/** What faces the cloud. */
+export interface CloudEnd {
+  readonly db: EdgeDatabase;
+  readonly transport: GrpcTransport;
+  readonly link: Link;
+  readonly relay: Relay;
+  readonly registry: Registry;
+  /** Loops that run until the signal aborts. */
+  run(signal: AbortSignal): Promise<void>[];
+  close(): Promise<void>;
+}
+
+function metricsRegistry(link: Link, db: EdgeDatabase): Registry {
+  const registers = [new Registry()];
+  collectDefaultMetrics({ register: registers[0] as Registry });
+  new Gauge({
+    name: 'shoal_link_connected',
+    help: '1 while connected to the global manager.',
+    registers,
+    collect() {
+      this.set(link.connected ? 1 : 0);
+    },
+  });
+  new Gauge({
+    name: 'shoal_outbox_records',
+    help: 'Records that wait to be sent.',
+    registers,
+    collect() {
+      this.set(db.outbox.summary().records);
+    },
+  });
+  return registers[0] as Registry;
+}
+
+/**
+ * Who this node is: what is on the disk, or what a token gives. The cloud may not be there yet, so
+ * joining is tried until it answers; a refusal ends it.
+ */
+async function identityOf(config: Config, ports: LoopPorts): Promise<StoredIdentity> {
+  const { SHOAL_LC_TLS_FILE: file, SHOAL_LC_TOKEN_FILE: tokenFile } = config;
+  if (hasIdentity(file) || tokenFile === '') return readIdentity(file);
+  const token = readFileSync(tokenFile, 'utf8');
+  for (let attempt = 0; ; attempt++) {
+    try {
+      const { identity } = await join(token, config.SHOAL_LC_FLEET_SERVER || undefined);
+      writeIdentity(file, identity);
+      ports.logger.info('joined the cloud');
+      return identity;
+    } catch (error) {
+      if (!isShoalError(error) || error.code !== 'unavailable') throw error;
+      if (attempt % 20 === 0)
+        ports.logger.info('cannot join yet, will retry', { reason: error.message });
+      const backoff = { baseMs: 200, capMs: 15_000 };
+      await ports.clock.sleep(100 + backoffMs(Math.min(attempt, 20) / 4, backoff, ports.random));
+    }
+  }
+}
+
+/** Opens the store and the way to the cloud; nothing runs yet. */
+export async function openCloudEnd(config: Config, ports: LoopPorts): Promise<CloudEnd> {
+  const { clock, logger } = ports;
+  const identity = await identityOf(config, ports);
+  const db = openEdgeStore(joinPath(config.SHOAL_LC_DATA_DIR, 'edge.db'), logger);
+  const { authority } = identity;
+  const transport = new GrpcTransport({ authority, tls: identity, address: config.GM_ADDRESS });
+  const openRelay = (): void => void relay.connect();
+  const link = new Link(db, transport, ports, { version: VERSION, openRelay });
+  const registry = metricsRegistry(link, db);
+  const podLogDir = config.SHOAL_LC_POD_LOG_DIR;
+  const operators = operatorApi({ link, registry, clock, podLogDir });
+  await operators.ready();
+  const relay = new Relay({
+    transport,
+    logger,
+    operatorApi: (connection) => void operators.server.emit('connection', connection),
+  });
+  const file = config.SHOAL_LC_TLS_FILE;
+  const keeper = new CertificateKeeper({ ...ports, file, transport, link });
+  return {
+    db,
+    transport,
+    link,
+    relay,
+    registry,
+    run: (signal) => [link.run(signal), keeper.run(signal)],
+    close: async () => {
+      relay.close();
+      await operators.close();
+      transport.close();
+      db.close();
+    },
+  };
+}
