@@ -335,7 +335,7 @@ test('a port of the manager or of a controller in use: the process says which, a
     GM_ADDRESS: '127.0.0.1:1',
     NODENAME: 'edge-1',
     SHOAL_LC_DATA_DIR: data,
-    SHOAL_LC_TLS_FILE: join(c.layout.controllerDir('edge-1'), 'tls.json'),
+    SHOAL_LC_TLS_FILE: join(c.layout.controllerDir('edge-1'), 'identity.json'),
     BIND_ADDRESS: address,
     BIND_PORT: '9100',
   };

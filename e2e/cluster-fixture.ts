@@ -49,11 +49,11 @@ export class ClusterFixture {
     this.resources = new Resources(this.client);
   }
 
-  static async start(edges = 1): Promise<ClusterFixture> {
+  static async start(edges = 1, managers = 1): Promise<ClusterFixture> {
     const folder = mkdtempSync(join(tmpdir(), 'shoal-e2e-'));
     return new ClusterFixture(
       folder,
-      await EmbeddedCluster.start({ layout: layoutOf(folder), edges }),
+      await EmbeddedCluster.start({ layout: layoutOf(folder), edges, managers }),
     );
   }
 

@@ -10,8 +10,10 @@ export interface Addresses {
   readonly podSubnet: (index: number) => number;
   /** Third octets of service addresses. */
   readonly serviceSubnets: { readonly first: number; readonly count: number };
-  /** Address of the global manager. */
+  /** Address of the global manager, and of what is beside it. */
   readonly manager: string;
+  /** Where the i-th manager waits for edges. */
+  readonly managers: (index: number) => string;
   release(): void;
 }
 
@@ -43,6 +45,7 @@ export async function takeAddresses(): Promise<Addresses> {
       podSubnet: (index) => slot * MAX_NODES + index,
       serviceSubnets: { first: slot * MAX_NODES, count: MAX_NODES },
       manager: `127.98.${slot}.253`,
+      managers: (index) => `127.98.${slot}.${253 - index}`,
       release: () => held.close(),
     };
   }

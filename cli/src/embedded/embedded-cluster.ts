@@ -21,6 +21,8 @@ export interface EmbeddedOptions {
   readonly layout: Layout;
   /** Edge nodes besides the one cloud node. */
   readonly edges: number;
+  /** Global managers: one that leads, and those that stand by. Default 1. */
+  readonly managers?: number;
   readonly onStep?: (text: string) => void;
   readonly signal?: AbortSignal;
 }
@@ -112,6 +114,11 @@ export class EmbeddedCluster {
       throw error;
     });
     const authority = await clusterAuthority(layout.serverDir, Date.now());
+    const managers = (port: number): string =>
+      Array.from(
+        { length: options.managers ?? 1 },
+        (_, i) => `${addresses.managers(i)}:${port}`,
+      ).join(',');
     const state: ClusterState = {
       pid: process.pid,
       server: `https://127.0.0.1:${await freePort('127.0.0.1')}`,
@@ -119,9 +126,9 @@ export class EmbeddedCluster {
       token: randomBytes(24).toString('base64url'),
       managerUrl: `http://${addresses.manager}:9080`,
       knowledgeBase: `${addresses.manager}:${KNOWLEDGE_BASE_PORT}`,
-      samples: `${addresses.manager}:${SAMPLES_PORT}`,
-      fleet: `${addresses.manager}:${FLEET_PORT}`,
-      edgeLink: `${addresses.manager}:${EDGE_LINK_PORT}`,
+      samples: managers(SAMPLES_PORT),
+      fleet: managers(FLEET_PORT),
+      edgeLink: managers(EDGE_LINK_PORT),
       cloudNode: 'cloud-1',
       edgeNodes: Array.from({ length: edges }, (_, i) => `edge-${i + 1}`),
       startedAt: new Date().toISOString(),
@@ -187,7 +194,7 @@ export class EmbeddedCluster {
     for (const [index, node] of [state.cloudNode, ...state.edgeNodes].entries())
       await this.#spawnNode(authority, node, index);
     await this.#until(
-      async () => await answers(`${state.managerUrl}/readyz`),
+      async () => await this.#leaderAnswers(options.managers ?? 1),
       'the global manager',
       options,
     );
@@ -217,6 +224,16 @@ export class EmbeddedCluster {
       options.signal,
     );
     if (this.#failure) throw this.#failure;
+  }
+
+  /** One of the managers leads and is ready. */
+  async #leaderAnswers(managers: number): Promise<boolean> {
+    const urls = Array.from(
+      { length: managers },
+      (_, i) => `http://${this.#addresses.managers(i)}:9080`,
+    );
+    const ready = await Promise.all(urls.map((url) => answers(`${url}/readyz`).catch(() => false)));
+    return ready.includes(true);
   }
 
   async #nodeIsUp(client: ApiClient, node: string, index: number): Promise<boolean> {
@@ -268,21 +285,27 @@ export class EmbeddedCluster {
 
   async #spawnManager(): Promise<void> {
     await edgeAuthority(this.#layout.managerDir, Date.now());
-    this.#spawn({
-      name: 'global-manager',
-      entry: entryOf('@shoal/global-manager', 'operator/main.ts'),
-      environment: {
-        SHOAL_GM_KUBECONFIG: this.#layout.kubeconfig,
-        SHOAL_GM_DATA_DIR: this.#layout.managerDir,
-        SHOAL_GM_EDGE_LINK_ADDRESS: this.state.edgeLink,
-        SHOAL_GM_FLEET_ADDRESS: this.state.fleet,
-        SHOAL_GM_HTTP_ADDRESS: this.#addresses.manager,
-        SHOAL_GM_HTTP_PORT: '9080',
-        SHOAL_GM_KB_SERVER: this.state.knowledgeBase,
-        SHOAL_GM_SAMPLES_ADDRESS: this.state.samples,
-        SHOAL_GM_SAMPLES_SERVER: this.state.samples,
-      },
-    });
+    const links = this.state.edgeLink.split(',');
+    for (const [i, edgeLink] of links.entries()) {
+      const host = this.#addresses.managers(i);
+      this.#spawn({
+        name: i === 0 ? 'global-manager' : `global-manager-${i + 1}`,
+        entry: entryOf('@shoal/global-manager', 'operator/main.ts'),
+        environment: {
+          SHOAL_GM_KUBECONFIG: this.#layout.kubeconfig,
+          SHOAL_GM_DATA_DIR: this.#layout.managerDir,
+          SHOAL_GM_EDGE_LINK_ADDRESS: edgeLink,
+          SHOAL_GM_FLEET_ADDRESS: `${host}:${FLEET_PORT}`,
+          SHOAL_GM_HTTP_ADDRESS: host,
+          SHOAL_GM_HTTP_PORT: '9080',
+          SHOAL_GM_KB_SERVER: this.state.knowledgeBase,
+          SHOAL_GM_SAMPLES_ADDRESS: `${host}:${SAMPLES_PORT}`,
+          SHOAL_GM_SAMPLES_SERVER: this.state.samples,
+          SHOAL_GM_IDENTITY: `manager-${i + 1}`,
+          ...(links.length > 1 && { SHOAL_GM_LEASE: 'kube-system/shoal-global-manager' }),
+        },
+      });
+    }
   }
 
   async #spawnKnowledgeBase(): Promise<void> {

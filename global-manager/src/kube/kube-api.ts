@@ -63,6 +63,7 @@ export const HPA: KindRef = kind(
   'HorizontalPodAutoscaler',
   'horizontalpodautoscalers',
 );
+export const LEASE: KindRef = kind('coordination.k8s.io/v1', 'Lease', 'leases');
 export const DATASET: KindRef = kind('sedna.io/v1alpha1', 'Dataset', 'datasets');
 export const MODEL: KindRef = kind('sedna.io/v1alpha1', 'Model', 'models');
 export const JOINT_INFERENCE: KindRef = kind(

@@ -22,6 +22,8 @@ export interface Config {
   readonly SHOAL_GM_KB_KEY_FILE: string;
   readonly SHOAL_GM_SAMPLES_ADDRESS: string;
   readonly SHOAL_GM_SAMPLES_SERVER: string;
+  readonly SHOAL_GM_LEASE: string;
+  readonly SHOAL_GM_IDENTITY: string;
   readonly SHOAL_GM_LOG_LEVEL: LogLevel;
 }
 
@@ -59,6 +61,11 @@ export const SETTINGS: SettingTable<Config> = {
     'SAMPLES_SERVER of workers: that service as they reach it',
     'gm:9010',
   ),
+  SHOAL_GM_LEASE: text(
+    'namespace/name of the Lease that several managers over one data folder share; empty: this is the only one',
+    '',
+  ),
+  SHOAL_GM_IDENTITY: text('name of this replica; empty: the host’s', ''),
   SHOAL_GM_LOG_LEVEL: choice('least severe log level', LOG_LEVELS, 'info'),
 };
 

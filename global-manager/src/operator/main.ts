@@ -1,6 +1,8 @@
+import { hostname } from 'node:os';
 import { createLogger, messageOf, seededRandom, systemClock } from '@shoal/core';
 import { ClientNodeApi } from '../kube/client-node.ts';
 import { readSettings } from './config.ts';
+import { LeaderElection } from './leader.ts';
 import { startOperator } from './operator.ts';
 
 /** The global manager as a process: settings from the environment, stops on SIGTERM. */
@@ -21,8 +23,24 @@ async function main(): Promise<void> {
   );
   const api = new ClientNodeApi(config.SHOAL_GM_KUBECONFIG || undefined);
   const random = seededRandom(Date.now());
-  const operator = await startOperator(config, { api, clock: systemClock, random, logger });
-  close = async () => await operator.close();
+  const clock = systemClock;
+  const stopping = new AbortController();
+  const { signal } = stopping;
+  const lease = config.SHOAL_GM_LEASE;
+  const identity = config.SHOAL_GM_IDENTITY || hostname();
+  const election = lease ? new LeaderElection({ api, clock, logger, lease, identity }) : undefined;
+  close = async () => await Promise.resolve(stopping.abort());
+  await election?.acquire(signal);
+  if (signal.aborted) return;
+  const operator = await startOperator(config, { api, clock, random, logger });
+  close = async () => {
+    stopping.abort();
+    await operator.close();
+    await election?.release();
+  };
+  if ((await election?.hold(signal)) !== 'lost') return;
+  logger.error('the lease is lost: another manager leads from now on', { identity });
+  process.exit(1);
 }
 
 try {

@@ -254,7 +254,6 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   const metrics = new Metrics();
   const parts = await openEdges(config, { api, clock, logger, metrics });
   const { authority, store, feed, records, hub, blobs, samples, link, sampleServer, fleet } = parts;
-  await fleet.listen(); // machines may join before there is anything to tell them
   const caches = openCaches(api);
   metrics.jobs(() => jobFigures(caches));
   const isReady = (): boolean => Object.values<ObjectCache>({ ...caches }).every((c) => c.synced);
@@ -264,6 +263,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
     metrics,
     isReady,
   });
+  await fleet.listen(); // machines may join before there is anything to tell them
   const stopping = new AbortController();
   const loopPorts: LoopPorts = { clock, random, logger };
   const runners = reconcilers(config, caches, {

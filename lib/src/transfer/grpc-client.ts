@@ -3,7 +3,7 @@ import { fromStatus } from './grpc-errors.ts';
 
 /** A service in the cloud that knows its callers by a token. */
 export interface TokenService {
-  /** `host:port`; `https://` and `http://` before it are allowed. */
+  /** `host:port`; `https://` and `http://` before it are allowed. Of a service with replicas, several IPv4 ones with commas. */
   readonly address: string;
   readonly token: string;
   /** PEM of the authority of the server's certificate; without it calls are not encrypted. */
@@ -19,6 +19,12 @@ export interface ClientMethod<Q, S> {
 
 const MAX_MESSAGE_BYTES = 32 * 1024 * 1024;
 
+/** One address as gRPC knows it; several, with commas, are tried one after the other. */
+function targetOf(address: string): string {
+  const bare = address.replace(/^https?:\/\//, '');
+  return bare.includes(',') ? `ipv4:${bare}` : bare;
+}
+
 /** Calls of one service, each with the token. Close it when done. */
 export class TokenClient {
   readonly client: grpc.Client;
@@ -30,7 +36,7 @@ export class TokenClient {
     const credentials = authority
       ? grpc.credentials.createSsl(Buffer.from(authority))
       : grpc.credentials.createInsecure();
-    this.client = new grpc.Client(address.replace(/^https?:\/\//, ''), credentials, {
+    this.client = new grpc.Client(targetOf(address), credentials, {
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
       'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
       'grpc.keepalive_time_ms': 15_000,

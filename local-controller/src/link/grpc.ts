@@ -16,7 +16,7 @@ import { type ErrorCode, type KeyPair, ShoalError } from '@shoal/core';
 import type { Connection, EdgeTransport, RelayConnection, SampleUpload } from './transport.ts';
 
 export interface GrpcTransportOptions {
-  /** `host:port` of the global manager. */
+  /** `host:port` of the global manager; several, with commas, of one that has replicas. */
   readonly address: string;
   /** This node's certificate: its identity. */
   readonly tls: KeyPair;
@@ -56,28 +56,44 @@ type Serialized = typeof EDGE_LINK_METHODS;
 
 /** EdgeLink over gRPC: one outbound HTTP/2 connection with mutual TLS. */
 export class GrpcTransport implements EdgeTransport {
-  readonly #address: string;
+  readonly #addresses: readonly string[];
+  #at = 0;
+  #identity: Pick<GrpcTransportOptions, 'tls' | 'authority'>;
   #client: grpc.Client;
 
   constructor(options: GrpcTransportOptions) {
-    this.#address = options.address;
-    this.#client = this.#dial(options);
+    this.#addresses = options.address.split(',').map((address) => address.trim());
+    this.#identity = options;
+    this.#client = this.#dial();
   }
 
   /** Goes on with another certificate: calls from now on use it, those under way end as they will. */
   useIdentity(identity: KeyPair & { readonly authority: string }): void {
+    this.#identity = { tls: identity, authority: identity.authority };
+    this.#redial();
+  }
+
+  #redial(): void {
     const before = this.#client;
-    this.#client = this.#dial({ tls: identity, authority: identity.authority });
+    this.#client = this.#dial();
     before.close();
   }
 
-  #dial(options: Pick<GrpcTransportOptions, 'tls' | 'authority'>): grpc.Client {
+  /** A session has ended: perhaps another replica leads now. */
+  #turn(): void {
+    if (this.#addresses.length < 2) return;
+    this.#at = (this.#at + 1) % this.#addresses.length;
+    this.#redial();
+  }
+
+  #dial(): grpc.Client {
+    const options = this.#identity;
     const credentials = grpc.credentials.createSsl(
       Buffer.from(options.authority),
       Buffer.from(options.tls.privateKey),
       Buffer.from(options.tls.certificate),
     );
-    return new grpc.Client(this.#address, credentials, {
+    return new grpc.Client(this.#addresses[this.#at] ?? '', credentials, {
       'grpc.ssl_target_name_override': MANAGER_NAME,
       // A half-open connection is noticed by the transport itself, not by TCP after a quarter of an hour.
       'grpc.keepalive_time_ms': 15_000,
@@ -136,8 +152,16 @@ export class GrpcTransport implements EdgeTransport {
     );
     call.on('data', onFrame);
     const closed = new Promise<string | undefined>((resolve) => {
-      call.on('error', (error: grpc.ServiceError) => resolve(error.details || error.message));
-      call.on('end', () => resolve(undefined));
+      let isOver = false;
+      const over = (reason: string | undefined): void => {
+        if (isOver) return;
+        isOver = true;
+        this.#turn();
+        resolve(reason);
+      };
+      call.on('error', (error: grpc.ServiceError) => over(error.details || error.message));
+      // An error, if there is one, is told after the end.
+      call.on('end', () => setImmediate(over, undefined));
     });
     return {
       send: (frame) => void call.write(frame),

@@ -13,9 +13,11 @@ import {
   readJoinToken,
 } from '@shoal/api';
 import {
+  certificateDigest,
   createCertificateRequest,
   digestOf,
   fromNode,
+  isShoalError,
   type KeyPair,
   messageOf,
   ShoalError,
@@ -71,7 +73,25 @@ export function hasIdentity(file: string): boolean {
  *
  * @throws ShoalError `unauthenticated` when another one answers, `unavailable` when none does.
  */
-async function pinnedAuthority(server: string, digest: string): Promise<string> {
+async function pinnedAuthority(servers: string, digest: string): Promise<PinnedServer> {
+  let failure: unknown;
+  for (const server of servers.split(',')) {
+    try {
+      return { server, authority: await pinnedAt(server.trim(), digest) };
+    } catch (error) {
+      failure = error;
+      if (!isShoalError(error) || error.code !== 'unavailable') throw error;
+    }
+  }
+  throw failure;
+}
+
+interface PinnedServer {
+  readonly server: string;
+  readonly authority: string;
+}
+
+async function pinnedAt(server: string, digest: string): Promise<string> {
   const colon = server.lastIndexOf(':');
   const [host, port] = [server.slice(0, colon), Number(server.slice(colon + 1))];
   const chain = await new Promise<DetailedPeerCertificate>((resolve, reject) => {
@@ -153,13 +173,13 @@ export async function join(
       'invalid_argument',
       'this token does not say where the cloud is; name its fleet service with --server HOST:PORT',
     );
-  const authority = await pinnedAuthority(at, token.authority);
+  const pinned = await pinnedAuthority(at, token.authority);
   const { request, privateKey } = await createCertificateRequest(`system:node:${token.node}`);
   const message = create(JoinRequestSchema, {
     token: tokenText.trim(),
     certificateRequest: request,
   });
-  const issued = await callFleet('join', message, { server: at, authority });
+  const issued = await callFleet('join', message, pinned);
   return { token, identity: toStored(issued, { privateKey, fleetServer: at }) };
 }
 
@@ -179,7 +199,9 @@ export async function recover(identity: StoredIdentity): Promise<StoredIdentity>
     certificateRequest: request,
     signature,
   });
-  const issued = await callFleet('recover', message, { server: fleetServer, authority });
+  // Of several replicas, the one that leads.
+  const pinned = await pinnedAuthority(fleetServer, certificateDigest(authority));
+  const issued = await callFleet('recover', message, pinned);
   return toStored(issued, { privateKey, fleetServer });
 }
 
