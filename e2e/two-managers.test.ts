@@ -47,7 +47,11 @@ test('kill -9 of the leader: the other takes over, edges move, nothing is lost',
   const second = await holder();
   expect(second).not.toBe(first);
   // The one that slept has lost its lease: it ends, comes back, and stands by.
-  await c.until('the sleeper to end', async () => await Promise.resolve().then(() => c.pidOf(name) !== pid), 60_000);
+  await c.until(
+    'the sleeper to end',
+    async () => await Promise.resolve().then(() => c.pidOf(name) !== pid),
+    60_000,
+  );
   appendFileSync(c.path('edge-2', '/data/late.csv'), '5,6\n');
   await c.until('edge-2 to count on', async () => (await samples('late')) === 3, 60_000);
   // Now really.

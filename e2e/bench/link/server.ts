@@ -1,7 +1,10 @@
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { silentLogger, systemClock } from '@shoal/core';
-import { edgeAuthority, issueManagerCertificate } from '../../../global-manager/src/edge-link/authority.ts';
+import {
+  edgeAuthority,
+  issueManagerCertificate,
+} from '../../../global-manager/src/edge-link/authority.ts';
 import { BlobStore } from '../../../global-manager/src/edge-link/blobs.ts';
 import { CloudStore } from '../../../global-manager/src/edge-link/cloud-store.ts';
 import { Feed } from '../../../global-manager/src/edge-link/feed.ts';
@@ -101,7 +104,8 @@ async function run(command: Command): Promise<unknown> {
       return { written, all: performance.now() - started, latencies: latencies.splice(0) };
     }
     case 'change':
-      for (const name of command.names) put(name, [command.node], body(command.version, command.bytes));
+      for (const name of command.names)
+        put(name, [command.node], body(command.version, command.bytes));
       waiting.delete(command.node);
       return {};
     case 'trickle': {
@@ -125,7 +129,9 @@ async function run(command: Command): Promise<unknown> {
       return { rssKiB, heap: process.memoryUsage().heapUsed, connected: hub.connected };
     }
     case 'lags':
-      return { behind: hub.status().filter((l) => l.lag > 0 || l.connectedForMs === undefined).length };
+      return {
+        behind: hub.status().filter((l) => l.lag > 0 || l.connectedForMs === undefined).length,
+      };
   }
 }
 

@@ -58,6 +58,8 @@ interface Challenge {
   readonly session: Session;
   readonly hello: Hello;
   readonly sinceMs: number;
+  /** Frames that the session in place had sent by then. */
+  readonly framesHeard: number;
 }
 
 /**
@@ -91,6 +93,7 @@ export class LinkHub {
   receive(session: Session, frame: EdgeFrame): void {
     if (session.isClosed) return;
     session.lastHeardMs = this.#ports.clock.monotonic();
+    session.framesHeard++;
     if (!session.hello && frame.frame.case !== 'hello')
       return this.#end(session, 'the greeting did not come first');
     switch (frame.frame.case) {
@@ -138,7 +141,12 @@ export class LinkHub {
     if (!present || present.hello?.bootId === hello.bootId) return this.#admit(session, hello);
     if (this.#challenges.has(node)) return this.#refuse(session);
     const sinceMs = this.#ports.clock.monotonic();
-    this.#challenges.set(node, { session, hello, sinceMs });
+    this.#challenges.set(node, {
+      session,
+      hello,
+      sinceMs,
+      framesHeard: present.framesHeard,
+    });
     present.ping(sinceMs);
   }
 
@@ -301,7 +309,7 @@ export class LinkHub {
       if (elapsed < CHALLENGE_MS) continue;
       this.#challenges.delete(node);
       const present = this.#live.get(node);
-      if (present && present.lastHeardMs > challenge.sinceMs) this.#refuse(challenge.session);
+      if (present && present.framesHeard > challenge.framesHeard) this.#refuse(challenge.session);
       else this.#admit(challenge.session, challenge.hello);
     }
   }

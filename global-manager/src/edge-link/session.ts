@@ -75,6 +75,7 @@ export class Session {
   epoch = 0;
   hello: Hello | undefined;
   outbox: OutboxReport = NO_OUTBOX;
+  framesHeard = 0;
   lastHeardMs: number;
   lastPingMs: number;
   liveSinceMs = 0;
