@@ -39,6 +39,9 @@ export function duplexOf(stream: ByteStream): Duplex {
     else passes.push(pass);
   });
   stream.onEnd((error) => {
+    const done = drained;
+    drained = undefined;
+    done?.(); // nobody reads what was still to be written
     if (error === undefined) duplex.push(null);
     else duplex.destroy(new Error(error));
   });

@@ -13,14 +13,15 @@ import { torchOracle } from './torch-oracle.ts';
  */
 // Built beside the other tests when it has to be.
 const minio = findMinio();
+const simulated = simulation();
 const outcomes: Outcome[] = [
-  ...simulation(),
   ...(await kubectlSession()),
   ...(await onnxConsumers()),
   ...(await sednaClient()),
   ...(await torchOracle()),
   ...(await browserParticipants()),
   ...(await objectStorage(minio)),
+  ...(await simulated),
 ];
 let failed = 0;
 for (const { name, result, detail } of outcomes) {

@@ -89,13 +89,9 @@ export const PLANTED_BUGS: Readonly<Record<string, readonly Patch[]>> = {
   'a record is acknowledged although it could not be stored': [
     {
       file: 'global-manager/src/edge-link/hub.ts',
-      find: `      for (const { session } of work)
-        this.#end(session, 'the cloud cannot store records now', 5_000);
-      return;`,
-      replace: `      for (const { session, frames } of work)
-        for (const frame of frames)
-          if (!isHello(frame)) session.acknowledge(frame.stream, Number(frame.seq));
-      return;`,
+      find: `this.#end(work.session, 'the cloud cannot store records now', 5_000);`,
+      replace: `for (const frame of work.frames)
+      if (!isHello(frame)) work.session.acknowledge(frame.stream, Number(frame.seq));`,
     },
   ],
   'a record that comes twice takes effect twice': [
@@ -116,7 +112,7 @@ export const PLANTED_BUGS: Readonly<Record<string, readonly Patch[]>> = {
     },
     {
       file: 'global-manager/src/edge-link/records.ts',
-      find: 'if (isLog && record.seq !== last + 1 && record.seq !== record.first) return',
+      find: 'if (isLog && record.seq !== last + 1 && record.seq !== record.first && !isHeld) return',
       replace: `if (isLog && record.seq > last + 1 && record.seq !== record.first) return`,
     },
   ],

@@ -156,6 +156,7 @@ export class RelayMux {
   readonly #accept: (stream: RelayStream) => void;
   readonly #streams = new Map<number, Stream>();
   #next: number;
+  #isClosed = false;
 
   constructor(
     side: Side,
@@ -170,6 +171,7 @@ export class RelayMux {
 
   /** Opens a stream to what the other side knows under a name. @throws ShoalError `resource_exhausted`. */
   open(target: string): RelayStream {
+    if (this.#isClosed) throw new ShoalError('unavailable', 'the connection of this relay is gone');
     if (this.#streams.size >= MAX_STREAMS)
       throw new ShoalError('resource_exhausted', `${MAX_STREAMS} streams of this node are open`);
     const id = this.#next;
@@ -188,6 +190,7 @@ export class RelayMux {
   }
 
   receive(frame: RelayFrame): void {
+    if (this.#isClosed) return;
     if (frame.frame.case !== 'open') {
       this.#streams.get(frame.stream)?.receive(frame.frame);
       return;
@@ -203,6 +206,7 @@ export class RelayMux {
 
   /** The connection is gone: every stream ends with an error. */
   close(): void {
+    this.#isClosed = true;
     const streams = [...this.#streams.values()];
     this.#streams.clear();
     for (const stream of streams) stream.lost();

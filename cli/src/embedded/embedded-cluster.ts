@@ -23,6 +23,10 @@ export interface EmbeddedOptions {
   readonly edges: number;
   /** Global managers: one that leads, and those that stand by. Default 1. */
   readonly managers?: number;
+  /** `host:port` through which edges connect instead: a bad network, in experiments. */
+  readonly linkThrough?: string;
+  /** Told where everything will be, before anything starts. */
+  readonly onAddresses?: (state: ClusterState) => void;
   readonly onStep?: (text: string) => void;
   readonly signal?: AbortSignal;
 }
@@ -78,6 +82,7 @@ async function answers(url: string): Promise<boolean> {
 export class EmbeddedCluster {
   readonly state: ClusterState;
   readonly #layout: Layout;
+  readonly #linkThrough: string | undefined;
   readonly #addresses: Addresses;
   readonly #release: () => void;
   readonly #processes: SupervisedProcess[] = [];
@@ -88,6 +93,7 @@ export class EmbeddedCluster {
     parts: { addresses: Addresses; release: () => void; state: ClusterState },
   ) {
     this.#layout = options.layout;
+    this.#linkThrough = options.linkThrough;
     this.#addresses = parts.addresses;
     this.#release = parts.release;
     this.state = parts.state;
@@ -133,6 +139,7 @@ export class EmbeddedCluster {
       edgeNodes: Array.from({ length: edges }, (_, i) => `edge-${i + 1}`),
       startedAt: new Date().toISOString(),
     };
+    options.onAddresses?.(state);
     const cluster = new EmbeddedCluster(options, { addresses, release, state });
     try {
       await cluster.#startAll(authority, options);
@@ -377,7 +384,7 @@ export class EmbeddedCluster {
       name: `local-controller-${node}`,
       entry: entryOf('@shoal/local-controller', 'operator/main.ts'),
       environment: {
-        GM_ADDRESS: this.state.edgeLink,
+        GM_ADDRESS: this.#linkThrough ?? this.state.edgeLink,
         NODENAME: node,
         ROOTFS_MOUNT_DIR: this.#layout.rootfs(node),
         BIND_ADDRESS: ip,

@@ -70,3 +70,4 @@ process.on('message', (message: { id: number; do: string }) => {
 });
 process.on('disconnect', () => process.exit(0));
 process.send?.({ id: 0, value: 'ready' });
+process.on('SIGTERM', () => process.exit(0));

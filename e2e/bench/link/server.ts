@@ -22,6 +22,7 @@ export type Command =
   | { do: 'trickle'; nodes: readonly string[]; perSecond: number; seconds: number; bytes: number }
   | { do: 'change'; node: string; names: readonly string[]; bytes: number; version: number }
   | { do: 'figures' }
+  | { do: 'connected' }
   | { do: 'lags' };
 
 const [dir = '', address = ''] = process.argv.slice(2);
@@ -61,9 +62,9 @@ const server = new EdgeLinkServer({
 /** Revisions that wait for their acknowledgement, by node: when they were written. */
 const waiting = new Map<string, { rev: number; at: number }[]>();
 const latencies: number[] = [];
-const { receive } = hub;
+const receive = hub.receive.bind(hub);
 hub.receive = (session, frame) => {
-  receive.call(hub, session, frame);
+  receive(session, frame);
   if (frame.frame.case !== 'ack') return;
   const list = waiting.get(session.peer.node);
   const cursor = Number(frame.frame.value.cursor);
@@ -128,6 +129,8 @@ async function run(command: Command): Promise<unknown> {
       const rssKiB = Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]);
       return { rssKiB, heap: process.memoryUsage().heapUsed, connected: hub.connected };
     }
+    case 'connected':
+      return { connected: hub.connected };
     case 'lags':
       return {
         behind: hub.status().filter((l) => l.lag > 0 || l.connectedForMs === undefined).length,
@@ -141,3 +144,4 @@ process.on('message', (message: { id: number; command: Command }) => {
 });
 process.on('disconnect', () => process.exit(0));
 process.send?.({ id: 0, value: 'ready' });
+process.on('SIGTERM', () => process.exit(0));

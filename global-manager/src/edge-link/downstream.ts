@@ -24,6 +24,7 @@ interface InFlight {
 
 /** Objects an edge may name in its inventory. */
 const MAX_INVENTORY = 100_000;
+const MAX_RESYNCS = 4;
 
 /** A reconcile under way: what the edge must be told, and how far that is. */
 interface Reconcile {
@@ -48,6 +49,7 @@ export class Downstream {
   #inFlight: InFlight[] = [];
   #reconcile: Reconcile | undefined;
   #snapshot: boolean;
+  #resyncs = 0;
 
   constructor(
     ports: DownstreamPorts,
@@ -87,16 +89,20 @@ export class Downstream {
   }
 
   ack(cursor: number, page: number): void {
+    this.#resyncs = 0;
     this.#inFlight = this.#inFlight.filter((b) =>
       page > 0 ? b.page > page : b.page > 0 || b.to > cursor,
     );
     this.#acked = Math.max(this.#acked, Math.min(cursor, this.#sent));
   }
 
-  /** The edge has not got what was sent: goes on after its cursor. */
-  resync(cursor: number): void {
+  /** The edge has not got what was sent: goes on after its cursor. @returns What is wrong with that. */
+  resync(cursor: number): string | undefined {
+    // Each is room for another window: one that is answered by nothing but another gets no more.
+    if (++this.#resyncs > MAX_RESYNCS) return 'resyncs without an acknowledgement';
     this.#inFlight = [];
     this.#sent = Math.min(cursor, this.#sent);
+    return undefined;
   }
 
   /** Sends what the window allows. */

@@ -140,7 +140,7 @@ test('a body that rots in the store is found when an edge refuses it, and asked 
   feed.onDamage((k) => damaged.push(k.name));
   feed.assign(key('a'), bodies({ edge: { v: 1 }, other: { v: 1 } }));
   store.run('UPDATE body SET bytes=CAST(\'{"v":7}\' AS BLOB)');
-  feed.refused('edge', 1, 'the body does not have its digest');
+  feed.refused('edge', [{ rev: 1, error: 'the body does not have its digest' }]);
   expect(damaged).toEqual(['a']);
   feed.assign(key('a'), bodies({ edge: { v: 1 }, other: { v: 1 } }));
   expect([feed.head('edge'), feed.head('other')]).toEqual([2, 2]);

@@ -224,30 +224,42 @@ export class Feed {
   }
 
   /**
-   * An edge refused a change. It stays in the list of refused changes until a newer one of the
-   * object is taken. Where our own copy is at fault it is thrown away, and asked for again.
+   * An edge refused changes. They stay in the list of refused changes until newer ones of the
+   * objects are taken. Where our own copy is at fault it is thrown away, and asked for again.
    */
-  refused(node: string, rev: number, error: string): void {
-    const row = this.#store.get('SELECT * FROM change WHERE node=? AND rev=?', node, rev);
-    if (!row) return; // replaced meanwhile: the newer change is on its way
-    const { kind, namespace, name } = toEntry(row);
-    this.#store.run(
-      'INSERT OR REPLACE INTO nack VALUES(?, ?, ?, ?, ?, ?)',
-      node,
-      kind,
-      namespace,
-      name,
-      rev,
-      error.slice(0, 500),
-    );
-    const digest = String(row['digest']);
-    const bytes = this.body(digest);
-    if (digest === '' || (bytes && digestOf(bytes) === digest)) return;
-    this.#store.transaction(() => {
-      this.#store.run('DELETE FROM body WHERE digest=?', digest);
-      this.#store.run("UPDATE change SET digest='damaged' WHERE digest=?", digest);
+  refused(node: string, nacks: readonly { readonly rev: number; readonly error: string }[]): void {
+    const store = this.#store;
+    const fresh = nacks.flatMap(({ rev, error }) => {
+      const row = store.get('SELECT * FROM change WHERE node=? AND rev=?', node, rev);
+      if (!row) return []; // replaced meanwhile: the newer change is on its way
+      const known = store.get('SELECT 1 FROM nack WHERE node=? AND rev=?', node, rev);
+      const digest = String(row['digest']);
+      const bytes = this.body(digest);
+      const isDamaged = digest !== '' && !(bytes && digestOf(bytes) === digest);
+      return known && !isDamaged
+        ? []
+        : [{ ...toEntry(row), error: error.slice(0, 500), isDamaged }];
     });
-    for (const listener of this.#damageListeners) listener({ kind, namespace, name });
+    if (fresh.length === 0) return;
+    store.transaction(() => {
+      for (const { kind, namespace, name, rev, error, digest, isDamaged } of fresh) {
+        store.run(
+          'INSERT OR REPLACE INTO nack VALUES(?, ?, ?, ?, ?, ?)',
+          node,
+          kind,
+          namespace,
+          name,
+          rev,
+          error,
+        );
+        if (!isDamaged) continue;
+        store.run('DELETE FROM body WHERE digest=?', digest);
+        store.run("UPDATE change SET digest='damaged' WHERE digest=?", digest);
+      }
+    });
+    for (const { kind, namespace, name, isDamaged } of fresh)
+      if (isDamaged)
+        for (const listener of this.#damageListeners) listener({ kind, namespace, name });
   }
 
   /** Changes the edge refused and has not got a newer version of, with the reason. */

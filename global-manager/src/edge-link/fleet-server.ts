@@ -145,7 +145,7 @@ export class FleetServer {
     let stream: RelayStream;
     try {
       this.#expectOperator(call.metadata);
-      if (!/^\/(metrics|healthz|shoal\/logs\/)/.test(path))
+      if (!/^\/(metrics$|healthz$|shoal\/logs\/[\x21-\x7e]{1,1000}$)/.test(path))
         throw new ShoalError('invalid_argument', `"${path}" cannot be asked for`);
       stream = await this.#options.relay.open(node, 'operator-api');
     } catch (error) {
@@ -160,6 +160,8 @@ export class FleetServer {
     call.on('cancelled', () => asked.destroy());
     asked.on('error', (error) => fail(new ShoalError('unavailable', error.message)));
     asked.on('response', (response) => {
+      response.on('error', fail);
+      response.on('aborted', () => fail(new ShoalError('unavailable', `node ${node} is gone`)));
       const isGood = response.statusCode === 200;
       const parts: Buffer[] = [];
       response.on('data', (data: Buffer) => {

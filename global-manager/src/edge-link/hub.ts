@@ -6,6 +6,7 @@ import type { Feed } from './feed.ts';
 import type { Records } from './records.ts';
 import {
   type Hello,
+  isStream,
   type OutboxReport,
   type Peer,
   type RecordFrame,
@@ -41,12 +42,21 @@ export interface LinkStatus {
 export const PING_MS = 15_000;
 /** Silence after which a session is over; three pings were not answered by then. */
 const SILENCE_MS = 42_000;
+/** How long a connection may take to be greeted. */
+const GREETING_MS = 60_000;
 /** How long a live session has to show that it lives when another device wants its place. */
 const CHALLENGE_MS = 5_000;
+/** An epoch rises by one with each session: what is beyond this is no epoch. */
+const MAX_EPOCH = 2n ** 40n;
 const TURN_FRAMES = 512;
 const FRAMES_PER_NODE = 16;
 /** Greetings that may wait; then edges are asked to come later. */
 const MAX_GREETINGS = 4_096;
+
+interface Work {
+  readonly session: Session;
+  readonly frames: readonly (Hello | RecordFrame)[];
+}
 
 interface Taken {
   readonly node: string;
@@ -70,6 +80,8 @@ interface Challenge {
 export class LinkHub {
   readonly #ports: HubPorts;
   readonly #live = new Map<string, Session>();
+  /** Connections that are not live yet. */
+  readonly #waiting = new Set<Session>();
   /** Sessions that were let in and are welcomed in the next turn. */
   readonly #admitted = new Map<string, Session>();
   readonly #ready = new Set<Session>();
@@ -132,6 +144,8 @@ export class LinkHub {
 
   #greet(session: Session, hello: Hello): void {
     if (session.hello) return this.#end(session, 'a second greeting');
+    if (hello.epoch > MAX_EPOCH || hello.cursor > BigInt(Number.MAX_SAFE_INTEGER))
+      return this.#end(session, 'a greeting with numbers nobody can have', 60_000);
     if (this.#greetings >= MAX_GREETINGS)
       return session.goAway('many edges are connecting', { afterMs: 5_000, spreadMs: 30_000 });
     session.hello = hello;
@@ -179,7 +193,7 @@ export class LinkHub {
 
   /** Stores what has arrived, some of each node, and only then answers. */
   #turn(): void {
-    const work: { session: Session; frames: (Hello | RecordFrame)[] }[] = [];
+    const work: Work[] = [];
     for (let room = TURN_FRAMES; room > 0; ) {
       const [session] = this.#ready;
       if (!session) break;
@@ -190,6 +204,16 @@ export class LinkHub {
       room -= Math.max(1, frames.length);
       if (session.hasInbox) this.#ready.add(session);
     }
+    try {
+      if (!this.#store(work)) for (const one of work) this.#storeAlone(one);
+    } finally {
+      const [next] = this.#ready;
+      if (next) this.#plan(next);
+    }
+  }
+
+  /** One transaction for what several sessions said; then the answers. False when it failed. */
+  #store(work: readonly Work[]): boolean {
     const answers: (() => void)[] = [];
     const upTo = new Map<Session, Map<string, number>>();
     const taken: Taken[] = [];
@@ -204,17 +228,21 @@ export class LinkHub {
     } catch (error) {
       const reason = messageOf(error);
       this.#ports.logger.error('records could not be stored', { reason, sessions: work.length });
-      // Nothing was acknowledged: the edges have it still, and send it to their next session.
-      for (const { session } of work)
-        this.#end(session, 'the cloud cannot store records now', 5_000);
-      return;
+      return false;
     }
     for (const answer of answers) answer();
     for (const [session, streams] of upTo)
       for (const [stream, seq] of streams) session.acknowledge(stream, seq);
     this.#ports.records.announce(taken);
-    const [next] = this.#ready;
-    if (next) this.#plan(next);
+    return true;
+  }
+
+  /** Something in a turn could not be stored: whoever sent it must not keep the others from it. */
+  #storeAlone(work: Work): void {
+    work.session.forgetChain();
+    if (this.#store([work])) return;
+    // Nothing was acknowledged: the edge has it still, and sends it to its next session.
+    this.#end(work.session, 'the cloud cannot store records now', 5_000);
   }
 
   #raise(session: Session): () => void {
@@ -230,6 +258,7 @@ export class LinkHub {
         before.goAway('another session of this node began', { afterMs: 1_000, spreadMs: 1_000 });
       if (session.isClosed) return;
       this.#live.set(node, session);
+      this.#waiting.delete(session);
       const mode = session.welcome({ epoch, positions, pingMs: PING_MS, nowMs: clock.monotonic() });
       logger.info('edge connected', { node, epoch, mode });
     };
@@ -244,6 +273,9 @@ export class LinkHub {
     const { node } = session.peer;
     if (!session.isLive || feed.epoch(node) !== session.epoch)
       return () => this.#end(session, 'a newer session of this node is live');
+    if (record.seq < 1n || record.seq > BigInt(Number.MAX_SAFE_INTEGER))
+      return () => this.#end(session, 'a record with a number nobody can have', 60_000);
+    if (!isStream(record.stream)) return () => this.#end(session, 'a record of no stream', 60_000);
     const fault = recordFault(record);
     const order = session.follows(record);
     if (order === 'again') return () => undefined;
@@ -279,6 +311,7 @@ export class LinkHub {
 
   #forget(session: Session): void {
     this.#ready.delete(session);
+    this.#waiting.delete(session);
     this.#greetings -= session.takeInbox(Number.POSITIVE_INFINITY).filter(isHello).length;
     const { node } = session.peer;
     if (this.#admitted.get(node) === session) this.#admitted.delete(node);
@@ -304,6 +337,8 @@ export class LinkHub {
         this.#forget(session);
       } else if (silentMs >= PING_MS && now - session.lastPingMs >= PING_MS) session.ping(now);
     }
+    for (const session of this.#waiting)
+      if (now - session.openedMs >= GREETING_MS) this.#end(session, 'no greeting came in time');
     for (const [node, challenge] of this.#challenges) {
       const elapsed = now - challenge.sinceMs;
       if (elapsed < CHALLENGE_MS) continue;
@@ -335,6 +370,11 @@ export class LinkHub {
   disconnect(node: string, reason: string, retry = { afterMs: 1_000, spreadMs: 1_000 }): void {
     const session = this.#live.get(node);
     this.#lastErrors.set(node, reason);
+    for (const other of this.#waiting)
+      if (other.peer.node === node) {
+        other.goAway(reason, retry);
+        this.#forget(other);
+      }
     if (!session) return;
     session.goAway(reason, retry);
     this.#forget(session);

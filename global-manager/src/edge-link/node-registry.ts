@@ -102,11 +102,13 @@ export class NodeRegistry {
     return identity;
   }
 
-  /** A new certificate for a node that has shown its present one. */
-  async renew(node: string, request: Uint8Array): Promise<IssuedIdentity> {
+  /** A new certificate for a node that has shown its present one, of this digest. */
+  async renew(node: string, digest: string, request: Uint8Array): Promise<IssuedIdentity> {
     const identity = await this.#issue(node, request);
     const { store, logger } = this.#options;
     store.transaction(() => {
+      // It may have been revoked while the new one was made.
+      this.expectActive(node, digest);
       this.#register(node, identity, certificateDigest(identity.certificate));
     });
     logger.info('certificate renewed', { node });
@@ -134,14 +136,12 @@ export class NodeRegistry {
     const refused = (why: string): ShoalError =>
       new ShoalError('unauthenticated', `${why}; join again with a new token`);
     if (!holds) throw refused('this certificate is not of this cloud, or its key is not here');
-    const row = store.get(
-      'SELECT node, state, ends_ms FROM device WHERE digest=?',
-      certificateDigest(certificate),
-    );
+    const digest = certificateDigest(certificate);
+    const row = store.get('SELECT node, state, ends_ms FROM device WHERE digest=?', digest);
     if (row?.['state'] !== 'active') throw refused('this certificate was revoked or replaced');
     if (clock.now() > Number(row['ends_ms']) + graceMs)
       throw refused('this certificate ended too long ago');
-    return await this.renew(String(row['node']), request);
+    return await this.renew(String(row['node']), digest, request);
   }
 
   async #issue(node: string, request: Uint8Array): Promise<IssuedIdentity> {
@@ -167,7 +167,11 @@ export class NodeRegistry {
       clock.now(),
       clock.now() + identity.validForMs,
     );
-    store.run('DELETE FROM device WHERE ends_ms < ?', clock.now() - 2 * GRACE_MS);
+    // What was revoked stays: its node has a row for ever, so that no old certificate counts again.
+    store.run(
+      "DELETE FROM device WHERE ends_ms < ? AND state<>'revoked'",
+      clock.now() - 2 * GRACE_MS,
+    );
   }
 
   /**

@@ -8,6 +8,12 @@ export interface ServiceDirectory {
   resolve(node: string, target: string): Promise<{ host: string; port: number }>;
 }
 
+/** The call that frames of a node go over. */
+export interface RelayCall {
+  send(frame: RelayFrame): void;
+  end(): void;
+}
+
 export interface RelayHubPorts {
   readonly services: ServiceDirectory;
   /** Asks a node to connect its relay. False when the node is not connected. */
@@ -21,7 +27,7 @@ const INVITE_MS = 10_000;
 
 /** The cloud’s ends of relay streams, by node. */
 export class RelayHub {
-  readonly #nodes = new Map<string, RelayMux>();
+  readonly #nodes = new Map<string, { mux: RelayMux; call: RelayCall }>();
   readonly #waiting = new Map<string, (() => void)[]>();
   readonly #ports: RelayHubPorts;
 
@@ -30,10 +36,14 @@ export class RelayHub {
   }
 
   /** A node’s relay connection is up. @returns Its mux, which frames of the node go into. */
-  attach(node: string, send: (frame: RelayFrame) => void): RelayMux {
-    this.#nodes.get(node)?.close();
-    const mux = new RelayMux('cloud', send, (stream) => void this.#serve(node, stream));
-    this.#nodes.set(node, mux);
+  attach(node: string, call: RelayCall): RelayMux {
+    this.drop(node);
+    const mux = new RelayMux(
+      'cloud',
+      (frame) => call.send(frame),
+      (stream) => void this.#serve(node, stream),
+    );
+    this.#nodes.set(node, { mux, call });
     for (const wake of this.#waiting.get(node) ?? []) wake();
     this.#waiting.delete(node);
     return mux;
@@ -41,7 +51,7 @@ export class RelayHub {
 
   detach(node: string, mux: RelayMux): void {
     mux.close();
-    if (this.#nodes.get(node) === mux) this.#nodes.delete(node);
+    if (this.#nodes.get(node)?.mux === mux) this.#nodes.delete(node);
   }
 
   /**
@@ -50,10 +60,10 @@ export class RelayHub {
    * @throws ShoalError `unavailable` when the node is not connected, or does not connect its relay.
    */
   async open(node: string, target: string): Promise<RelayStream> {
-    let mux = this.#nodes.get(node);
+    let mux = this.#nodes.get(node)?.mux;
     if (!mux && this.#ports.invite(node)) {
       await this.#attached(node);
-      mux = this.#nodes.get(node);
+      mux = this.#nodes.get(node)?.mux;
     }
     if (!mux)
       throw new ShoalError(
@@ -76,8 +86,10 @@ export class RelayHub {
 
   /** The node may not talk to us any more. */
   drop(node: string): void {
-    this.#nodes.get(node)?.close();
+    const known = this.#nodes.get(node);
     this.#nodes.delete(node);
+    known?.mux.close();
+    known?.call.end();
   }
 
   async #serve(node: string, stream: RelayStream): Promise<void> {

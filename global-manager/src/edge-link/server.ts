@@ -43,6 +43,8 @@ export interface EdgeLinkServerOptions {
 }
 
 const TICK_MS = 1_000;
+/** Frames an edge may leave unread before its session ends. */
+const MAX_UNREAD_FRAMES = 1_024;
 const CHUNK_BYTES = 256 * 1024;
 const MAX_MESSAGE_BYTES = 32 * 1024 * 1024;
 
@@ -54,11 +56,19 @@ type AnyCall =
 
 /** Resolves when a stream takes more, or is over. */
 function drained(call: grpc.ServerWritableStream<unknown, unknown>): Promise<void> {
+  const givenUp = (): ShoalError => new ShoalError('cancelled', 'the edge gave the transfer up');
+  if (call.cancelled) return Promise.reject(givenUp());
   return new Promise((resolve, reject) => {
-    call.once('drain', resolve);
-    call.once('cancelled', () =>
-      reject(new ShoalError('cancelled', 'the edge gave the transfer up')),
-    );
+    const onDrain = (): void => {
+      call.off('cancelled', onCancel);
+      resolve();
+    };
+    const onCancel = (): void => {
+      call.off('drain', onDrain);
+      reject(givenUp());
+    };
+    call.once('drain', onDrain);
+    call.once('cancelled', onCancel);
   });
 }
 
@@ -71,6 +81,7 @@ export class EdgeLinkServer {
   constructor(options: EdgeLinkServerOptions) {
     this.#options = options;
     this.#server = new grpc.Server({
+      'grpc.enable_channelz': 0,
       'grpc.keepalive_time_ms': 15_000,
       'grpc.keepalive_timeout_ms': 10_000,
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
@@ -159,7 +170,11 @@ export class EdgeLinkServer {
       return;
     }
     const session = hub.open(peer, {
-      send: (frame) => void (call.writable && call.write(frame)),
+      send: (frame) => {
+        if (!call.writable) return;
+        call.write(frame);
+        if (call.writableLength > MAX_UNREAD_FRAMES) call.destroy();
+      },
       close: () => call.end(),
     });
     const ended = (): void => hub.closed(session);
@@ -179,8 +194,10 @@ export class EdgeLinkServer {
   ): Promise<void> {
     try {
       const node = this.#nodeOf(call);
+      const certificate = call.getAuthContext().sslPeerCertificate;
       const { validForMs, ...identity } = await this.#options.registry.renew(
         node,
+        digestOf(certificate?.raw ?? ''),
         call.request.certificateRequest,
       );
       callback(null, create(RenewResultSchema, { ...identity, validForMs: BigInt(validForMs) }));
@@ -198,7 +215,10 @@ export class EdgeLinkServer {
       call.emit('error', toStatus(error));
       return;
     }
-    const mux = relay.attach(node, (frame) => void (call.writable && call.write(frame)));
+    const mux = relay.attach(node, {
+      send: (frame) => void (call.writable && call.write(frame)),
+      end: () => call.end(),
+    });
     const ended = (): void => relay.detach(node, mux);
     call.on('data', (frame: RelayFrame) => mux.receive(frame));
     call.on('end', () => call.end());

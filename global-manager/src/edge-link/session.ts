@@ -34,6 +34,8 @@ export interface OutboxReport {
 
 const MAX_KEY = 512;
 const MAX_STREAM = 128;
+/** Refused changes that one frame may name. */
+const MAX_NACKS = 256;
 /** Streams of one edge that are followed. */
 const MAX_STREAMS = 64;
 const MAX_RECORD_BYTES = 256 * 1024;
@@ -41,11 +43,13 @@ const MAX_RECORD_BYTES = 256 * 1024;
 const MAX_INBOX_BYTES = 4 * 1024 ** 2;
 const NO_OUTBOX: OutboxReport = { records: 0, ageMs: 0, dropped: 0 };
 
+export function isStream(stream: string): boolean {
+  return stream.length <= MAX_STREAM && /^(state|log\/[\w.-]+)$/.test(stream);
+}
+
 /** What is wrong with a record, if anything: keys are `kind/namespace/name[/part]`, bodies JSON objects. */
 export function recordFault(record: RecordFrame): string | undefined {
-  const { key, body, stream, seq } = record;
-  if (seq < 1n || seq > BigInt(Number.MAX_SAFE_INTEGER)) return 'not a number of a record';
-  if (stream.length > MAX_STREAM || !/^(state|log\/[\w.-]+)$/.test(stream)) return 'not a stream';
+  const { key, body } = record;
   if (key.length > MAX_KEY || !/^[A-Za-z]+(\/[^/]+){2,3}$/.test(key)) return 'not a key';
   if (body.length > MAX_RECORD_BYTES) return `larger than ${MAX_RECORD_BYTES} bytes`;
   try {
@@ -66,7 +70,9 @@ export class Session {
   readonly #socket: SessionSocket;
   readonly #feed: Feed;
   /** Frames whose effect must be stored: the greeting and records, in order. */
+  /** The last number of each stream, as looked at and as stored. */
   readonly #chain = new Map<string, bigint>();
+  readonly #chainStored = new Map<string, bigint>();
   readonly #inbox: (Hello | RecordFrame)[] = [];
   #inboxBytes = 0;
   #downstream: Downstream | undefined;
@@ -76,6 +82,7 @@ export class Session {
   hello: Hello | undefined;
   outbox: OutboxReport = NO_OUTBOX;
   framesHeard = 0;
+  readonly openedMs: number;
   lastHeardMs: number;
   lastPingMs: number;
   liveSinceMs = 0;
@@ -84,6 +91,7 @@ export class Session {
     this.peer = peer;
     this.#socket = socket;
     this.#feed = ports.feed;
+    this.openedMs = ports.nowMs;
     this.lastHeardMs = ports.nowMs;
     this.lastPingMs = ports.nowMs;
   }
@@ -104,7 +112,7 @@ export class Session {
   /** Keeps a frame for the next turn of storing. False when the edge sends more than its window. */
   enqueue(frame: Hello | RecordFrame): boolean {
     this.#inbox.push(frame);
-    this.#inboxBytes += 'body' in frame ? frame.body.length : 0;
+    this.#inboxBytes += weightOf(frame);
     return this.#inboxBytes <= MAX_INBOX_BYTES;
   }
 
@@ -118,14 +126,20 @@ export class Session {
     const last = this.#chain.get(record.stream) ?? 0n;
     if (record.seq <= last) return 'again';
     if (record.previous !== last) return 'gap';
-    if (this.#chain.size < MAX_STREAMS || this.#chain.has(record.stream))
-      this.#chain.set(record.stream, record.seq);
+    if (this.#chain.size >= MAX_STREAMS && !this.#chain.has(record.stream)) return 'gap';
+    this.#chain.set(record.stream, record.seq);
     return 'next';
+  }
+
+  /** What was looked at in a turn that failed is looked at again. */
+  forgetChain(): void {
+    this.#chain.clear();
+    for (const [stream, seq] of this.#chainStored) this.#chain.set(stream, seq);
   }
 
   takeInbox(limit: number): (Hello | RecordFrame)[] {
     const taken = this.#inbox.splice(0, limit);
-    for (const frame of taken) this.#inboxBytes -= 'body' in frame ? frame.body.length : 0;
+    for (const frame of taken) this.#inboxBytes -= weightOf(frame);
     return taken;
   }
 
@@ -181,10 +195,12 @@ export class Session {
     let fault: string | undefined;
     if ('nacks' in frame) {
       downstream.ack(Number(frame.cursor), Number(frame.page));
-      for (const { rev, error } of frame.nacks)
-        this.#feed.refused(this.peer.node, Number(rev), error);
+      const nacks = frame.nacks
+        .slice(0, MAX_NACKS)
+        .map((n) => ({ rev: Number(n.rev), error: n.error }));
+      if (nacks.length > 0) this.#feed.refused(this.peer.node, nacks);
     } else if ('items' in frame) fault = downstream.inventory(frame.items, frame.last);
-    else downstream.resync(Number(frame.cursor));
+    else fault = downstream.resync(Number(frame.cursor));
     this.pump();
     return fault;
   }
@@ -195,6 +211,7 @@ export class Session {
   }
 
   acknowledge(stream: string, seq: number): void {
+    this.#chainStored.set(stream, BigInt(seq));
     const value = { stream, seq: BigInt(seq) };
     this.send(create(CloudFrameSchema, { frame: { case: 'recordAck', value } }));
   }
@@ -220,4 +237,11 @@ export class Session {
     this.#closed = true;
     this.#socket.close();
   }
+}
+
+/** Bytes a frame keeps, about. */
+function weightOf(frame: Hello | RecordFrame): number {
+  if (!('body' in frame)) return 1_000;
+  const { body, key, stream, idempotencyKey } = frame;
+  return 200 + body.length + key.length + stream.length + idempotencyKey.length;
 }

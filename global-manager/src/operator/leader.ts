@@ -67,7 +67,11 @@ export class LeaderElection {
       await clock.sleep(RENEW_MS, signal).catch(() => undefined);
       if (signal.aborted) break;
       try {
-        if ((await this.#try()) !== identity) return 'lost';
+        const left = LEASE_MS - RENEW_MS - (clock.monotonic() - renewedAt);
+        const late = clock.sleep(Math.max(0, left), signal).then(() => 'late');
+        late.catch(() => undefined);
+        const holder = await Promise.race([this.#try(), late]);
+        if (holder !== identity) return 'lost';
         renewedAt = clock.monotonic();
       } catch (error) {
         logger.warn('the lease cannot be renewed', { reason: messageOf(error) });

@@ -32,15 +32,19 @@ async function main(): Promise<void> {
   close = async () => await Promise.resolve(stopping.abort());
   await election?.acquire(signal);
   if (signal.aborted) return;
+  // From now on the lease is kept, also while starting takes long.
+  const held = election?.hold(signal);
+  void held?.then((end) => {
+    if (end !== 'lost') return;
+    logger.error('the lease is lost: another manager leads from now on', { identity });
+    process.exit(1);
+  });
   const operator = await startOperator(config, { api, clock, random, logger });
   close = async () => {
     stopping.abort();
     await operator.close();
     await election?.release();
   };
-  if ((await election?.hold(signal)) !== 'lost') return;
-  logger.error('the lease is lost: another manager leads from now on', { identity });
-  process.exit(1);
 }
 
 try {

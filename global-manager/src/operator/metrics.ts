@@ -10,6 +10,8 @@ export interface JobFigures {
   readonly figures: Readonly<Record<string, number>>;
 }
 
+const LOOK_MS = 1_000;
+
 /** Numbers of a status, nested ones as `outer_inner`. */
 export function figuresOf(status: unknown, prefix = ''): Record<string, number> {
   if (!isJsonObject(status)) return {};
@@ -52,7 +54,17 @@ export class Metrics {
   }
 
   /** Figures of the links to edges, read when they are asked for. */
-  links(read: () => readonly LinkStatus[]): void {
+  links(readAll: () => readonly LinkStatus[]): void {
+    // One look for all of them: with thousands of nodes it costs something.
+    let known: readonly LinkStatus[] = [];
+    let readAt = Number.NEGATIVE_INFINITY;
+    const read = (): readonly LinkStatus[] => {
+      if (performance.now() - readAt > LOOK_MS) {
+        known = readAll();
+        readAt = performance.now();
+      }
+      return known;
+    };
     const registers = [this.registry];
     const gauge = (
       name: string,

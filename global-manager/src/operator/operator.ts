@@ -1,7 +1,14 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { IncrementalLearningJob, JointInferenceService } from '@shoal/api';
-import type { Clock, KeyPair, Logger, LoopPorts, Random } from '@shoal/core';
+import {
+  type Clock,
+  type KeyPair,
+  type Logger,
+  type LoopPorts,
+  type Random,
+  superviseLoop,
+} from '@shoal/core';
 import { DatasetReconciler } from '../controllers/dataset/controller.ts';
 import { FederatedLearningReconciler } from '../controllers/federated-learning-job/controller.ts';
 import { incrementalLearning } from '../controllers/incremental-learning-job/kind.ts';
@@ -22,6 +29,7 @@ import { CloudStore } from '../edge-link/cloud-store.ts';
 import { Feed } from '../edge-link/feed.ts';
 import { FleetServer } from '../edge-link/fleet-server.ts';
 import { LinkHub } from '../edge-link/hub.ts';
+import { LogWriter } from '../edge-link/log-writer.ts';
 import { NodeRegistry } from '../edge-link/node-registry.ts';
 import { Records } from '../edge-link/records.ts';
 import { RelayHub } from '../edge-link/relay-hub.ts';
@@ -64,6 +72,10 @@ export interface Operator {
   readonly isReady: () => boolean;
   close(): Promise<void>;
 }
+
+const COMPACT_MS = 3_600_000;
+/** Deletes of a node that its feed keeps. */
+const KEPT_DELETES = 1_000;
 
 interface Caches {
   readonly datasets: ObjectCache;
@@ -275,12 +287,14 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
     presence: hub,
     authority: authority.certificate,
   }).map((r) => new ControllerRunner(r, loopPorts, metrics));
+  void new LogWriter({ api, clock, logger, records }).drain();
   feed.onDamage(({ namespace, name }) => {
     for (const runner of runners) runner.enqueue(`${namespace}/${name}`);
   });
   const loops = Object.values<ObjectCache>({ ...caches }).map((c) =>
     c.run(loopPorts, stopping.signal),
   );
+  loops.push(compactFeeds(feed, loopPorts, stopping.signal));
   const started = startWhenSynced(runners, { isReady, clock, signal: stopping.signal });
   // Edges are let in once the feed says what they should have: an empty one would clear them.
   while (!runners.every((r) => r.started && r.idle)) await clock.sleep(10);
@@ -304,6 +318,19 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
       samples.close();
     },
   };
+}
+
+/** Deletes that every edge has long heard of are forgotten; one that was away for longer reconciles. */
+async function compactFeeds(feed: Feed, ports: LoopPorts, signal: AbortSignal): Promise<void> {
+  const compact = async (): Promise<void> => {
+    await ports.clock.sleep(COMPACT_MS, signal);
+    for (const node of feed.nodes()) {
+      feed.compact(node, KEPT_DELETES);
+      await ports.clock.sleep(1, signal);
+    }
+  };
+  const backoff = { baseMs: 1_000, capMs: 60_000, signal };
+  await superviseLoop('compaction of feeds', compact, ports, backoff);
 }
 
 /** Reconcilers decide from the caches, so they wait until every cache is complete. */

@@ -1,4 +1,3 @@
-import { X509Certificate } from 'node:crypto';
 import { createCertificateRequest, type LoopPorts, messageOf } from '@shoal/core';
 import type { GrpcTransport } from './grpc.ts';
 import { readIdentity, recover, type StoredIdentity, toStored, writeIdentity } from './identity.ts';
@@ -14,8 +13,9 @@ const LOOK_MS = 30_000;
 /** Renewed when this part of its life is left, give or take a tenth of its life. */
 const RENEW_AT = 1 / 3;
 const JITTER = 0.1;
-/** Without a session for this long, the certificate may be why. */
-const RECOVER_AFTER_MS = 60_000;
+/** Without a session for this long, the certificate may be why; then twice as long, up to the cap. */
+const RECOVER_AFTER_MS = 120_000;
+const RECOVER_CAP_MS = 3_600_000;
 
 /**
  * Keeps this node’s certificate good: renewed at two thirds of its life, with a new key each time.
@@ -28,6 +28,7 @@ export class CertificateKeeper {
   #toldMs: number | undefined;
   #toldAt = 0;
   #lostAt: number | undefined;
+  #recoverAfterMs = RECOVER_AFTER_MS;
 
   constructor(options: CertificateKeeperOptions) {
     this.#options = options;
@@ -55,6 +56,7 @@ export class CertificateKeeper {
     const now = clock.monotonic();
     if (link.connected) {
       this.#lostAt = undefined;
+      this.#recoverAfterMs = RECOVER_AFTER_MS;
       if (link.certificateRemainingMs !== this.#toldMs) {
         this.#toldMs = link.certificateRemainingMs;
         this.#toldAt = now;
@@ -65,10 +67,11 @@ export class CertificateKeeper {
       return true;
     }
     this.#lostAt ??= now;
-    const isOver = Date.parse(new X509Certificate(identity.certificate).validTo) <= clock.now();
-    const isTlsTrouble = /certificate|handshake|alert|SSL|TLS/i.test(link.lastError ?? '');
-    if (now - this.#lostAt < RECOVER_AFTER_MS && !isOver) return false;
-    if (!isOver && !isTlsTrouble) return false;
+    // A certificate that has ended looks like any other failure from here, and this clock may be
+    // wrong: whatever the reason, it is tried now and then.
+    if (now - this.#lostAt < this.#recoverAfterMs) return false;
+    this.#lostAt = now;
+    this.#recoverAfterMs = Math.min(2 * this.#recoverAfterMs, RECOVER_CAP_MS);
     this.#use(await recover(identity), 'certificate recovered');
     return true;
   }

@@ -95,6 +95,10 @@ export class GrpcTransport implements EdgeTransport {
     );
     return new grpc.Client(this.#addresses[this.#at] ?? '', credentials, {
       'grpc.ssl_target_name_override': MANAGER_NAME,
+      // Nobody asks for its figures, and it keeps an entry for everything.
+      'grpc.enable_channelz': 0,
+      // A new identity is a new connection, whatever others of this process have.
+      'grpc.use_local_subchannel_pool': 1,
       // A half-open connection is noticed by the transport itself, not by TCP after a quarter of an hour.
       'grpc.keepalive_time_ms': 15_000,
       'grpc.keepalive_timeout_ms': 10_000,

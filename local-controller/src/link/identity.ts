@@ -1,4 +1,13 @@
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname } from 'node:path';
 import { type DetailedPeerCertificate, connect as tlsConnect } from 'node:tls';
 import { create } from '@bufbuild/protobuf';
@@ -59,6 +68,10 @@ export function writeIdentity(file: string, identity: StoredIdentity): void {
     mkdirSync(dirname(file), { recursive: true });
     writeFileSync(`${file}.new`, JSON.stringify(identity), { mode: 0o600, flush: true });
     renameSync(`${file}.new`, file);
+    // Also the name must be on the disk before anybody goes by what it names.
+    const folder = openSync(dirname(file), 'r');
+    fsyncSync(folder);
+    closeSync(folder);
   } catch (error) {
     throw fromNode(error, `writing ${file}`);
   }

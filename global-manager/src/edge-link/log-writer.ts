@@ -1,0 +1,58 @@
+import { isJsonObject, messageOf } from '@shoal/core';
+import { type EventPorts, recordEvent } from '../controllers/event-writer.ts';
+import type { LogEntry, Records } from './records.ts';
+
+const BATCH = 50;
+const MAX_TEXT = 1_000;
+
+/** Makes Events of what edges say that happened, each once, in order. */
+export class LogWriter {
+  readonly #ports: EventPorts & { readonly records: Records };
+  #isBusy = false;
+
+  constructor(ports: EventPorts & { readonly records: Records }) {
+    this.#ports = ports;
+    ports.records.onLog(() => void this.drain());
+  }
+
+  /** Writes what waits. An entry that cannot be written is logged: it must not hold up the others. */
+  async drain(): Promise<void> {
+    if (this.#isBusy) return;
+    this.#isBusy = true;
+    const { records, logger } = this.#ports;
+    try {
+      for (;;) {
+        const entries = records.logEntries(BATCH);
+        if (entries.length === 0) return;
+        for (const entry of entries) {
+          await this.#write(entry);
+          records.logDone(entry);
+        }
+      }
+    } catch (error) {
+      logger.warn('what edges said happened could not be written', { reason: messageOf(error) });
+    } finally {
+      this.#isBusy = false;
+    }
+  }
+
+  async #write({ node, key, body, idempotencyKey }: LogEntry): Promise<void> {
+    const [kind = '', namespace = '', name = ''] = key.split('/');
+    const said: unknown = JSON.parse(Buffer.from(body).toString('utf8'));
+    const text = (field: string, otherwise: string): string => {
+      const value = isJsonObject(said) ? said[field] : undefined;
+      return typeof value === 'string' && value !== '' ? value.slice(0, MAX_TEXT) : otherwise;
+    };
+    const about = {
+      apiVersion: 'sedna.io/v1alpha1',
+      kind,
+      metadata: { name, namespace, uid: text('uid', idempotencyKey) },
+    };
+    const isWarning = text('type', 'Normal') === 'Warning';
+    await recordEvent(this.#ports, about, {
+      type: isWarning ? 'Warning' : 'Normal',
+      reason: text('reason', 'EdgeEvent').replaceAll(/[^A-Za-z]/g, ''),
+      message: `node ${node}: ${text('message', 'something happened')}`,
+    });
+  }
+}
