@@ -5,8 +5,8 @@ import type { Link } from './link.ts';
 
 export interface CertificateKeeperOptions extends LoopPorts {
   readonly file: string;
-  readonly transport: GrpcTransport;
-  readonly link: Link;
+  readonly transport: Pick<GrpcTransport, 'renew' | 'useIdentity'>;
+  readonly link: Pick<Link, 'connected' | 'certificateRemainingMs' | 'reconnect'>;
 }
 
 const LOOK_MS = 30_000;
