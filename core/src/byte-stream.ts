@@ -2,8 +2,10 @@ import { Duplex } from 'node:stream';
 
 /** A byte stream with credit; `pass` is called once bytes have gone where they should. */
 export interface ByteStream {
+  /** Bytes that may be sent now. */
   readonly credit: number;
   send(bytes: Uint8Array): void;
+  /** Ends the stream, with a reason when it did not end as it should. */
   end(error?: string): void;
   onData(listener: (bytes: Uint8Array, pass: () => void) => void): void;
   onDrain(listener: () => void): void;

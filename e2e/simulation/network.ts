@@ -68,7 +68,7 @@ export class SimNetwork {
   readonly #random: Random;
   readonly #watch: Watch;
   readonly #wires = new Set<Handle>();
-  readonly weather: Map<string, Weather> = new Map();
+  readonly #weather = new Map<string, Weather>();
   cloud: CloudEnd | undefined;
   #ids = 0;
   frames = 0;
@@ -80,8 +80,9 @@ export class SimNetwork {
     this.#watch = watch;
   }
 
-  #of(node: string): Weather {
-    const known = this.weather.get(node);
+  /** How the way of a node is now; to be changed in place. */
+  weatherOf(node: string): Weather {
+    const known = this.#weather.get(node);
     if (known) return known;
     const fresh: Weather = {
       state: 'good',
@@ -91,7 +92,7 @@ export class SimNetwork {
       reordering: 0,
       oldVersion: false,
     };
-    this.weather.set(node, fresh);
+    this.#weather.set(node, fresh);
     return fresh;
   }
 
@@ -102,7 +103,7 @@ export class SimNetwork {
 
   /** Whether the node’s own connection carries frames both ways now. */
   isHealthy(node: string): boolean {
-    const weather = this.weather.get(node);
+    const weather = this.#weather.get(node);
     if (weather?.state !== 'good' || weather.delayMs > 300 || weather.loss > 0) return false;
     return [...this.#wires].some(
       (wire) => wire.node === node && wire.cloud === this.cloud && wire.carries(),
@@ -143,7 +144,7 @@ export class SimNetwork {
   ): Connection {
     const wire: Wire = { node, id: ++this.#ids, isSecond, epoch: 0, storeId: '', isOpen: true };
     const cloud = this.cloud;
-    const weather = this.#of(node);
+    const weather = this.weatherOf(node);
     let end: (reason: string | undefined) => void = () => undefined;
     const closed = new Promise<string | undefined>((resolve) => {
       end = resolve;

@@ -283,7 +283,7 @@ export class World {
     state: 'cut' | 'silent',
     forMs: number = 1_000 + this.#random.int(60_000),
   ): void {
-    const weather = this.#weather(node);
+    const weather = this.#network.weatherOf(node);
     weather.state = state;
     if (state === 'cut') this.#network.cut(node);
     this.#time.after(forMs, () => {
@@ -291,24 +291,9 @@ export class World {
     });
   }
 
-  #weather(node: string) {
-    const known = this.#network.weather.get(node);
-    if (known) return known;
-    const fresh = {
-      state: 'good' as 'good' | 'cut' | 'silent',
-      delayMs: 20,
-      loss: 0,
-      duplication: 0,
-      reordering: 0,
-      oldVersion: false,
-    };
-    this.#network.weather.set(node, fresh);
-    return fresh;
-  }
-
   #badNetwork(node: string): void {
     const random = this.#random;
-    const weather = this.#weather(node);
+    const weather = this.#network.weatherOf(node);
     weather.delayMs = [1, 20, 300, 2_000][random.int(4)] ?? 20;
     weather.loss = random.int(2) * random.next() * 0.2;
     weather.duplication = random.int(2) * random.next() * 0.3;
@@ -386,7 +371,7 @@ export class World {
   }
 
   #downgrade(node: string): void {
-    const weather = this.#weather(node);
+    const weather = this.#network.weatherOf(node);
     weather.oldVersion = true;
     this.#network.cut(node);
     this.#time.after(20_000, () => {
@@ -421,7 +406,7 @@ export class World {
     for (const edge of this.#edges) {
       edge.disk.full = false;
       edge.disk.crashAfter = undefined;
-      const weather = this.#weather(edge.name);
+      const weather = this.#network.weatherOf(edge.name);
       const wasLossy = weather.loss > 0 || weather.reordering > 0;
       Object.assign(weather, {
         state: 'good',

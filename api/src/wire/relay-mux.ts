@@ -1,5 +1,5 @@
 import { create } from '@bufbuild/protobuf';
-import { ShoalError } from '@shoal/core';
+import { type ByteStream, ShoalError } from '@shoal/core';
 import { type RelayFrame, RelayFrameSchema } from './edge-link_pb.ts';
 
 /** Bytes one side may send before the other has said that it has passed some on. */
@@ -8,19 +8,9 @@ const CHUNK_BYTES = 32 * 1024;
 const MAX_STREAMS = 256;
 const MAX_TARGET = 300;
 
-/** One byte stream through the link. */
-export interface RelayStream {
+/** One byte stream through the link: more than its credit waits here, a careful sender stops until `onDrain`. */
+export interface RelayStream extends ByteStream {
   readonly target: string;
-  /** Bytes that may be sent now. */
-  readonly credit: number;
-  /** Sends bytes; more than {@link credit} wait here: a careful sender stops until `onDrain`. */
-  send(bytes: Uint8Array): void;
-  /** Ends the stream, with a reason when it did not end as it should. */
-  end(error?: string): void;
-  /** Bytes from the other side; call `pass` once they have gone where they should. */
-  onData(listener: (bytes: Uint8Array, pass: () => void) => void): void;
-  onDrain(listener: () => void): void;
-  onEnd(listener: (error: string | undefined) => void): void;
 }
 
 type Side = 'edge' | 'cloud';
