@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { isShoalError, messageOf } from '@shoal/core';
 import { Command } from 'commander';
+import { addBenchCommands } from './commands/bench-program.ts';
 import { downCommand, statusCommand, upCommand } from './commands/cluster.ts';
 import { datasetListCommand, datasetPullCommand } from './commands/dataset.ts';
 import { addFleetCommands } from './commands/fleet-program.ts';
@@ -144,6 +145,7 @@ addModelCommands(program);
 addKnowledgeCommands(program);
 addLabelCommands(program);
 addFleetCommands(program);
+addBenchCommands(program);
 
 try {
   await program.parseAsync();

@@ -1,30 +1,24 @@
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import {
+  learnContinually,
+  learnTogether,
+  learnWithKnowledgeBase,
+  type SequenceResult,
+  type SequenceTask,
+  untrainedScores,
+} from '@shoal/benchmark';
 import {
   type ComponentChoices,
-  ContinualLearner,
   type ContinualStrategy,
   type CreateEstimator,
-  KnowledgeStore,
-  LifelongLearning,
   type LifelongMetrics,
   lifelongMetrics,
   samplesTransferRatio,
-  type TaskSamples,
 } from '@shoal/lib';
 import type { OptimizerOptions } from '@shoal/training';
 import type { ResultRow } from './example.ts';
 
-/** One task of a sequence: samples to learn from and to be scored on. */
-export interface StudyTask {
-  readonly name: string;
-  readonly train: TaskSamples;
-  readonly test: TaskSamples;
-}
-
 export interface StudyOptions {
-  readonly tasks: readonly StudyTask[];
+  readonly tasks: readonly SequenceTask[];
   /** The untrained model, an ONNX file. */
   readonly model: Uint8Array;
   readonly optimizer: OptimizerOptions;
@@ -37,7 +31,7 @@ export interface StudyOptions {
 }
 
 /** What one way of learning reached. */
-export interface StudyOutcome extends LifelongMetrics {
+interface StudyOutcome extends LifelongMetrics {
   readonly matrix: readonly (readonly number[])[];
 }
 
@@ -57,189 +51,34 @@ export interface StudyResult {
   readonly bytesUp: number;
 }
 
-function row(
-  samples: TaskSamples,
-  i: number,
-): { inputs: Float32Array; attributes: Record<string, string> } {
-  const length = samples.inputs.length / samples.size;
-  return {
-    inputs: samples.inputs.slice(i * length, (i + 1) * length),
-    attributes: Object.fromEntries(
-      Object.entries(samples.attributes).map(([k, column]) => [k, column[i] ?? '']),
-    ),
-  };
-}
-
-async function continual(
-  options: StudyOptions,
-  strategy: ContinualStrategy,
-): Promise<StudyOutcome> {
-  const { model, optimizer, epochs, seed, tasks } = options;
-  const learner = await ContinualLearner.create({
-    model,
-    strategy,
-    optimizer,
-    epochs,
-    seed,
-    threads: 1,
-  });
-  const matrix: number[][] = [];
-  const scores = async (): Promise<number[]> => {
-    const found: number[] = [];
-    for (const task of tasks) found.push((await learner.evaluate(task.test))['accuracy'] ?? 0);
-    return found;
-  };
-  const untrained = await scores();
-  for (const task of tasks) {
-    await learner.learn(task.train);
-    matrix.push(await scores());
-  }
-  await learner.release();
-  return { matrix, ...lifelongMetrics(matrix, untrained) };
-}
-
-/** Accuracy on all tasks of one model trained on some samples. */
-async function trainedOn(options: StudyOptions, samples: TaskSamples): Promise<number> {
-  const learner = await ContinualLearner.create({
-    ...options,
-    strategy: { name: 'fine-tune' },
-    threads: 1,
-  });
-  await learner.learn(samples);
-  let [hits, size] = [0, 0];
-  for (const { test } of options.tasks) {
-    hits += ((await learner.evaluate(test))['accuracy'] ?? 0) * test.size;
-    size += test.size;
-  }
-  await learner.release();
-  return hits / size;
-}
-
-function joined(parts: readonly TaskSamples[]): TaskSamples {
-  const [first] = parts;
-  if (!first) throw new Error('no tasks');
-  const size = parts.reduce((n, p) => n + p.size, 0);
-  const inputs = new Float32Array((first.inputs.length / first.size) * size);
-  const labels = new BigInt64Array(size);
-  let at = 0;
-  for (const p of parts) {
-    inputs.set(p.inputs, (inputs.length / size) * at);
-    labels.set(p.labels, at);
-    at += p.size;
-  }
-  const attributes = Object.fromEntries(
-    Object.keys(first.attributes).map((k) => [k, parts.flatMap((p) => p.attributes[k] ?? [])]),
-  );
-  return { inputs, labels, shape: first.shape, size, attributes };
-}
-
-/** A tenth of a task's samples is held out for its admission. */
-function halves(samples: TaskSamples): { learn: TaskSamples; judge: TaskSamples } {
-  const cut = Math.floor(samples.size * 0.9);
-  const part = (from: number, to: number): TaskSamples => {
-    const length = samples.inputs.length / samples.size;
-    return {
-      inputs: samples.inputs.subarray(from * length, to * length),
-      labels: samples.labels.subarray(from, to),
-      shape: samples.shape,
-      size: to - from,
-      attributes: Object.fromEntries(
-        Object.entries(samples.attributes).map(([k, c]) => [k, c.slice(from, to)]),
-      ),
-    };
-  };
-  return { learn: part(0, cut), judge: part(cut, samples.size) };
-}
-
-/** b_j: what the untrained model scores on each task. */
-async function untrainedScores(options: StudyOptions): Promise<number[]> {
-  const learner = await ContinualLearner.create({ ...options, strategy: { name: 'fine-tune' } });
-  const scores: number[] = [];
-  for (const { test } of options.tasks)
-    scores.push((await learner.evaluate(test))['accuracy'] ?? 0);
-  await learner.release();
-  return scores;
-}
-
-/** Unseen detection over the whole sequence. */
-interface Detection {
-  found: number;
-  missed: number;
-  alarms: number;
-  quiet: number;
-  bytes: number;
-}
-
-async function knowledgeBase(
-  options: StudyOptions,
-): Promise<{ outcome: StudyOutcome; detection: Detection }> {
-  const dir = mkdtempSync(join(tmpdir(), 'shoal-study-'));
-  const store = new KnowledgeStore({ dir: join(dir, 'cloud') });
-  const learning = await LifelongLearning.open({
-    create: options.create,
-    components: options.components,
-    knowledge: store.of('study'),
-    seed: options.seed,
-    environment: { edge_output_url: join(dir, 'edge'), OUTPUT_URL: join(dir, 'output') },
-  });
-  const matrix: number[][] = [];
-  const detection: Detection = { found: 0, missed: 0, alarms: 0, quiet: 0, bytes: 0 };
-  try {
-    for (const [learned, task] of options.tasks.entries()) {
-      const { learn, judge } = halves(task.train);
-      const { candidates } = await learning.train(learn);
-      await learning.evaluate(judge, candidates);
-      await learning.edge.adopt();
-      const scores: number[] = [];
-      for (const [j, { test }] of options.tasks.entries())
-        scores.push(await scored(learning, test, { known: j <= learned, detection }));
-      matrix.push(scores);
-    }
-  } finally {
-    await learning.close();
-    store.close();
-    rmSync(dir, { recursive: true });
-  }
-  return {
-    outcome: { matrix, ...lifelongMetrics(matrix, await untrainedScores(options)) },
-    detection,
-  };
-}
-
-async function scored(
-  learning: LifelongLearning,
-  test: TaskSamples,
-  at: { readonly known: boolean; readonly detection: Detection },
-): Promise<number> {
-  let hits = 0;
-  for (let i = 0; i < test.size; i++) {
-    const { label, isUnseen } = await learning.edge.infer(row(test, i));
-    if (BigInt(label) === test.labels[i]) hits++;
-    if (at.known) at.detection[isUnseen ? 'alarms' : 'quiet']++;
-    else at.detection[isUnseen ? 'found' : 'missed']++;
-    if (isUnseen) at.detection.bytes += (test.inputs.length / test.size) * 4;
-  }
-  return hits / test.size;
+/** Share of all test samples whose last answer was right. */
+function hitsOf({ predicted }: SequenceResult, tasks: readonly SequenceTask[]): number {
+  const labels = tasks.flatMap((t) => [...t.test.labels]);
+  return labels.filter((l, i) => BigInt(predicted[i] ?? -1) === l).length / labels.length;
 }
 
 /** Learns a sequence of tasks in several ways and holds them against one another. */
 export async function studyTasks(options: StudyOptions): Promise<StudyResult> {
-  const ways: Record<string, StudyOutcome> = {};
-  const { outcome, detection } = await knowledgeBase(options);
-  ways['knowledge base'] = outcome;
-  for (const strategy of options.strategies)
-    ways[strategy.name] = await continual(options, strategy);
-  const first = options.tasks[0]?.train;
-  const { found, missed, alarms, quiet } = detection;
+  const { tasks, strategies } = options;
+  const baselines = await untrainedScores(options);
+  const outcome = ({ matrix }: SequenceResult): StudyOutcome => ({
+    matrix,
+    ...lifelongMetrics(matrix, baselines),
+  });
+  const known = await learnWithKnowledgeBase(options);
+  const ways: Record<string, StudyOutcome> = { 'knowledge base': outcome(known) };
+  for (const strategy of strategies)
+    ways[strategy.name] = outcome(await learnContinually(options, strategy));
+  const { found, missed, alarms, quiet, bytes } = known.detection;
   return {
     ways,
-    joint: await trainedOn(options, joined(options.tasks.map((t) => t.train))),
-    single: first ? await trainedOn(options, first) : Number.NaN,
+    joint: hitsOf(await learnTogether(options, tasks), tasks),
+    single: hitsOf(await learnTogether(options, tasks.slice(0, 1)), tasks),
     unseenRecall: found / Math.max(1, found + missed),
     unseenPrecision: found / Math.max(1, found + alarms),
     falseAlarms: alarms / Math.max(1, alarms + quiet),
     transferRatio: samplesTransferRatio(found + alarms, found + missed + alarms + quiet),
-    bytesUp: detection.bytes,
+    bytesUp: bytes,
   };
 }
 

@@ -103,6 +103,8 @@ export {
 } from './federated-learning/sedna-aggregation-server.ts';
 export {
   type SimulatedRound,
+  type SimulatedWork,
+  type SimulationOptions,
   type SimulationResult,
   simulateFederation,
 } from './federated-learning/simulation.ts';
@@ -255,6 +257,7 @@ export {
   resolveComponents,
 } from './lifelong-learning/task/components.ts';
 export {
+  concatenateTasks,
   readTaskSamples,
   selectTask,
   type TaskReadOptions,

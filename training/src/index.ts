@@ -40,6 +40,7 @@ export {
 } from './layers.ts';
 export { LOSS_NAMES, type LossName, type LossOptions } from './losses/losses.ts';
 export { readModel, readModelFile, writeModel, writeModelFile } from './onnx/model-file.ts';
+export { type ModelStage, type SplitModelOptions, splitModel } from './onnx/split-model.ts';
 export { type EnsembleTree, type TreeEnsemble, treeEnsembleModel } from './onnx/tree-ensemble.ts';
 export { OPTIMIZER_NAMES, type OptimizerOptions } from './optimizers.ts';
 export type { Parameter, Penalty } from './plan.ts';

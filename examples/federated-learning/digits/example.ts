@@ -1,10 +1,10 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { seededRandom } from '@shoal/core';
+import { digitData } from '@shoal/datasets';
 import { dirichletPartition, OnnxEstimator, type Samples, select, toImageLine } from '@shoal/lib';
 import { conv2d, dense, flatten, maxPool2d, relu, sequential } from '@shoal/training';
 import { parseAllDocuments } from 'yaml';
-import { digitData } from '../../src/digits-data.ts';
 import type { Example, ExampleContext, ExampleResult, ResultRow } from '../../src/example.ts';
 import { accuracies, type FederatedStatus, followRounds } from '../../src/federated-status.ts';
 import { lineChartSvg } from '../../src/line-chart.ts';

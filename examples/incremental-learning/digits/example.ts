@@ -1,7 +1,14 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { seededRandom } from '@shoal/core';
-import { DIGIT_SHAPE, type Drift, generateDigits } from '@shoal/datasets';
+import {
+  augmented,
+  DIGIT_SHAPE,
+  type Drift,
+  digitData,
+  driftPixels,
+  generateDigits,
+} from '@shoal/datasets';
 import {
   concatenate,
   OnnxEstimator,
@@ -12,7 +19,6 @@ import {
 } from '@shoal/lib';
 import { conv2d, dense, flatten, type Layer, maxPool2d, relu, sequential } from '@shoal/training';
 import { parseAllDocuments } from 'yaml';
-import { augmented, digitData, driftPixels } from '../../src/digits-data.ts';
 import type { DataKind, Example, ExampleContext, ExampleResult } from '../../src/example.ts';
 import { followStages, untilServed } from '../../src/follow-job.ts';
 import { accuracyOf, predictOverHttp } from '../../src/predict-over-http.ts';

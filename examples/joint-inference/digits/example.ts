@@ -1,10 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { seededRandom } from '@shoal/core';
+import { digitData } from '@shoal/datasets';
 import { type JointInferenceResult, OnnxEstimator, type Samples } from '@shoal/lib';
 import { conv2d, dense, flatten, type Layer, maxPool2d, relu, sequential } from '@shoal/training';
 import { parseAllDocuments } from 'yaml';
-import { digitData } from '../../src/digits-data.ts';
 import type {
   ClusterObject,
   Example,

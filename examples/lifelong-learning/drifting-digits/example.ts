@@ -1,47 +1,26 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
+import type { SequenceTask } from '@shoal/benchmark';
 import { seededRandom } from '@shoal/core';
+import { DIGIT_MOUNTINGS, digitData, mountedDigits } from '@shoal/datasets';
 import {
   type ComponentChoices,
   type ContinualStrategy,
   type CreateEstimator,
   OnnxEstimator,
   type Samples,
-  type TaskSamples,
 } from '@shoal/lib';
 import { dense, relu, sequential } from '@shoal/training';
-import { digitData } from '../../src/digits-data.ts';
 import type { DataKind, Example, ExampleContext, ExampleResult } from '../../src/example.ts';
 import { heatMapSvg } from '../../src/heat-map.ts';
-import {
-  type StudyResult,
-  type StudyTask,
-  studyRows,
-  studyTasks,
-} from '../../src/lifelong-study.ts';
+import { type StudyResult, studyRows, studyTasks } from '../../src/lifelong-study.ts';
 
 const SEEDS = [1, 2, 3, 4, 5];
-const SIDE = 28;
-const PIXELS = SIDE * SIDE;
+const PIXELS = 28 * 28;
 const TRAIN = 700;
 const TEST = 60;
 const EPOCHS = 14;
 const OPTIMIZER = { name: 'sgd', learningRate: 0.2 } as const;
-
-/** How a scanner was mounted: upright, on its side, or with its lines mixed up by a broken cable. */
-const MOUNTINGS: readonly { readonly name: string; readonly order: Uint32Array }[] = [
-  { name: 'upright', order: Uint32Array.from({ length: PIXELS }, (_, k) => k) },
-  { name: 'cable A', order: seededRandom(11).permutation(PIXELS) },
-  {
-    name: 'on its side',
-    order: Uint32Array.from(
-      { length: PIXELS },
-      (_, k) => (k % SIDE) * SIDE + SIDE - 1 - Math.floor(k / SIDE),
-    ),
-  },
-  { name: 'cable B', order: seededRandom(12).permutation(PIXELS) },
-  { name: 'cable C', order: seededRandom(13).permutation(PIXELS) },
-];
 
 /** What is told about a digit is only its pixels: the task has to be found. */
 const COMPONENTS: ComponentChoices = {
@@ -69,16 +48,6 @@ function digitModel(seed: number): Uint8Array {
 const create: CreateEstimator = () =>
   new OnnxEstimator({ model: digitModel(1), epochs: EPOCHS, threads: 1, optimizer: OPTIMIZER });
 
-/** Digits as a scanner mounted so sees them. */
-function seenBy(mounting: (typeof MOUNTINGS)[number], digits: Samples): TaskSamples {
-  const inputs = new Float32Array(digits.inputs.length);
-  for (let i = 0; i < digits.size; i++)
-    for (let k = 0; k < PIXELS; k++)
-      inputs[i * PIXELS + k] = digits.inputs[i * PIXELS + (mounting.order[k] ?? 0)] ?? 0;
-  const attributes = { mounting: Array.from({ length: digits.size }, () => mounting.name) };
-  return { inputs, labels: digits.labels, shape: [PIXELS], size: digits.size, attributes };
-}
-
 function part(digits: Samples, from: number, size: number): Samples {
   return {
     inputs: digits.inputs.subarray(from * PIXELS, (from + size) * PIXELS),
@@ -89,14 +58,14 @@ function part(digits: Samples, from: number, size: number): Samples {
 }
 
 /** Five tasks of a seed; every task has digits of its own. */
-async function tasksOf(kind: DataKind, seed: number): Promise<StudyTask[]> {
-  const count = MOUNTINGS.length;
+async function tasksOf(kind: DataKind, seed: number): Promise<SequenceTask[]> {
+  const count = DIGIT_MOUNTINGS.length;
   const sizes = { train: count * TRAIN, test: count * TEST };
   const { train, test } = await digitData(kind, sizes, seed);
-  return MOUNTINGS.map((mounting, t) => ({
+  return DIGIT_MOUNTINGS.map((mounting, t) => ({
     name: mounting.name,
-    train: seenBy(mounting, part(train, t * TRAIN, TRAIN)),
-    test: seenBy(mounting, part(test, t * TEST, TEST)),
+    train: mountedDigits(mounting, part(train, t * TRAIN, TRAIN)),
+    test: mountedDigits(mounting, part(test, t * TEST, TEST)),
   }));
 }
 
@@ -118,7 +87,7 @@ async function run(context: ExampleContext): Promise<ExampleResult> {
     results.push(await studyTasks({ ...options, components: COMPONENTS, strategies: STRATEGIES }));
     byEnergy.push(await studyTasks({ ...options, components: BY_ENERGY, strategies: [] }));
   }
-  const names = MOUNTINGS.map((m) => m.name);
+  const names = DIGIT_MOUNTINGS.map((m) => m.name);
   const matrices: Record<string, readonly (readonly number[])[]> = {};
   const files: string[] = [];
   for (const way of ['knowledge base', 'fine-tune']) {

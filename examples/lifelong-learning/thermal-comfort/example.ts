@@ -1,21 +1,20 @@
 import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { seededRandom } from '@shoal/core';
+import {
+  type ComfortCities,
+  type ComfortCity,
+  comfortCities,
+  comfortLines,
+  preparedVotes,
+  preparedWidth,
+} from '@shoal/datasets';
 import { parseAllDocuments } from 'yaml';
 import type { Example, ExampleContext, ExampleResult, ResultRow } from '../../src/example.ts';
 import { followStages, type StagedStatus, untilServed } from '../../src/follow-job.ts';
 import { heatMapSvg } from '../../src/heat-map.ts';
 import { type StudyResult, studyRows, studyTasks } from '../../src/lifelong-study.ts';
-import { type Cities, type City, citiesOf, linesOf } from './cities.ts';
-import {
-  COMPONENTS,
-  comfortModel,
-  createComfort,
-  EPOCHS,
-  OPTIMIZER,
-  prepared,
-  widthOf,
-} from './model.ts';
+import { COMPONENTS, comfortModel, createComfort, EPOCHS, OPTIMIZER } from './model.ts';
 
 const SEEDS = [1, 2, 3, 4, 5];
 
@@ -27,13 +26,13 @@ interface Answer {
 
 /** Asks the edge's service about the held-out votes of a city. */
 async function ask(
-  city: City,
+  city: ComfortCity,
   columns: readonly string[],
   context: ExampleContext,
 ): Promise<{ accuracy: number; unseen: number }> {
   const service = await context.get('Service', 'comfort-inference');
   const url = `http://${String((service?.spec as { clusterIP?: string } | undefined)?.clusterIP)}/predict`;
-  const votes = prepared(city.test, columns);
+  const votes = preparedVotes(city.test, columns);
   const width = votes.inputs.length / votes.size;
   const data = Array.from({ length: votes.size }, (_, i) => [
     ...votes.inputs.subarray(i * width, (i + 1) * width),
@@ -74,7 +73,7 @@ function manifestFor(columns: number): object[] {
 }
 
 /** The job on the cluster: some cities, then one nobody has seen. */
-async function onTheCluster(context: ExampleContext, source: Cities): Promise<ResultRow[]> {
+async function onTheCluster(context: ExampleContext, source: ComfortCities): Promise<ResultRow[]> {
   const { columns } = source;
   const cities = source.ofSeed(1);
   const known = cities.slice(0, -1);
@@ -86,18 +85,19 @@ async function onTheCluster(context: ExampleContext, source: Cities): Promise<Re
   context.stage('starting the job');
   await context.apply(manifestFor(columns.length));
   // Votes of all cities arrive mixed.
-  const lines = known.flatMap((c) => linesOf(c.train));
+  const lines = known.flatMap((c) => comfortLines(c.train));
   const order = seededRandom(1).permutation(lines.length);
   appendFileSync(file, `${Array.from(order, (i) => lines[i]).join('\n')}\n`);
   context.stage(`${lines.length} votes of ${known.length} cities arrive`);
   const first = await deployed(context, undefined);
   await untilServed(context, 'comfort-inference');
-  const asked = async (city: City): ReturnType<typeof ask> => await ask(city, columns, context);
+  const asked = async (city: ComfortCity): ReturnType<typeof ask> =>
+    await ask(city, columns, context);
   const before = await inTurn(known, asked);
   const strange = await asked(stranger);
   context.stage(`${stranger.train.size} votes of ${stranger.name} arrive`);
   const startedAt = performance.now();
-  appendFileSync(file, `${linesOf(stranger.train).join('\n')}\n`);
+  appendFileSync(file, `${comfortLines(stranger.train).join('\n')}\n`);
   const second = await deployed(context, first.deployedModel);
   const seconds = (performance.now() - startedAt) / 1000;
   const learned = await asked(stranger);
@@ -139,15 +139,15 @@ async function inTurn<T, R>(list: readonly T[], each: (item: T) => Promise<R>): 
 }
 
 /** The same sequence in several ways. */
-async function study(context: ExampleContext, source: Cities): Promise<StudyResult[]> {
-  const width = widthOf(source.columns.length);
+async function study(context: ExampleContext, source: ComfortCities): Promise<StudyResult[]> {
+  const width = preparedWidth(source.columns.length);
   const results: StudyResult[] = [];
   for (const [i, seed] of SEEDS.entries()) {
     context.progress(i / SEEDS.length, `seed ${seed}`);
     const tasks = source.ofSeed(seed).map(({ name, train, test }) => ({
       name,
-      train: prepared(train, source.columns),
-      test: prepared(test, source.columns),
+      train: preparedVotes(train, source.columns),
+      test: preparedVotes(test, source.columns),
     }));
     results.push(
       await studyTasks({
@@ -166,7 +166,7 @@ async function study(context: ExampleContext, source: Cities): Promise<StudyResu
 }
 
 async function run(context: ExampleContext): Promise<ExampleResult> {
-  const source = await citiesOf(context.data);
+  const source = await comfortCities(context.data);
   const rows = await onTheCluster(context, source);
   context.stage('the same cities one after another, five seeds, beside other ways');
   const results = await study(context, source);

@@ -1,7 +1,12 @@
+import { preparedWidth } from '@shoal/datasets';
 import { learnTasksWorker, runWorker } from '@shoal/workers';
-import { COMPONENTS, createComfort, readVotes, widthOf } from './model.ts';
+import { COMPONENTS, createComfort, readVotes } from './model.ts';
 
 // Finds the cities in new votes and trains a model for each.
 const width = Number(process.env['COMFORT_COLUMNS'] ?? 7);
-const parts = { create: createComfort(widthOf(width)), components: COMPONENTS, read: readVotes };
+const parts = {
+  create: createComfort(preparedWidth(width)),
+  components: COMPONENTS,
+  read: readVotes,
+};
 await runWorker('comfort-learn', async (context) => await learnTasksWorker(parts, context));

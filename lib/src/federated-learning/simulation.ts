@@ -2,16 +2,35 @@ import { seededRandom } from '@shoal/core';
 import { aggregateRound } from './aggregate.ts';
 import { Compressor, decompress } from './compression.ts';
 import type { FederatedModel, LocalTask } from './federated-model.ts';
-import { type FederationOptions, resolveFederation } from './federation-options.ts';
+import {
+  type FederationOptions,
+  type ResolvedFederation,
+  resolveFederation,
+} from './federation-options.ts';
 import { createStrategy } from './strategies/strategies.ts';
-import type { ModelUpdate, StrategyState } from './strategy.ts';
+import type { ModelUpdate, Strategy, StrategyState } from './strategy.ts';
+
+/** What a participant did in a simulated round. */
+export interface SimulatedWork {
+  /** Index of its model. */
+  readonly participant: number;
+  readonly samples: number;
+  /** Passes over them. */
+  readonly epochs: number;
+  readonly bytesDown: number;
+  readonly bytesUp: number;
+}
 
 export interface SimulatedRound {
   readonly round: number;
+  /** Participants whose update counted. */
+  readonly participants: readonly number[];
   /** Scores of the participants at the model the round started from, weighted by samples. */
   readonly metrics: Readonly<Record<string, number>>;
   /** Bytes the updates would have taken on the wire. */
   readonly bytesUp: number;
+  /** Bytes of the model on its way to those who were asked. */
+  readonly bytesDown: number;
 }
 
 export interface SimulationResult {
@@ -19,7 +38,15 @@ export interface SimulationResult {
   readonly rounds: readonly SimulatedRound[];
 }
 
-type Options = Omit<FederationOptions, 'job' | 'participants'> & {
+export type SimulationOptions = Omit<FederationOptions, 'job' | 'participants' | 'strategy'> & {
+  /** By name, or one's own. */
+  readonly strategy?: FederationOptions['strategy'] | Strategy;
+  /** What the first round starts from. Default: the first model's own start. */
+  readonly initial?: Float32Array;
+  /** Who can be asked in a round; default everyone. */
+  readonly available?: (round: number) => readonly number[];
+  /** Whose update arrives in time; default everyone's. A round without any leaves the model as it is. */
+  readonly arrivals?: (round: number, work: readonly SimulatedWork[]) => readonly boolean[];
   readonly signal?: AbortSignal;
   readonly onRound?: (round: SimulatedRound, model: Float32Array) => void | Promise<void>;
 };
@@ -35,6 +62,11 @@ function weightedMean(updates: readonly ModelUpdate[]): Record<string, number> {
   );
 }
 
+function strategyOf(given: SimulationOptions['strategy']): Strategy {
+  if (given && 'rule' in given) return given;
+  return createStrategy(given?.name ?? 'FedAvg', given?.parameters);
+}
+
 /**
  * The rounds of a federation in one process, without a network: the same models, strategies and
  * order of addition as the aggregator's, compression included. For experiments; privacy is left out.
@@ -43,18 +75,16 @@ function weightedMean(updates: readonly ModelUpdate[]): Record<string, number> {
  */
 export async function simulateFederation(
   models: readonly FederatedModel[],
-  options: Options,
+  options: SimulationOptions,
 ): Promise<SimulationResult> {
+  const { strategy: given, available, arrivals, initial, onRound, ...rest } = options;
+  const strategy = strategyOf(given);
   const federation = resolveFederation({
-    ...options,
+    ...rest,
     job: 'simulation',
     participants: models.length,
   });
-  const strategy = createStrategy(federation.strategy.name, federation.strategy.parameters);
-  const { proximal = 0, controlVariates = false, personal = 0 } = strategy.local;
-  const first = models[0]?.initial() ?? new Float32Array();
-  const model = new Float32Array(controlVariates ? first.length * 2 : first.length);
-  model.set(first);
+  const model = startOf(models, strategy, initial);
   const state: StrategyState = {};
   const random = seededRandom(federation.seed);
   const compressors = models.map(
@@ -62,39 +92,77 @@ export async function simulateFederation(
   );
   const rounds: SimulatedRound[] = [];
   const signal = options.signal ?? new AbortController().signal;
+  const everyone = models.map((_, i) => i);
   for (let round = 1; round <= federation.rounds; round++) {
-    const chosen = [
-      ...seededRandom(federation.seed).fork(`round ${round}`).permutation(models.length),
-    ]
-      .slice(0, federation.selected)
-      .toSorted((a, b) => a - b);
-    const task: LocalTask = {
-      round,
-      evaluateOnly: false,
-      epochs: federation.localEpochs,
-      batchSize: federation.batchSize,
-      learningRate: federation.learningRate,
-      proximal,
-      controlVariates,
-      personal,
-      seed: federation.seed,
-      encoding: federation.compression,
-    };
+    const chosen = chosenOf(available?.(round) ?? everyone, federation, round);
+    const task = taskOf(strategy, federation, round);
     const updates: ModelUpdate[] = [];
-    let bytesUp = 0;
+    const work: SimulatedWork[] = [];
     for (const i of chosen) {
       const result = await models[i]?.train(model, task, signal);
       if (!result) continue;
-      const { name } = federation.compression;
       const bytes = compressors[i]?.compress(result.delta) ?? new Uint8Array();
-      bytesUp += bytes.length;
-      const delta = decompress(name, bytes, model.length);
+      const delta = decompress(federation.compression.name, bytes, model.length);
       updates.push({ participant: `p${i}`, ...result, delta });
+      work.push({
+        participant: i,
+        samples: result.samples,
+        epochs: federation.localEpochs,
+        bytesDown: model.byteLength,
+        bytesUp: bytes.length,
+      });
     }
-    aggregateRound(strategy, model, { updates, state, round });
-    const summary = { round, metrics: weightedMean(updates), bytesUp };
+    const arrived = arrivals?.(round, work);
+    const counted = updates.filter((_, i) => arrived?.[i] ?? true);
+    if (counted.length > 0) aggregateRound(strategy, model, { updates: counted, state, round });
+    const summary = {
+      round,
+      participants: work.filter((_, i) => arrived?.[i] ?? true).map((w) => w.participant),
+      metrics: weightedMean(counted),
+      bytesUp: work.reduce((n, w) => n + w.bytesUp, 0),
+      bytesDown: work.reduce((n, w) => n + w.bytesDown, 0),
+    };
     rounds.push(summary);
-    await options.onRound?.(summary, model);
+    await onRound?.(summary, model);
   }
   return { model, rounds };
+}
+
+/** The vector of the first round; behind the model stand the control variates, where there are some. */
+function startOf(
+  models: readonly FederatedModel[],
+  strategy: Strategy,
+  initial: Float32Array | undefined,
+): Float32Array {
+  const first = initial ?? models[0]?.initial() ?? new Float32Array();
+  const model = new Float32Array(strategy.local.controlVariates ? first.length * 2 : first.length);
+  model.set(first);
+  return model;
+}
+
+function chosenOf(
+  able: readonly number[],
+  federation: ResolvedFederation,
+  round: number,
+): readonly number[] {
+  const order = seededRandom(federation.seed).fork(`round ${round}`).permutation(able.length);
+  return Array.from(order.subarray(0, federation.selected), (k) => able[k] ?? 0).toSorted(
+    (a, b) => a - b,
+  );
+}
+
+function taskOf(strategy: Strategy, federation: ResolvedFederation, round: number): LocalTask {
+  const { proximal = 0, controlVariates = false, personal = 0 } = strategy.local;
+  return {
+    round,
+    evaluateOnly: false,
+    epochs: federation.localEpochs,
+    batchSize: federation.batchSize,
+    learningRate: federation.learningRate,
+    proximal,
+    controlVariates,
+    personal,
+    seed: federation.seed,
+    encoding: federation.compression,
+  };
 }

@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream';
 import { fromNode, httpSource, pinnedDigest, type RemoteSource, ShoalError } from '@shoal/core';
-import { Client } from 'minio';
+import type { Client } from 'minio';
 
 /** Where S3 is and with which keys; as the contract's variables give it. */
 export interface S3Environment {
@@ -9,15 +9,20 @@ export interface S3Environment {
   readonly SECRET_ACCESS_KEY: string;
 }
 
-/** @throws ShoalError `invalid_argument` when no endpoint is known. */
-export function s3Client(env: S3Environment, what: string): Client {
+/**
+ * The S3 library is loaded here: most processes never talk to S3 and should not wait for it.
+ *
+ * @throws ShoalError `invalid_argument` when no endpoint is known.
+ */
+export async function s3Client(env: S3Environment, what: string): Promise<Client> {
   if (env.S3_ENDPOINT_URL === '')
     throw new ShoalError(
       'invalid_argument',
       `${what} needs a Secret with the annotation s3-endpoint; set credentialName`,
     );
   const endpoint = new URL(env.S3_ENDPOINT_URL);
-  return new Client({
+  const minio = await import('minio');
+  return new minio.Client({
     endPoint: endpoint.hostname,
     useSSL: endpoint.protocol === 'https:',
     accessKey: env.ACCESS_KEY_ID,
@@ -44,11 +49,11 @@ export function fromS3(error: unknown, what: string): ShoalError {
 /** An object of S3. */
 export function s3Source(url: URL, env: S3Environment): RemoteSource {
   const name = `s3://${url.host}${url.pathname}`;
-  const client = s3Client(env, name);
   const key = decodeURIComponent(url.pathname.slice(1));
   return {
     name,
     async open(offset, version) {
+      const client = await s3Client(env, name);
       try {
         const { size, etag } = await client.statObject(url.hostname, key);
         const from = version === etag && offset <= size ? offset : 0;

@@ -25,7 +25,7 @@ export async function uploadToS3(
   const to = new URL(url);
   if (to.protocol !== 's3:')
     throw new ShoalError('unsupported', `${to.protocol}// cannot be written to; use s3://`);
-  const client = s3Client(env, url);
+  const client = await s3Client(env, url);
   for (let attempt = 0; ; attempt++) {
     try {
       await client.fPutObject(to.hostname, decodeURIComponent(to.pathname.slice(1)), file);

@@ -1,21 +1,22 @@
 import { seededRandom } from '@shoal/core';
-import { type Drift, generateDigits, pullDataset, readMnist } from '@shoal/datasets';
 import { type Samples, select, slice } from '@shoal/lib';
-import type { DataKind } from './example.ts';
+import { type Drift, generateDigits } from './digits.ts';
+import { pullDataset } from './locate.ts';
+import { readMnist } from './mnist.ts';
 
-/** Data for the digit examples: some to train on, some held out. */
+/** Digits to train on, and some held out. */
 export interface DigitSplit {
   readonly train: Samples;
   readonly test: Samples;
 }
 
-/** Generated digits, or real MNIST's published test set cut into 8,000 and 2,000. */
+/** Generated digits, or (`mnist`) MNIST's published test set cut into 8,000 and 2,000. */
 export async function digitData(
-  kind: DataKind,
+  kind: string,
   sizes: { train: number; test: number },
   seed: number = 1,
 ): Promise<DigitSplit> {
-  if (kind === 'generated') {
+  if (kind !== 'mnist') {
     return {
       train: generateDigits({ count: sizes.train, seed: 2 * seed - 1 }),
       test: generateDigits({ count: sizes.test, seed: 2 * seed }),

@@ -1,0 +1,47 @@
+import { createWriteStream } from 'node:fs';
+import { enableCompileCache } from 'node:module';
+import type { PlannedCase } from '../plan/planned-case.ts';
+import type { CaseMessage } from './outcome.ts';
+
+// One case in a process of its own: the case comes as a line on standard input, what it says goes to file
+// descriptor 3. Standard input stays open as a leash: when whoever started the case is gone, it ends.
+enableCompileCache(process.env['SHOAL_COMPILE_CACHE']);
+
+const RESULT_FD = 3;
+const results = createWriteStream('', { fd: RESULT_FD });
+
+function say(message: CaseMessage): void {
+  results.write(`${JSON.stringify(message)}\n`);
+}
+
+let buffered = '';
+let started = false;
+process.stdin.setEncoding('utf8');
+process.stdin.on('data', (chunk: string) => {
+  buffered += chunk;
+  const end = buffered.indexOf('\n');
+  if (end < 0 || started) return;
+  started = true;
+  void run(JSON.parse(buffered.slice(0, end)) as PlannedCase);
+});
+process.stdin.once('end', () => process.exit(1));
+
+async function run(planned: PlannedCase): Promise<void> {
+  const stop = new AbortController();
+  process.once('SIGTERM', () => stop.abort());
+  const { runCase } = await import('./run-case.ts');
+  try {
+    const outcome = await runCase(planned, {
+      signal: stop.signal,
+      environment: process.env,
+      progress: (share, what = '') => say({ kind: 'progress', share, text: what }),
+    });
+    say({ kind: 'done', outcome });
+    results.end(() => process.exit(0));
+  } catch (error) {
+    process.stderr.write(
+      `${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`,
+    );
+    process.exit(1);
+  }
+}

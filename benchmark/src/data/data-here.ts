@@ -1,0 +1,11 @@
+import { checkModule } from '../plan/module-file.ts';
+import type { PlannedCase } from '../plan/planned-case.ts';
+import { type BenchmarkData, type DataModule, loadData } from './benchmark-data.ts';
+
+/** The data of a case, made here as it is made everywhere. */
+export async function dataHere({ testEnv, seed }: PlannedCase): Promise<BenchmarkData> {
+  const { dataset } = testEnv;
+  const create =
+    dataset.kind === 'module' ? (await checkModule(dataset.url, 'dataset')).create : undefined;
+  return await loadData(dataset, create as unknown as DataModule | undefined, seed);
+}

@@ -1,0 +1,69 @@
+import { ShoalError } from '@shoal/core';
+import type { BenchmarkData } from '../data/benchmark-data.ts';
+import type { CaseContext } from '../paradigms/case-context.ts';
+
+/** An object as the API server returns it. */
+export interface StoredObject {
+  readonly status?: unknown;
+  readonly spec?: unknown;
+}
+
+/** What a case needs of the cluster it runs on. */
+export interface ClusterAccess {
+  readonly cloudNode: string;
+  readonly edgeNodes: readonly string[];
+  /** A path of a node's file system as this process sees it (parents are made). */
+  readonly nodePath: (node: string, path: string) => string;
+  readonly apply: (objects: readonly object[]) => Promise<void>;
+  readonly get: (kind: string, name: string) => Promise<StoredObject | undefined>;
+  readonly remove: (kind: string, name: string) => Promise<void>;
+}
+
+/** A case on its way through the cluster. */
+export interface ClusterCase {
+  readonly access: ClusterAccess;
+  readonly context: CaseContext;
+  readonly data: BenchmarkData;
+  /** Name of its objects. */
+  readonly name: string;
+  readonly timeLimitSeconds: number;
+}
+
+const POLL_MS = 150;
+
+/** Waits for an object to get somewhere. @throws ShoalError `deadline_exceeded` with its last state. */
+export async function until(
+  { access, context, timeLimitSeconds }: ClusterCase,
+  object: { readonly kind: string; readonly name: string; readonly what: string },
+  reached: (object: StoredObject) => boolean,
+): Promise<StoredObject> {
+  const deadline = Date.now() + timeLimitSeconds * 1000;
+  for (;;) {
+    context.signal.throwIfAborted();
+    const found = await access.get(object.kind, object.name);
+    if (found && reached(found)) return found;
+    if (Date.now() > deadline)
+      throw new ShoalError(
+        'deadline_exceeded',
+        `${object.kind} ${object.name} did not get to "${object.what}" in ${timeLimitSeconds} s: ${JSON.stringify(found?.status ?? null).slice(0, 400)}`,
+      );
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+}
+
+const IMAGE = 'shoal/examples:0.1.0';
+
+/** A container that runs a file of the suite with a case. */
+export function container(file: string, c: ClusterCase, more: object = {}): object {
+  return {
+    name: 'worker',
+    image: IMAGE,
+    command: ['node', `benchmark/src/on-cluster/${file}`],
+    env: [{ name: 'SHOAL_BENCH_CASE', value: JSON.stringify(c.context.case) }],
+    ...more,
+  };
+}
+
+export function object(kind: string, name: string, spec: object): object {
+  return { apiVersion: 'sedna.io/v1alpha1', kind, metadata: { name }, spec };
+}

@@ -1,0 +1,49 @@
+import { messageOf, ShoalError } from '@shoal/core';
+import { runCase } from '../case-process/run-case.ts';
+import type { ParadigmName } from '../config/algorithm.ts';
+import type { CaseContext } from '../paradigms/case-context.ts';
+import type { Observations } from '../paradigms/observations.ts';
+import type { PlannedCase } from '../plan/planned-case.ts';
+import type { PlaceRunner } from '../runs/run-job.ts';
+import type { ClusterAccess, ClusterCase } from './access.ts';
+import { federatedOnCluster } from './federated.ts';
+import { jointInferenceOnCluster } from './joint-inference.ts';
+
+type ClusterParadigm = (c: ClusterCase) => Promise<Observations>;
+
+const PARADIGMS: Partial<Record<ParadigmName, ClusterParadigm>> = {
+  federatedlearning: federatedOnCluster,
+  jointinference: jointInferenceOnCluster,
+};
+
+/** Runs cases as real jobs on a cluster, one after another; what they leave behind is read from it. */
+export function clusterPlace(access: ClusterAccess): PlaceRunner {
+  const onCluster =
+    (run: ClusterParadigm, { id }: PlannedCase, timeLimitSeconds: number) =>
+    async (context: CaseContext): Promise<Observations> =>
+      await run({ access, context, data: context.data, name: `bench-${id}`, timeLimitSeconds });
+  return async (planned, { signal, timeLimitSeconds, onProgress }) => {
+    const startedAt = performance.now();
+    const seconds = (): number => (performance.now() - startedAt) / 1000;
+    const run = PARADIGMS[planned.algorithm.paradigm];
+    try {
+      // A bound (all data in one place, each alone) is no job.
+      const { baseline } = planned.algorithm;
+      if (!run && !baseline)
+        throw new ShoalError(
+          'unsupported',
+          `${planned.algorithm.paradigm} runs in processes only; on the cluster run ${Object.keys(PARADIGMS).join(' and ')}`,
+        );
+      const outcome = await runCase(planned, {
+        signal,
+        environment: process.env,
+        progress: (share, text = '') => onProgress(share, text),
+        ...(run && !baseline ? { paradigm: onCluster(run, planned, timeLimitSeconds) } : {}),
+      });
+      return { state: 'done', outcome, seconds: seconds() };
+    } catch (error) {
+      const late = error instanceof ShoalError && error.code === 'deadline_exceeded';
+      return { state: late ? 'timeout' : 'failed', error: messageOf(error), seconds: seconds() };
+    }
+  };
+}

@@ -1,0 +1,66 @@
+import { existsSync } from 'node:fs';
+import { pathToFileURL } from 'node:url';
+import { messageOf, ShoalError } from '@shoal/core';
+import type { JsonMap } from '../config/config-node.ts';
+
+/** What a file of the user's exports: a function of its parameters and where it runs. */
+export type ModuleFunction = (parameters: JsonMap, context: ModuleContext) => unknown;
+
+/** What a module may lean on, so that two runs of a case are the same. */
+export interface ModuleContext {
+  /** Seed of the case; anything random must come from it. */
+  readonly seed: number;
+  /** Threads the case may use: one. */
+  readonly threads: number;
+  /** The model the algorithm names as `initial_model_url`. */
+  readonly initialModel?: string;
+  /** A folder of the case's own; it goes when the case ends. */
+  readonly folder: string;
+  readonly signal: AbortSignal;
+}
+
+export interface LoadedModule {
+  readonly create: ModuleFunction;
+  /** Files a dataset reads, to notice when they change. */
+  readonly sources: (parameters: JsonMap) => readonly string[];
+}
+
+function camelCase(name: string): string {
+  return name.replace(/[-_ ]+(.)/g, (_, c: string) => c.toUpperCase());
+}
+
+/**
+ * Loads a file of the user's: its export of that name, or its default export.
+ *
+ * @throws ShoalError `not_found` for a file that is not there, `invalid_argument` for one that does
+ *   not load or exports no function.
+ */
+export async function checkModule(path: string, name: string): Promise<LoadedModule> {
+  if (!existsSync(path))
+    throw new ShoalError('not_found', `module "${name}": there is no file ${path}`);
+  let exported: Readonly<Record<string, unknown>>;
+  try {
+    exported = (await import(pathToFileURL(path).href)) as Readonly<Record<string, unknown>>;
+  } catch (error) {
+    throw new ShoalError(
+      'invalid_argument',
+      `module "${name}" does not load: ${path}: ${messageOf(error)}`,
+      {
+        cause: error,
+      },
+    );
+  }
+  const create = [name, camelCase(name), 'default']
+    .map((n) => exported[n])
+    .find((e) => typeof e === 'function');
+  if (typeof create !== 'function')
+    throw new ShoalError(
+      'invalid_argument',
+      `module "${name}": ${path} exports no function ${camelCase(name)} and no default function; it exports: ${Object.keys(exported).join(', ') || 'nothing'}`,
+    );
+  const sources = exported['sources'];
+  return {
+    create: create as ModuleFunction,
+    sources: typeof sources === 'function' ? (sources as LoadedModule['sources']) : () => [],
+  };
+}

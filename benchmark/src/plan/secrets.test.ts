@@ -1,0 +1,34 @@
+import { describe, expect, it } from 'vitest';
+import { fromEnvironment, REDACTED, redacted, secretsOf } from './secrets.ts';
+
+describe('secrets among hyper-parameters', () => {
+  const value = {
+    model: 'gpt',
+    api_key: 'abc',
+    nested: [{ password: 'hunter2' }, { learning_rate: 0.1 }],
+    note: 'sk-abcdefghijklmnop',
+    tokens: 5,
+  };
+
+  it('are never stored or shown', () => {
+    expect(redacted(value)).toEqual({
+      model: 'gpt',
+      api_key: REDACTED,
+      nested: [{ password: REDACTED }, { learning_rate: 0.1 }],
+      note: REDACTED,
+      tokens: 5,
+    });
+  });
+
+  it('are known, to be kept out of logs', () => {
+    expect(secretsOf(value)).toEqual(['abc', 'hunter2', 'sk-abcdefghijklmnop']);
+  });
+
+  it('may stand in the environment instead of a file', () => {
+    expect(fromEnvironment({ key: { env: 'MY_KEY' }, rate: 1 }, { MY_KEY: 'x' })).toEqual({
+      key: 'x',
+      rate: 1,
+    });
+    expect(fromEnvironment({ key: { env: 'NONE' } }, {})).toEqual({ key: null });
+  });
+});

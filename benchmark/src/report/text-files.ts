@@ -1,0 +1,111 @@
+import { canonicalJson } from '@shoal/core';
+import type { Leaderboard } from '../rank/leaderboard.ts';
+import type { CaseRecord } from '../runs/store.ts';
+import { LEGEND, tableOf, titleOf } from './format.ts';
+
+function cell(value: string | number | undefined): string {
+  const text = value === undefined ? '' : String(value);
+  // A leading sign would be a formula to a spreadsheet.
+  const safe = typeof value === 'string' && /^[=+@-]/.test(text) ? `'${text}` : text;
+  return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+
+/** Every case a line: numbers as they are, for spreadsheets and scripts. */
+export function toCsv(boards: readonly Leaderboard[]): string {
+  const conditions = [...new Set(boards.flatMap((b) => Object.keys(b.conditions)))];
+  const hyper = [...new Set(boards.flatMap((b) => b.hyperparameters))];
+  const metrics = [...new Set(boards.flatMap((b) => b.metrics.map((m) => m.name)))];
+  const text = (value: unknown): string =>
+    value === undefined ? '' : typeof value === 'string' ? value : JSON.stringify(value);
+  const head = ['rank', 'tied', 'algorithm', 'paradigm', 'bound', ...conditions, ...hyper];
+  const rows = boards.flatMap((board) =>
+    board.rows.flatMap((row) =>
+      row.records.map((record) => [
+        row.rank,
+        row.tied ? 1 : 0,
+        row.algorithm,
+        row.paradigm,
+        row.isBaseline ? 1 : 0,
+        ...conditions.map((c) => text(board.conditions[c])),
+        ...hyper.map((h) => text(row.hyperparameters[h])),
+        record.planned.seed,
+        record.state,
+        ...metrics.map((m) => row.values[m]?.get(record.planned.seed)),
+        record.id,
+      ]),
+    ),
+  );
+  return [[...head, 'seed', 'state', ...metrics, 'case'], ...rows]
+    .map((r) => `${r.map(cell).join(',')}\n`)
+    .join('');
+}
+
+function escaped(text: string): string {
+  return text.replaceAll('|', '\\|');
+}
+
+export function toMarkdown(job: string, boards: readonly Leaderboard[]): string {
+  const parts = boards.map((board) => {
+    const [head = [], ...rows] = tableOf(board);
+    const line = (cells: readonly string[]): string => `| ${cells.map(escaped).join(' | ')} |\n`;
+    return `### ${titleOf(job, board)}\n\n${line(head)}${line(head.map(() => '---'))}${rows.map(line).join('')}`;
+  });
+  return `${parts.join('\n')}\n${LEGEND}\n`;
+}
+
+/**
+ * What repeats with the seeds, and nothing else: two runs of the same cases give the same bytes. Times,
+ * memory and where they come from are in `measurements.json`.
+ */
+export function toResultsJson(job: string, boards: readonly Leaderboard[]): string {
+  const results = {
+    format: 'shoal-benchmark/1',
+    job,
+    leaderboards: boards.map((board) => ({
+      conditions: board.conditions,
+      sortedBy: board.sortedBy.filter((n) =>
+        board.metrics.every((m) => m.name !== n || !m.isMeasured),
+      ),
+      metrics: board.metrics
+        .filter((m) => !m.isMeasured)
+        .map(({ name, unit, direction }) => ({ name, unit, direction })),
+      rows: board.rows.map((row) => ({
+        rank: row.rank ?? null,
+        tied: row.tied,
+        algorithm: row.algorithm,
+        paradigm: row.paradigm,
+        baseline: row.isBaseline,
+        hyperparameters: row.hyperparameters,
+        cases: row.records.map(caseOf),
+      })),
+    })),
+  };
+  return `${JSON.stringify(JSON.parse(canonicalJson(results)), null, 1)}\n`;
+}
+
+function caseOf({ id, state, planned, outcome }: CaseRecord): object {
+  return {
+    id,
+    state,
+    seed: planned.seed,
+    digests: planned.digests,
+    metrics: outcome?.metrics,
+    extra: outcome?.extra,
+    samples: outcome?.samples,
+    curve: outcome?.curve,
+    matrix: outcome?.matrix,
+    taskNames: outcome?.taskNames,
+    participants: outcome?.participants,
+  };
+}
+
+export function toMeasurementsJson(records: readonly CaseRecord[], provenance: object): string {
+  const cases = records.map((r) => ({
+    id: r.id,
+    place: r.place,
+    seconds: r.seconds,
+    ...r.outcome?.measurements,
+    error: r.error,
+  }));
+  return `${JSON.stringify({ provenance, cases }, null, 1)}\n`;
+}

@@ -1,0 +1,278 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { afterEach, describe, expect, it } from 'vitest';
+import {
+  type CaseEvent,
+  type JobResults,
+  planJob,
+  readResults,
+  runJob,
+  writeReports,
+} from '../src/index.ts';
+import { algorithmText, type TrivialJobOptions, trivialJob } from './trivial-job.ts';
+
+const folders: string[] = [];
+afterEach(() => {
+  for (const f of folders.splice(0)) rmSync(f, { recursive: true, force: true });
+});
+
+function made(options: TrivialJobOptions = {}): { folder: string; job: string; results: string } {
+  const { folder, job } = trivialJob(options);
+  folders.push(folder);
+  return { folder, job, results: join(folder, 'results') };
+}
+
+async function run(
+  job: string,
+  results: string,
+  more: { fresh?: boolean; parallel?: number } = {},
+): Promise<Awaited<ReturnType<typeof runJob>> & { ended: CaseEvent[] }> {
+  const ended: CaseEvent[] = [];
+  const summary = await runJob(await planJob(job), {
+    folder: results,
+    signal: new AbortController().signal,
+    onCase: (e) => {
+      if (e.kind === 'ended') ended.push(e);
+    },
+    ...more,
+  });
+  return { ...summary, ended };
+}
+
+/** results.json as written for what has run. */
+function written(job: string, results: string): string {
+  const found: JobResults = readResults(job, results);
+  writeReports(found, results, ['json']);
+  return readFileSync(join(results, 'results.json'), 'utf8');
+}
+
+const FORTY = { seeds: [1, 2, 3, 4, 5], hyperparameters: { noise: '[0, 1, 2, 3, 4, 5, 6, 7]' } };
+
+describe('running a job', () => {
+  it('goes on past a crash, a hang, an exit and a module that is not there: the others rank', async () => {
+    const { job, results } = made({
+      seeds: [1],
+      timeLimitSeconds: 2,
+      hyperparameters: { noise: `[${Array.from({ length: 36 }, (_, i) => i).join(', ')}]` },
+      more: {
+        'crashing.yaml': algorithmText('{ fail: crash }'),
+        'hanging.yaml': algorithmText('{ fail: hang }'),
+        'leaving.yaml': algorithmText('{ fail: exit }'),
+        'missing.yaml': algorithmText('{}', './nowhere.ts'),
+      },
+    });
+    const { ran, failed } = await run(job, results);
+    expect(ran).toBe(40);
+    const reasons = Object.fromEntries(failed.map((f) => [f.name.split(' ')[0], f.error]));
+    expect(reasons['crashing']).toMatch(/the classifier has fallen over/);
+    expect(reasons['hanging']).toMatch(/took longer than 2 s/);
+    expect(reasons['leaving']).toMatch(/ended with code 7/);
+    expect(reasons['missing']).toMatch(
+      /missing\.yaml: module "centroids": there is no file .*nowhere\.ts/,
+    );
+    const [board] = readResults(job, results).boards;
+    expect(board?.rows.filter((r) => r.rank !== undefined)).toHaveLength(36);
+    expect(board?.rows).toHaveLength(40);
+  }, 120_000);
+
+  it('gives the same bytes for the same seeds, times aside', async () => {
+    const { job, results } = made({ hyperparameters: { noise: '[0, 3]' } });
+    const again = `${results}-again`;
+    folders.push(again);
+    await run(job, results);
+    await run(job, again, { parallel: 1 });
+    expect(written(job, again)).toBe(written(job, results));
+  }, 60_000);
+
+  it('survives kill -9 in the middle: the same leaderboard, and nothing runs twice', async () => {
+    const { job, results } = made(FORTY);
+    const undisturbed = `${results}-undisturbed`;
+    folders.push(undisturbed);
+    const child = spawn(
+      process.execPath,
+      [join(import.meta.dirname, 'run-until-killed.ts'), job, results],
+      { stdio: ['ignore', 'pipe', 'inherit'] },
+    );
+    child.stdout.on('data', (chunk: Buffer) => {
+      if (Number(chunk.toString().trim().split('\n').at(-1)) >= 11) child.kill('SIGKILL');
+    });
+    await once(child, 'close');
+    const db = new DatabaseSync(join(results, 'results.db'), { readOnly: true });
+    const finished = db.prepare("SELECT id, finished_at FROM cases WHERE state = 'done'").all();
+    db.close();
+    expect(finished.length).toBeGreaterThanOrEqual(11);
+    expect(finished.length).toBeLessThan(40);
+
+    const { ran, kept } = await run(job, results);
+    expect(kept).toBe(finished.length);
+    expect(ran).toBe(40 - finished.length);
+    const after = new DatabaseSync(join(results, 'results.db'), { readOnly: true });
+    for (const { id, finished_at } of finished)
+      expect(after.prepare('SELECT finished_at FROM cases WHERE id = ?').get(id ?? null)).toEqual({
+        finished_at,
+      });
+    after.close();
+    await run(job, undisturbed);
+    expect(written(job, results)).toBe(written(job, undisturbed));
+  }, 120_000);
+
+  it('ends the case when whoever runs it is killed', async () => {
+    const { job, results, folder } = made({ seeds: [1], hyperparameters: { sleep: '[60000]' } });
+    const child = spawn(
+      process.execPath,
+      [join(import.meta.dirname, 'run-until-killed.ts'), job, results],
+      { stdio: 'ignore' },
+    );
+    const pids = async (): Promise<number[]> => {
+      const { execFileSync } = await import('node:child_process');
+      const text = execFileSync('ps', ['-eo', 'pid,ppid,args'], { encoding: 'utf8' });
+      return text
+        .split('\n')
+        .filter((l) => l.includes('case-process/main.ts'))
+        .map((l) => l.trim().split(/\s+/).map(Number))
+        .filter(([, parent]) => parent === child.pid)
+        .map(([pid = 0]) => pid);
+    };
+    let found: number[] = [];
+    for (let i = 0; i < 100 && found.length === 0; i++) {
+      await new Promise((r) => setTimeout(r, 100));
+      found = await pids();
+    }
+    expect(found).toHaveLength(1);
+    child.kill('SIGKILL');
+    await once(child, 'close');
+    const alive = (): boolean =>
+      existsSync(`/proc/${found[0]}/cmdline`) &&
+      readFileSync(`/proc/${found[0]}/cmdline`, 'utf8').includes('case-process');
+    for (let i = 0; i < 50 && alive(); i++) await new Promise((r) => setTimeout(r, 100));
+    expect(alive()).toBe(false);
+    expect(folder).not.toBe('');
+  }, 60_000);
+
+  it('runs again what has changed, and only that: a value, the code, the data', async () => {
+    const { job, folder, results } = made({
+      seeds: [1],
+      hyperparameters: { noise: '[0, 1, 2]' },
+      more: { 'other.yaml': algorithmText('{ noise: 9 }', './other.ts') },
+    });
+    const source = readFileSync(join(folder, 'centroids.ts'), 'utf8');
+    writeFileSync(join(folder, 'other.ts'), source);
+    expect((await run(job, results)).ran).toBe(4);
+    expect(await run(job, results)).toMatchObject({ ran: 0, kept: 4 });
+
+    const swept = readFileSync(join(folder, 'swept.yaml'), 'utf8');
+    writeFileSync(join(folder, 'swept.yaml'), swept.replace('[0, 1, 2]', '[0, 1, 5]'));
+    expect(await run(job, results)).toMatchObject({ ran: 1, kept: 3 });
+
+    writeFileSync(join(folder, 'other.ts'), `${source}\n// a change\n`);
+    expect(await run(job, results)).toMatchObject({ ran: 1, kept: 3 });
+
+    const test = readFileSync(join(folder, 'test.csv'), 'utf8');
+    writeFileSync(join(folder, 'test.csv'), test.replace(/.*\n$/, ''));
+    expect(await run(job, results)).toMatchObject({ ran: 4, kept: 0 });
+    // What is ranked is what the newest run was about.
+    expect(readResults(job, results).records).toHaveLength(4);
+  }, 60_000);
+
+  it('loads two files of one name as the two they are', async () => {
+    const { job, folder, results } = made({
+      seeds: [1],
+      hyperparameters: { noise: '[0]' },
+      more: { 'second.yaml': algorithmText('{}', './second/centroids.ts') },
+    });
+    const { mkdirSync } = await import('node:fs');
+    mkdirSync(join(folder, 'second'));
+    const source = readFileSync(join(folder, 'centroids.ts'), 'utf8');
+    writeFileSync(join(folder, 'second/centroids.ts'), source.replace('= [k, d]', '= [0, d]'));
+    await run(job, results);
+    const [board] = readResults(job, results).boards;
+    const accuracy = (name: string): number | undefined =>
+      board?.rows.find((r) => r.algorithm === name)?.estimates['accuracy']?.mean;
+    expect(accuracy('swept')).toBeGreaterThan(0.6);
+    expect(accuracy('second')).toBeCloseTo(1 / 3, 6);
+  }, 60_000);
+
+  it('keeps secrets out of the database, the reports and the logs', async () => {
+    const { job, folder, results } = made({
+      seeds: [1],
+      hyperparameters: { noise: '[0]' },
+      more: { 'keyed.yaml': algorithmText('{ api_key: very-secret-value, fail: crash }') },
+    });
+    const source = readFileSync(join(folder, 'centroids.ts'), 'utf8');
+    writeFileSync(
+      join(folder, 'centroids.ts'),
+      source
+        .replace('{ noise = 0,', '{ api_key = "", noise = 0,')
+        .replace(
+          "if (fail === 'crash')",
+          "if (fail === 'crash') console.log('my key is ' + api_key);\n      if (fail === 'crash')",
+        ),
+    );
+    const { failed } = await run(job, results);
+    const found = readResults(job, results);
+    const files = writeReports(found, results, ['html', 'csv', 'markdown', 'json']);
+    const log = failed[0]?.log ?? '';
+    expect(readFileSync(log, 'utf8')).toMatch(/my key is \(secret\)/);
+    for (const file of [...files, log, join(results, 'results.db')])
+      expect(readFileSync(file).includes('very-secret-value'), file).toBe(false);
+  }, 60_000);
+
+  it('lets one run at a time into a folder, and takes over from a dead one', async () => {
+    const { job, results } = made({ seeds: [1], hyperparameters: { sleep: '[1500]' } });
+    const first = run(job, results);
+    await new Promise((r) => setTimeout(r, 300));
+    writeFileSync(join(results, 'run.lock'), String(process.ppid));
+    await expect(run(job, results)).rejects.toThrow(/is running this job/);
+    writeFileSync(join(results, 'run.lock'), '999999');
+    await first;
+    writeFileSync(join(results, 'run.lock'), '999999');
+    expect((await run(job, results)).kept).toBe(1);
+  }, 60_000);
+});
+
+describe('planning a job', () => {
+  it('finds a metric that says nothing about the paradigm', async () => {
+    const { job, folder } = made();
+    const env = readFileSync(join(folder, 'testenv.yaml'), 'utf8');
+    writeFileSync(join(folder, 'testenv.yaml'), env.replace('auc', 'BWT'));
+    await expect(planJob(job)).rejects.toThrow(/metric bwt says nothing about singletasklearning/);
+  });
+
+  it('refuses to sort by a metric that is not measured, or the wrong way round', async () => {
+    const { job } = made();
+    const text = readFileSync(job, 'utf8');
+    writeFileSync(job, text.replace('sort_by: [accuracy]', 'sort_by: [acuracy]'));
+    await expect(planJob(job)).rejects.toThrow(/no metric "acuracy"; did you mean "accuracy"\?/);
+    writeFileSync(job, text.replace('sort_by: [accuracy]', 'sort_by: [{ accuracy: ascend }]'));
+    await expect(planJob(job)).rejects.toThrow(
+      /would put the worst first. Write accuracy: descend/,
+    );
+  });
+
+  it('refuses a module that exports no function', async () => {
+    const { job, folder } = made({ seeds: [1], hyperparameters: { noise: '[0]' } });
+    writeFileSync(join(folder, 'centroids.ts'), 'export const centroids = 5;\n');
+    const { cases } = await planJob(job);
+    expect(cases[0]?.problem).toMatch(/exports no function centroids .* it exports: centroids/);
+  });
+
+  it('names the slot a paradigm lacks', async () => {
+    const { job, folder } = made();
+    const text = readFileSync(join(folder, 'swept.yaml'), 'utf8');
+    writeFileSync(join(folder, 'swept.yaml'), text.replace('singletasklearning', 'jointinference'));
+    await expect(planJob(job)).rejects.toThrow(/jointinference needs a module of type edgemodel/);
+  });
+
+  it('reads index files whose paths are relative to them', async () => {
+    const { job, folder } = made();
+    const env = readFileSync(join(folder, 'testenv.yaml'), 'utf8');
+    writeFileSync(
+      join(folder, 'testenv.yaml'),
+      env.replace('test_data: ./test.csv', 'test_data: ./other/test.csv'),
+    );
+    await expect(planJob(job)).rejects.toThrow(new RegExp(`${folder}/other/test.csv`));
+  });
+});
