@@ -49,12 +49,17 @@ function written(job: string, results: string): string {
   return readFileSync(join(results, 'results.json'), 'utf8');
 }
 
-const FORTY = { seeds: [1, 2, 3, 4, 5], hyperparameters: { noise: '[0, 1, 2, 3, 4, 5, 6, 7]' } };
+const FORTY = {
+  withoutFiles: true,
+  seeds: [1, 2, 3, 4, 5],
+  hyperparameters: { noise: '[0, 1, 2, 3, 4, 5, 6, 7]' },
+};
 
 describe('running a job', () => {
   it('goes on past a crash, a hang, an exit and a module that is not there: the others rank', async () => {
     const { job, results } = made({
       seeds: [1],
+      withoutFiles: true,
       timeLimitSeconds: 2,
       hyperparameters: { noise: `[${Array.from({ length: 36 }, (_, i) => i).join(', ')}]` },
       more: {
@@ -266,7 +271,7 @@ describe('planning a job', () => {
     await expect(planJob(job)).rejects.toThrow(/jointinference needs a module of type edgemodel/);
   });
 
-  it('reads index files whose paths are relative to them', async () => {
+  it('names the file of samples that is not there', async () => {
     const { job, folder } = made();
     const env = readFileSync(join(folder, 'testenv.yaml'), 'utf8');
     writeFileSync(

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 
 /** A classifier that needs nothing but this file: the nearest mean of a class. */
 const CENTROIDS = `
-export default function centroids({ noise = 0, sleep = 0, fail = 'no' }: { noise?: number; sleep?: number; fail?: string }, { seed }: { seed: number }) {
+export default function centroids({ noise = 0, sleep = 0, busy = 0, fail = 'no' }: { noise?: number; sleep?: number; busy?: number; fail?: string }, { seed }: { seed: number }) {
   const means = new Map<number, { sum: number[]; count: number }>();
   return {
     load: async () => {},
@@ -14,6 +14,7 @@ export default function centroids({ noise = 0, sleep = 0, fail = 'no' }: { noise
       if (fail === 'crash') throw new Error('the classifier has fallen over');
       if (fail === 'exit') process.exit(7);
       if (fail === 'hang') for (;;) await new Promise((r) => setTimeout(r, 1000));
+      for (const end = performance.now() + busy; performance.now() < end; );
       if (sleep > 0) await new Promise((r) => setTimeout(r, sleep));
       const width = inputs.length / size;
       for (let i = 0; i < size; i++) {
@@ -47,7 +48,28 @@ export default function centroids({ noise = 0, sleep = 0, fail = 'no' }: { noise
 }
 `;
 
+/** The same samples as the CSV files, made without reading any. */
+const DATA = `
+export default function data() {
+  const part = (from: number, to: number) => {
+    const size = to - from;
+    const inputs = new Float32Array(size * 2);
+    const labels = new BigInt64Array(size);
+    for (let n = 0; n < size; n++) {
+      const i = from + n;
+      const k = i % 3;
+      inputs.set([k + Math.sin(i * 12.9) * 0.8, k * 2 + Math.cos(i * 7.3) * 1.2], n * 2);
+      labels[n] = BigInt(k);
+    }
+    return { inputs, labels, shape: [2], size, attributes: {} };
+  };
+  return { train: part(0, 60), test: part(60, 90) };
+}
+`;
+
 export interface TrivialJobOptions {
+  /** Samples from a module instead of files: nothing has to be loaded to read them. */
+  readonly withoutFiles?: boolean;
   readonly seeds?: readonly number[];
   /** Text of `values` lists, by hyper-parameter. */
   readonly hyperparameters?: Readonly<Record<string, string>>;
@@ -67,7 +89,13 @@ export function algorithmText(hyperparameters: string, url = './centroids.ts'): 
 
 /** A job whose cases take no time, in a folder of its own. */
 export function trivialJob(options: TrivialJobOptions = {}): { folder: string; job: string } {
-  const { seeds = [1, 2], hyperparameters = {}, more = {}, timeLimitSeconds = 60 } = options;
+  const {
+    seeds = [1, 2],
+    hyperparameters = {},
+    more = {},
+    timeLimitSeconds = 60,
+    withoutFiles,
+  } = options;
   const folder = mkdtempSync(join(tmpdir(), 'shoal-bench-'));
   const put = (name: string, text: string): void => {
     mkdirSync(folder, { recursive: true });
@@ -80,6 +108,7 @@ export function trivialJob(options: TrivialJobOptions = {}): { folder: string; j
   put('train.csv', `a,b,label\n${rows.slice(0, 60).join('\n')}\n`);
   put('test.csv', `a,b,label\n${rows.slice(60).join('\n')}\n`);
   put('centroids.ts', CENTROIDS);
+  put('data.ts', DATA);
   const swept = Object.entries(hyperparameters).map(([k, v]) => `${k}: { values: ${v} }`);
   put('swept.yaml', algorithmText(`{ ${swept.join(', ')} }`));
   for (const [name, text] of Object.entries(more)) put(name, text);
@@ -88,7 +117,7 @@ export function trivialJob(options: TrivialJobOptions = {}): { folder: string; j
   );
   put(
     'testenv.yaml',
-    'testenv:\n  dataset: { train_data: ./train.csv, test_data: ./test.csv }\n  metrics: [accuracy, f1_macro, auc, wall_time]\n',
+    `testenv:\n  dataset: ${withoutFiles ? '{ url: ./data.ts }' : '{ train_data: ./train.csv, test_data: ./test.csv }'}\n  metrics: [accuracy, f1_macro, auc, wall_time]\n`,
   );
   put(
     'benchmarkingjob.yaml',

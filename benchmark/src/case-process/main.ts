@@ -7,6 +7,9 @@ import type { CaseMessage } from './outcome.ts';
 // descriptor 3. Standard input stays open as a leash: when whoever started the case is gone, it ends.
 enableCompileCache(process.env['SHOAL_COMPILE_CACHE']);
 
+// Loaded while the case is still being waited for.
+const loading = import('./run-case.ts');
+
 const RESULT_FD = 3;
 const results = createWriteStream('', { fd: RESULT_FD });
 
@@ -29,8 +32,8 @@ process.stdin.once('end', () => process.exit(1));
 async function run(planned: PlannedCase): Promise<void> {
   const stop = new AbortController();
   process.once('SIGTERM', () => stop.abort());
-  const { runCase } = await import('./run-case.ts');
   try {
+    const { runCase } = await loading;
     const outcome = await runCase(planned, {
       signal: stop.signal,
       environment: process.env,

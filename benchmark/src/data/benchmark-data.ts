@@ -1,5 +1,5 @@
 import { ShoalError } from '@shoal/core';
-import { concatenateTasks, loadDataset, selectTask, type TaskSamples, toSamples } from '@shoal/lib';
+import type { TaskSamples } from '@shoal/lib';
 import type { JsonMap } from '../config/config-node.ts';
 import type { DatasetSource } from '../config/test-env.ts';
 
@@ -43,37 +43,12 @@ export type DataModule<P extends object = JsonMap> = (
   context: DataContext,
 ) => GivenData | Promise<GivenData>;
 
-/** The samples at the given positions. */
-export function pick(samples: BenchmarkSamples, positions: ArrayLike<number>): BenchmarkSamples {
-  const chosen = selectTask(samples, positions);
-  const { targets, targetWidth = 1 } = samples;
-  if (!targets) return chosen;
-  const own = new Float32Array(positions.length * targetWidth);
-  for (let i = 0; i < positions.length; i++) {
-    const from = (positions[i] ?? 0) * targetWidth;
-    own.set(targets.subarray(from, from + targetWidth), i * targetWidth);
-  }
-  return { ...chosen, targets: own, targetWidth };
-}
-
-/** One set after another. */
-export function join(parts: readonly BenchmarkSamples[]): BenchmarkSamples {
-  const all = concatenateTasks(parts);
-  if (!parts.every((p) => p.targets)) return all;
-  const targets = new Float32Array(parts.reduce((n, p) => n + (p.targets?.length ?? 0), 0));
-  let at = 0;
-  for (const p of parts) {
-    targets.set(p.targets ?? [], at);
-    at += p.targets?.length ?? 0;
-  }
-  return { ...all, targets, targetWidth: parts[0]?.targetWidth ?? 1 };
-}
-
 async function fromFile(
   path: string,
   source: DatasetSource & { kind: 'files' },
 ): Promise<BenchmarkSamples> {
   const { target, shape, attributes } = source;
+  // Loaded only where it is needed: a case with data of its own should not wait for it.
   const lib = await import('@shoal/lib');
   if (attributes.length > 0)
     return lib.readTaskSamples(path, {
@@ -81,12 +56,12 @@ async function fromFile(
       ...(target === undefined ? {} : { target }),
       ...(shape ? { shape } : {}),
     });
-  const data = await loadDataset(path, {
+  const data = await lib.loadDataset(path, {
     ...(target === undefined ? {} : { target }),
     ...(shape ? { shape } : {}),
   });
   const whole = data.targetWidth === 1 && data.targets.every((t) => Number.isInteger(t) && t >= 0);
-  if (whole) return { ...toSamples(data, path), attributes: {} };
+  if (whole) return { ...lib.toSamples(data, path), attributes: {} };
   const { inputs, size, targets, targetWidth } = data;
   return {
     inputs,
@@ -100,9 +75,10 @@ async function fromFile(
 }
 
 /** Train and test of data that only knows parts. */
-export function completed(given: GivenData, what: string): BenchmarkData {
+async function completed(given: GivenData, what: string): Promise<BenchmarkData> {
   const parts = given.tasks ?? given.participants;
-  const test = given.test ?? (parts && join(parts.map((p) => p.test)));
+  const { join } = parts ? await import('./parts.ts') : { join: undefined };
+  const test = given.test ?? (parts && join?.(parts.map((p) => p.test)));
   if (!test || test.size === 0)
     throw new ShoalError('invalid_argument', `${what}: there are no samples to test on`);
   const none: BenchmarkSamples = {
@@ -112,7 +88,7 @@ export function completed(given: GivenData, what: string): BenchmarkData {
     size: 0,
     attributes: {},
   };
-  const train = given.train ?? (parts && join(parts.map((p) => p.train))) ?? none;
+  const train = given.train ?? (parts && join?.(parts.map((p) => p.train))) ?? none;
   return { ...given, train, test };
 }
 
@@ -128,9 +104,9 @@ export async function loadData(
 ): Promise<BenchmarkData> {
   if (source.kind === 'module') {
     if (!create) throw new Error('a data module was not loaded');
-    return completed(await create(source.hyperparameters, { seed }), source.url);
+    return await completed(await create(source.hyperparameters, { seed }), source.url);
   }
   const test = await fromFile(source.test, source);
   const train = source.train === undefined ? undefined : await fromFile(source.train, source);
-  return completed(train ? { train, test } : { test }, source.test);
+  return await completed(train ? { train, test } : { test }, source.test);
 }

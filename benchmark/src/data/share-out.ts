@@ -1,7 +1,8 @@
 import { type Random, ShoalError, seededRandom } from '@shoal/core';
 import { dirichletPartition, iidPartition, quantityPartition, shardPartition } from '@shoal/lib';
 import type { PartitionOptions } from '../config/test-env.ts';
-import { type BenchmarkData, type BenchmarkSamples, pick } from './benchmark-data.ts';
+import type { BenchmarkData, BenchmarkSamples } from './benchmark-data.ts';
+import { pick } from './parts.ts';
 
 /** Samples of one participant. */
 export interface Share {

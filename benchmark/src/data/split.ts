@@ -1,6 +1,7 @@
 import { type Random, ShoalError, seededRandom } from '@shoal/core';
 import type { SplitOptions } from '../config/test-env.ts';
-import { type BenchmarkSamples, type DataPart, pick } from './benchmark-data.ts';
+import type { BenchmarkSamples, DataPart } from './benchmark-data.ts';
+import { pick } from './parts.ts';
 
 function upTo(n: number): number[] {
   return Array.from({ length: n }, (_, i) => i);

@@ -1,7 +1,6 @@
-import { lifelongMetrics } from '@shoal/lib';
 import { quantileSorted } from 'simple-statistics';
 import type { ParadigmName } from '../config/algorithm.ts';
-import type { Observations } from '../paradigms/observations.ts';
+import type { Observations, Transfer } from '../paradigms/observations.ts';
 import {
   accuracyOf,
   areaUnderCurve,
@@ -26,13 +25,9 @@ const COURSES: readonly ParadigmName[] = [...FEDERATED, 'incrementallearning'];
 const TRAVELLING: readonly ParadigmName[] = [...COURSES, 'jointinference', 'multiedgeinference'];
 const ANSWERING: readonly ParadigmName[] = ['jointinference', 'multiedgeinference'];
 
-function ofMatrix(
-  o: Observations,
-  pick: (m: ReturnType<typeof lifelongMetrics>) => number,
-): number | undefined {
-  if (!o.matrix) return undefined;
-  const value = pick(lifelongMetrics(o.matrix, o.baselines ?? []));
-  return Number.isNaN(value) ? undefined : value;
+function ofTransfer(o: Observations, pick: (t: Transfer) => number): number | undefined {
+  const value = o.transfer && pick(o.transfer);
+  return value === undefined || Number.isNaN(value) ? undefined : value;
 }
 
 /** A quantile of the participants' accuracy, each counting once however many samples it has. */
@@ -87,10 +82,10 @@ export const METRICS: readonly Metric[] = [
   metric('auc', GOOD, (o) => o.test && areaUnderCurve(o.test)),
   metric('mae', ERROR, (o) => o.test && meanAbsoluteError(o.test)),
   metric('c_index', GOOD, (o) => o.test && concordance(o.test)),
-  metric('acc', GOOD, (o) => ofMatrix(o, (m) => m.accuracy), { paradigms: TASKS }),
-  metric('bwt', GOOD, (o) => ofMatrix(o, (m) => m.backwardTransfer), { paradigms: TASKS }),
-  metric('fwt', GOOD, (o) => ofMatrix(o, (m) => m.forwardTransfer), { paradigms: TASKS }),
-  metric('forgetting', ['share', 'lower'], (o) => ofMatrix(o, (m) => m.forgetting), {
+  metric('acc', GOOD, (o) => ofTransfer(o, (m) => m.accuracy), { paradigms: TASKS }),
+  metric('bwt', GOOD, (o) => ofTransfer(o, (m) => m.backwardTransfer), { paradigms: TASKS }),
+  metric('fwt', GOOD, (o) => ofTransfer(o, (m) => m.forwardTransfer), { paradigms: TASKS }),
+  metric('forgetting', ['share', 'lower'], (o) => ofTransfer(o, (m) => m.forgetting), {
     paradigms: TASKS,
   }),
   metric(

@@ -5,6 +5,14 @@ import type { Observations, TestResults } from '../paradigms/observations.ts';
 import { METRICS } from './built-in.ts';
 import { accuracyOf, areaUnderCurve, concordance, macroF1, microF1 } from './classification.ts';
 
+/** Observations of a sequence with this R. */
+function sequence(
+  matrix: readonly (readonly number[])[],
+  baselines: readonly number[] = [],
+): Observations {
+  return { matrix, transfer: lifelongMetrics(matrix, baselines) };
+}
+
 const measured = { wallSeconds: 1, cpuSeconds: 1, peakMemoryBytes: 1 };
 
 function figure(name: string, o: Observations, target?: number): number | undefined {
@@ -28,14 +36,14 @@ const answers = fc
 
 describe('transfer and forgetting, where Ianvs computes something else', () => {
   // Each task is learned to 0.9 and then falls to 0.2 and 0.1.
-  const catastrophe: Observations = {
-    matrix: [
+  const catastrophe = sequence(
+    [
       [0.9, 0.1, 0.1],
       [0.2, 0.9, 0.1],
       [0.1, 0.2, 0.9],
     ],
-    baselines: [0.1, 0.1, 0.1],
-  };
+    [0.1, 0.1, 0.1],
+  );
 
   it('calls catastrophic forgetting −0.75, not +0.10', () => {
     expect(figure('bwt', catastrophe)).toBeCloseTo(-0.75, 12);
@@ -43,14 +51,14 @@ describe('transfer and forgetting, where Ianvs computes something else', () => {
   });
 
   it('calls perfect memory 0, not +0.27', () => {
-    const perfect = {
-      matrix: [
+    const perfect = sequence(
+      [
         [0.9, 0.1, 0.1],
         [0.9, 0.9, 0.1],
         [0.9, 0.9, 0.9],
       ],
-      baselines: [0.1, 0.1, 0.1],
-    };
+      [0.1, 0.1, 0.1],
+    );
     expect(figure('bwt', perfect)).toBeCloseTo(0, 12);
     expect(figure('acc', perfect)).toBeCloseTo(0.9, 12);
     expect(figure('fwt', perfect)).toBeCloseTo(0, 12);
@@ -58,12 +66,13 @@ describe('transfer and forgetting, where Ianvs computes something else', () => {
 
   it('does not dilute forgetting by tasks that cannot be forgotten yet: 0.60, not 0.15', () => {
     expect(
-      figure('forgetting', {
-        matrix: [
+      figure(
+        'forgetting',
+        sequence([
           [0.8, 0],
           [0.2, 0.8],
-        ],
-      }),
+        ]),
+      ),
     ).toBeCloseTo(0.6, 12);
   });
 

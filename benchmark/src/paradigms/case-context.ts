@@ -1,5 +1,5 @@
 import { ShoalError } from '@shoal/core';
-import { argMax, type Estimator, type Samples, slice } from '@shoal/lib';
+import type { Estimator, Samples } from '@shoal/lib';
 import type { ModuleChoice, ModuleType } from '../config/algorithm.ts';
 import type { BenchmarkData } from '../data/benchmark-data.ts';
 import type { World } from '../network/world.ts';
@@ -28,21 +28,30 @@ export function sampleBytes(samples: Samples): number {
 
 const BATCH = 256;
 
+/** Index of the largest of some values, from 0. */
+function best(values: Float32Array): number {
+  let at = 0;
+  for (let k = 1; k < values.length; k++) if ((values[k] ?? 0) > (values[at] ?? 0)) at = k;
+  return at;
+}
+
 /** What an estimator says about samples. */
 export async function testResults(estimator: Estimator, samples: Samples): Promise<TestResults> {
-  const predicted = new Int32Array(samples.size);
+  const { inputs, size } = samples;
+  const length = inputs.length / Math.max(1, size);
+  const predicted = new Int32Array(size);
   let scores = new Float32Array();
   let classes = 0;
-  for (let at = 0; at < samples.size; at += BATCH) {
-    const part = slice(samples, at, at + BATCH);
-    const said = await estimator.predict(part.inputs, part.size);
+  for (let at = 0; at < size; at += BATCH) {
+    const end = Math.min(size, at + BATCH);
+    const said = await estimator.predict(inputs.subarray(at * length, end * length), end - at);
     if (classes === 0) {
       ({ classes } = said);
-      scores = new Float32Array(samples.size * classes);
+      scores = new Float32Array(size * classes);
     }
     scores.set(said.probabilities, at * classes);
-    for (let i = 0; i < part.size; i++)
-      predicted[at + i] = argMax(said.probabilities, i * classes, classes);
+    for (let i = at; i < end; i++)
+      predicted[i] = best(scores.subarray(i * classes, (i + 1) * classes));
   }
   return { labels: Int32Array.from(samples.labels, Number), predicted, scores, classes };
 }

@@ -1,18 +1,14 @@
 import { type Random, seededRandom } from '@shoal/core';
 import {
   concatenate,
+  lifelongMetrics,
   type Samples,
   type Strategy,
   simulateFederation,
   type TrainerModel,
 } from '@shoal/lib';
-import {
-  type BenchmarkData,
-  type BenchmarkSamples,
-  type DataPart,
-  join,
-  pick,
-} from '../data/benchmark-data.ts';
+import type { BenchmarkData, BenchmarkSamples, DataPart } from '../data/benchmark-data.ts';
+import { join, pick } from '../data/parts.ts';
 import { type Share, shareOut } from '../data/share-out.ts';
 import { classGroups } from '../data/split.ts';
 import type { CaseContext } from './case-context.ts';
@@ -193,7 +189,7 @@ export async function classIncremental(context: CaseContext): Promise<Observatio
   return {
     ...(test ? { test } : {}),
     matrix: course.matrix,
-    baselines: await untrained(setup),
+    transfer: lifelongMetrics(course.matrix, await untrained(setup)),
     taskNames: setup.tasks.map((t) => t.name),
     curve: course.curve,
     bytesUp: course.sums.up,

@@ -201,8 +201,9 @@ export async function federated(context: CaseContext): Promise<Observations> {
       return await localOnly(context, shares, models, owner);
     const curve: CurvePoint[] = [];
     const sums = { up: 0, down: 0 };
-    const { model } = await simulateFederation(models, {
+    const { model, best = model } = await simulateFederation(models, {
       rounds: c.testEnv.rounds,
+      chooseBest: true,
       strategy,
       localEpochs: federation.localEpochs,
       batchSize: federation.batchSize,
@@ -226,9 +227,9 @@ export async function federated(context: CaseContext): Promise<Observations> {
       },
     });
     return {
-      test: await resultsOf(owner, model, data.test),
+      test: await resultsOf(owner, best, data.test),
       curve,
-      participants: await scoresByParticipant(owner, model, shared),
+      participants: await scoresByParticipant(owner, best, shared),
       bytesUp: sums.up,
       bytesDown: sums.down,
       virtualSeconds: world.now,

@@ -11,7 +11,8 @@ import {
   slice,
 } from '@shoal/lib';
 import type { Operator } from '../config/test-env.ts';
-import { type BenchmarkSamples, type DataPart, join, pick } from '../data/benchmark-data.ts';
+import type { BenchmarkSamples, DataPart } from '../data/benchmark-data.ts';
+import { join, pick } from '../data/parts.ts';
 import { splitInto } from '../data/split.ts';
 import { type CaseContext, sampleBytes, scoreOf, testResults } from './case-context.ts';
 import type { CurvePoint, Observations } from './observations.ts';

@@ -4,8 +4,10 @@ import type {
   ContinualStrategy,
   CreateEstimator,
 } from '@shoal/lib';
+import { lifelongMetrics } from '@shoal/lib';
 import type { OptimizerOptions } from '@shoal/training';
-import { type DataPart, join } from '../data/benchmark-data.ts';
+import type { DataPart } from '../data/benchmark-data.ts';
+import { join } from '../data/parts.ts';
 import { splitInto } from '../data/split.ts';
 import type { CaseContext } from './case-context.ts';
 import type { Observations } from './observations.ts';
@@ -97,7 +99,7 @@ export async function lifelong(context: CaseContext): Promise<Observations> {
       classes: new Set(all.labels).size,
     },
     matrix,
-    baselines: await untrainedScores(options),
+    transfer: lifelongMetrics(matrix, await untrainedScores(options)),
     taskNames: tasks.map((t) => t.name),
     curve: matrix.flatMap((row, t) => {
       const seen = row.slice(0, t + 1);

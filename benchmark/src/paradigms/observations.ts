@@ -27,14 +27,22 @@ export interface ParticipantScore {
   readonly accuracy: number;
 }
 
+/** Scores of a sequence of tasks; NaN where R does not say. */
+export interface Transfer {
+  readonly accuracy: number;
+  readonly backwardTransfer: number;
+  readonly forwardTransfer: number;
+  readonly forgetting: number;
+}
+
 /** What a case was seen to do; metrics are made of it. Every figure here repeats with the seed. */
 export interface Observations {
   readonly test?: TestResults;
   /** R[i][j], `[tasks][tasks]`: score on task j after learning task i. */
   readonly matrix?: readonly (readonly number[])[];
   readonly taskNames?: readonly string[];
-  /** b[j]: score of the untrained model on task j. */
-  readonly baselines?: readonly number[];
+  /** What follows from R; see `lifelongMetrics`. */
+  readonly transfer?: Transfer;
   readonly inferences?: number;
   /** Samples that went to the cloud; at most one for an inference. */
   readonly uploads?: number;

@@ -21,6 +21,8 @@ export interface CaseRunnerOptions {
   readonly log: string;
   readonly signal: AbortSignal;
   readonly onProgress?: (share: number, text: string) => void;
+  /** A process that has loaded already; default one made now. */
+  readonly process?: ChildProcess;
 }
 
 const MAIN = join(import.meta.dirname, '../case-process/main.ts');
@@ -83,15 +85,35 @@ function reasonOf(tail: string, code: number | null, signal: string | null): str
   return said === undefined ? `the case ${how} and said nothing` : said.trim();
 }
 
-/** Runs a case in a process of its own. It never throws: how the case ended is the result. */
-export function runInProcess(planned: PlannedCase, options: CaseRunnerOptions): Promise<CaseEnd> {
-  const { timeLimitSeconds, log, signal, onProgress } = options;
-  const startedAt = performance.now();
-  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', MAIN], {
+function started(): ChildProcess {
+  return spawn(process.execPath, ['--disable-warning=ExperimentalWarning', MAIN], {
     stdio: ['pipe', 'pipe', 'pipe', 'pipe'],
     detached: true,
     env: { ...process.env, ...ONE_THREAD, SHOAL_COMPILE_CACHE: CACHE },
   });
+}
+
+/** Processes that have loaded what cases need before their case comes. Each runs one case. */
+export class CaseProcesses {
+  readonly #spare: ChildProcess[] = [];
+
+  /** A process for a case. @param more Whether another will be asked for: it begins to load now. */
+  take(more: boolean): ChildProcess {
+    const child = this.#spare.shift() ?? started();
+    if (more && this.#spare.length === 0) this.#spare.push(started());
+    return child;
+  }
+
+  close(): void {
+    for (const child of this.#spare.splice(0)) end(child, 'SIGKILL');
+  }
+}
+
+/** Runs a case in a process of its own. It never throws: how the case ended is the result. */
+export function runInProcess(planned: PlannedCase, options: CaseRunnerOptions): Promise<CaseEnd> {
+  const { timeLimitSeconds, log, signal, onProgress } = options;
+  const startedAt = performance.now();
+  const child = options.process ?? started();
   const [stdin, stdout, stderr, results] = child.stdio;
   const secrets = secretsOf(planned).filter((s) => s.length > 3);
   const tail = logTo(log, [stdout, stderr] as Readable[], secrets);

@@ -2,7 +2,7 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import type { Plan } from '../plan/plan.ts';
 import { caseName, type PlannedCase } from '../plan/planned-case.ts';
-import { type CaseEnd, runInProcess } from './case-runner.ts';
+import { type CaseEnd, CaseProcesses, runInProcess } from './case-runner.ts';
 import { takeFolder } from './folder-lock.ts';
 import { provenanceOf } from './provenance.ts';
 import { RunStore } from './store.ts';
@@ -71,6 +71,7 @@ export async function runJob(plan: Plan, options: RunOptions): Promise<RunSummar
   const place = options.place?.name ?? PROCESS;
   const release = takeFolder(folder);
   const store = RunStore.open(folder);
+  const processes = new CaseProcesses();
   const startedAt = performance.now();
   try {
     store.begin(plan.cases, place, provenanceOf(plan.job.file, plan.job.seeds));
@@ -95,7 +96,11 @@ export async function runJob(plan: Plan, options: RunOptions): Promise<RunSummar
         ? refused
         : options.place
           ? await options.place.run(planned, limits)
-          : await runInProcess(planned, { ...limits, log });
+          : await runInProcess(planned, {
+              ...limits,
+              log,
+              process: processes.take(queue.length > 0),
+            });
       // A run that was called off says nothing about the case.
       if (signal.aborted && end.state !== 'done') return;
       store.put(planned, { ...end, place }, new Date().toISOString());
@@ -115,6 +120,7 @@ export async function runJob(plan: Plan, options: RunOptions): Promise<RunSummar
       seconds: (performance.now() - startedAt) / 1000,
     };
   } finally {
+    processes.close();
     store.close();
     release();
   }

@@ -4,7 +4,11 @@ import type { StoredUpdate } from './round-store.ts';
 import type { RoundSummary } from './round-summary.ts';
 
 /** Scores a model is judged by: accuracy, else the loss; higher is better. */
-function scoreOf({ validation, metrics }: Pick<RoundSummary, 'validation' | 'metrics'>): number {
+/** What models are compared by: accuracy, or the loss where there is none. */
+export function scoreOf({
+  validation,
+  metrics,
+}: Pick<RoundSummary, 'metrics'> & Partial<Pick<RoundSummary, 'validation'>>): number {
   const scores = validation ?? metrics;
   return scores['accuracy'] ?? -(scores['loss'] ?? Number.POSITIVE_INFINITY);
 }

@@ -7,6 +7,7 @@ import {
   type ResolvedFederation,
   resolveFederation,
 } from './federation-options.ts';
+import { scoreOf } from './round-end.ts';
 import { createStrategy } from './strategies/strategies.ts';
 import type { ModelUpdate, Strategy, StrategyState } from './strategy.ts';
 
@@ -35,6 +36,8 @@ export interface SimulatedRound {
 
 export interface SimulationResult {
   readonly model: Float32Array;
+  /** With `chooseBest`: the model that did best with the participants, as an aggregator deploys it. */
+  readonly best?: Float32Array;
   readonly rounds: readonly SimulatedRound[];
 }
 
@@ -43,6 +46,8 @@ export type SimulationOptions = Omit<FederationOptions, 'job' | 'participants' |
   readonly strategy?: FederationOptions['strategy'] | Strategy;
   /** What the first round starts from. Default: the first model's own start. */
   readonly initial?: Float32Array;
+  /** Whether the participants also choose the best of the models; it costs one more look at the last. */
+  readonly chooseBest?: boolean;
   /** Who can be asked in a round; default everyone. */
   readonly available?: (round: number) => readonly number[];
   /** Whose update arrives in time; default everyone's. A round without any leaves the model as it is. */
@@ -77,7 +82,7 @@ export async function simulateFederation(
   models: readonly FederatedModel[],
   options: SimulationOptions,
 ): Promise<SimulationResult> {
-  const { strategy: given, available, arrivals, initial, onRound, ...rest } = options;
+  const { strategy: given, available, arrivals, initial, onRound, chooseBest, ...rest } = options;
   const strategy = strategyOf(given);
   const federation = resolveFederation({
     ...rest,
@@ -93,6 +98,7 @@ export async function simulateFederation(
   const rounds: SimulatedRound[] = [];
   const signal = options.signal ?? new AbortController().signal;
   const everyone = models.map((_, i) => i);
+  const choice = new BestModel();
   for (let round = 1; round <= federation.rounds; round++) {
     const chosen = chosenOf(available?.(round) ?? everyone, federation, round);
     const task = taskOf(strategy, federation, round);
@@ -114,6 +120,7 @@ export async function simulateFederation(
     }
     const arrived = arrivals?.(round, work);
     const counted = updates.filter((_, i) => arrived?.[i] ?? true);
+    if (chooseBest && counted.length > 0) choice.see(model, weightedMean(counted));
     if (counted.length > 0) aggregateRound(strategy, model, { updates: counted, state, round });
     const summary = {
       round,
@@ -125,7 +132,25 @@ export async function simulateFederation(
     rounds.push(summary);
     await onRound?.(summary, model);
   }
-  return { model, rounds };
+  if (!chooseBest) return { model, rounds };
+  const last = { ...taskOf(strategy, federation, federation.rounds + 1), evaluateOnly: true };
+  const looks: ModelUpdate[] = [];
+  for (const m of models) looks.push({ participant: '', ...(await m.train(model, last, signal)) });
+  choice.see(model, weightedMean(looks));
+  return { model, rounds, best: choice.model ?? model };
+}
+
+/** The model with the best score so far; of equal ones the first. */
+class BestModel {
+  model: Float32Array | undefined;
+  #score = Number.NEGATIVE_INFINITY;
+
+  see(model: Float32Array, metrics: Readonly<Record<string, number>>): void {
+    const score = scoreOf({ metrics });
+    if (score <= this.#score) return;
+    this.#score = score;
+    this.model = model.slice();
+  }
 }
 
 /** The vector of the first round; behind the model stand the control variates, where there are some. */

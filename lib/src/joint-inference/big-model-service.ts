@@ -9,7 +9,7 @@ import {
   ShoalError,
   text,
 } from '@shoal/core';
-import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { type Detector, isDetector } from '../estimator/detection.ts';
 import type { Estimator } from '../estimator/estimator.ts';
 import { Batcher, type BatcherFigures, type BatcherOptions } from './batcher.ts';
@@ -77,7 +77,7 @@ function readSamples(body: unknown): Float32Array[] {
 /** The big model in the cloud behind `POST /<name>/predict`. */
 export class BigModelService {
   readonly #options: BigModelServiceOptions;
-  readonly #server: FastifyInstance;
+  #server: FastifyInstance | undefined;
   readonly #batcher: Batcher;
 
   constructor(options: BigModelServiceOptions) {
@@ -85,21 +85,24 @@ export class BigModelService {
     const run: BatcherOptions['run'] = async (inputs, size) =>
       await options.estimator.predict(inputs, size);
     this.#batcher = new Batcher({ ...options.batching, run });
-    this.#server = fastify({ bodyLimit: options.maxBodyBytes ?? 16 * 1024 * 1024 });
-    const base = `/${options.serviceName}`;
-    this.#server.get('/healthz', () => ({ status: 'ok' }));
-    this.#server.get(base, () => ({ infos: [{ path: `${base}/predict`, name: 'predict' }] }));
-    this.#server.addContentTypeParser(TENSOR_TYPE, { parseAs: 'buffer' }, (_request, body, done) =>
+  }
+
+  /** The routes; the HTTP library is loaded here, as most users of this package serve no model. */
+  async #routes(): Promise<FastifyInstance> {
+    const { maxBodyBytes: bodyLimit = 16 * 1024 * 1024, serviceName } = this.#options;
+    const { default: fastify } = await import('fastify');
+    const server = fastify({ bodyLimit });
+    const base = `/${serviceName}`;
+    server.get('/healthz', () => ({ status: 'ok' }));
+    server.get(base, () => ({ infos: [{ path: `${base}/predict`, name: 'predict' }] }));
+    server.addContentTypeParser(TENSOR_TYPE, { parseAs: 'buffer' }, (_request, body, done) =>
       done(null, body),
     );
-    this.#server.post(
-      `${base}/predict`,
-      async (request, reply) => await this.#answer(request, reply),
-    );
-    this.#server.get('/metrics', (_request, reply) =>
+    server.post(`${base}/predict`, async (request, reply) => await this.#answer(request, reply));
+    server.get('/metrics', (_request, reply) =>
       reply.type('text/plain').send(exposition(this.#batcher.figures)),
     );
-    this.#server.setErrorHandler((error, _request, reply) => {
+    server.setErrorHandler((error, _request, reply) => {
       const code = isShoalError(error)
         ? (STATUS[error.code] ?? 500)
         : error instanceof Error && 'statusCode' in error
@@ -110,6 +113,7 @@ export class BigModelService {
         .code(code)
         .send({ error: error instanceof Error ? error.message : String(error) });
     });
+    return server;
   }
 
   /** Batches that were run and requests that were refused. */
@@ -173,6 +177,7 @@ export class BigModelService {
   /** Starts listening; resolves with the base URL. @throws ShoalError when the port is taken. */
   async start(): Promise<string> {
     const { host, port } = this.#options;
+    this.#server ??= await this.#routes();
     try {
       return await this.#server.listen({ host, port });
     } catch (error) {
@@ -182,11 +187,11 @@ export class BigModelService {
 
   /** Stops listening; the model stays open. */
   async closeServer(): Promise<void> {
-    await this.#server.close();
+    await this.#server?.close();
   }
 
   async close(): Promise<void> {
-    await this.#server.close();
+    await this.#server?.close();
     await this.#options.estimator.close();
   }
 }

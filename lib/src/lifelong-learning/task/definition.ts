@@ -1,6 +1,13 @@
+import { createRequire } from 'node:module';
 import { type Random, ShoalError } from '@shoal/core';
-import { kmeans } from 'ml-kmeans';
+import type { kmeans as KMeans } from 'ml-kmeans';
 import type { TaskSamples } from './task-samples.ts';
+
+/** Loaded on first use: few processes part samples this way, and none should wait for it. */
+function loadKMeans(): typeof KMeans {
+  const require = createRequire(import.meta.url);
+  return (require('ml-kmeans') as { kmeans: typeof KMeans }).kmeans;
+}
 
 /** Samples that belong together. */
 export interface DefinedTask {
@@ -145,6 +152,7 @@ export function definitionByCluster(options: {
       const some = random.permutation(samples.size).subarray(0, CLUSTERED);
       const rows = rowsOf(features, width, some);
       const counts = fixed ? [clusters] : Array.from({ length: clusters - 1 }, (_, i) => i + 2);
+      const kmeans = loadKMeans();
       const tried = counts.map((count) => {
         const found = kmeans(rows, count, { seed, initialization: 'kmeans++' });
         return { found, score: silhouette(rows, found.centroids, found.clusters) };
