@@ -1,3 +1,4 @@
+import { benchmarkSuites } from './benchmark-suites.ts';
 import { browserParticipants } from './browser-participants.ts';
 import { kubectlSession } from './kubectl-session.ts';
 import { findMinio, objectStorage } from './object-storage.ts';
@@ -20,6 +21,7 @@ const outcomes: Outcome[] = [
   ...(await sednaClient()),
   ...(await torchOracle()),
   ...(await browserParticipants()),
+  ...(await benchmarkSuites()),
   ...(await objectStorage(minio)),
   ...(await simulated),
 ];

@@ -1,18 +1,15 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ShoalError } from '@shoal/core';
 import type { ModuleType, ParadigmName } from '../config/algorithm.ts';
-import type { JsonMap } from '../config/config-node.ts';
 import type { BenchmarkData } from '../data/benchmark-data.ts';
 import { dataHere } from '../data/data-here.ts';
 import { chooseMetrics } from '../metrics/choose.ts';
 import { World } from '../network/world.ts';
 import type { CaseContext } from '../paradigms/case-context.ts';
 import type { Observations } from '../paradigms/observations.ts';
-import { checkModule } from '../plan/module-file.ts';
+import { moduleOf } from '../plan/module-file.ts';
 import type { PlannedCase } from '../plan/planned-case.ts';
-import { fromEnvironment } from '../plan/secrets.ts';
 import type { CaseOutcome } from './outcome.ts';
 import { measure } from './resources.ts';
 
@@ -52,7 +49,6 @@ function contextOf(
 ): CaseContext {
   const { folder, signal, progress, environment } = options;
   const choice = (type: ModuleType) => c.algorithm.modules.find((m) => m.type === type);
-  const { initialModel } = c.algorithm;
   return {
     case: c,
     data,
@@ -62,19 +58,8 @@ function contextOf(
     progress,
     choice,
     create: async <T>(type: ModuleType): Promise<T> => {
-      const module = choice(type);
-      if (module?.url === undefined)
-        throw new ShoalError('invalid_argument', `there is no file for ${type}`);
-      const { create } = await checkModule(module.url, module.name);
-      const parameters = fromEnvironment(module.hyperparameters, environment) as JsonMap;
-      const made = await create(parameters, {
-        seed: c.seed,
-        threads: 1,
-        folder,
-        signal,
-        ...(initialModel === undefined ? {} : { initialModel }),
-      });
-      return made as T;
+      const at = { folder, signal, inputShape: data.test.shape, environment };
+      return await moduleOf<T>(c, type, at);
     },
   };
 }

@@ -195,7 +195,7 @@ describe('courses and participants', () => {
   });
 
   it('says nothing of what was not observed', () => {
-    for (const m of METRICS)
-      if (!m.isMeasured) expect(m.compute({}, measured, {}), m.name).toBeUndefined();
+    const said = METRICS.filter((m) => !m.isMeasured && m.compute({}, measured, {}) !== undefined);
+    expect(said.map((m) => m.name)).toEqual([]);
   });
 });

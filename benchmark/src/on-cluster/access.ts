@@ -67,3 +67,9 @@ export function container(file: string, c: ClusterCase, more: object = {}): obje
 export function object(kind: string, name: string, spec: object): object {
   return { apiVersion: 'sedna.io/v1alpha1', kind, metadata: { name }, spec };
 }
+
+/** Whether an Endpoints object has a worker that is ready. */
+export function hasAddress(endpoints: StoredObject): boolean {
+  const { subsets } = endpoints as { subsets?: { addresses?: unknown[] }[] };
+  return (subsets?.[0]?.addresses?.length ?? 0) > 0;
+}

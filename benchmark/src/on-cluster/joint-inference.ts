@@ -4,7 +4,7 @@ import { textOf } from '../config/config-node.ts';
 import { sampleBytes } from '../paradigms/case-context.ts';
 import type { Observations } from '../paradigms/observations.ts';
 import { ORACLE } from '../paradigms/slots.ts';
-import { type ClusterCase, container, object, until } from './access.ts';
+import { type ClusterCase, container, hasAddress, object, until } from './access.ts';
 
 const BATCH = 10;
 
@@ -93,11 +93,6 @@ async function ask(
       `${url} answers HTTP ${response.status}: ${(await response.text()).slice(0, 300)}`,
     );
   return ((await response.json()) as { result: JointInferenceResult[] }).result;
-}
-
-function hasAddress(o: unknown): boolean {
-  const { subsets } = o as { subsets?: { addresses?: unknown[] }[] };
-  return (subsets?.[0]?.addresses?.length ?? 0) > 0;
 }
 
 /** A JointInferenceService; its edge worker is asked about the held-out samples over HTTP. */

@@ -8,12 +8,14 @@ import type { PlaceRunner } from '../runs/run-job.ts';
 import type { ClusterAccess, ClusterCase } from './access.ts';
 import { federatedOnCluster } from './federated.ts';
 import { jointInferenceOnCluster } from './joint-inference.ts';
+import { lifelongOnCluster } from './lifelong.ts';
 
 type ClusterParadigm = (c: ClusterCase) => Promise<Observations>;
 
 const PARADIGMS: Partial<Record<ParadigmName, ClusterParadigm>> = {
   federatedlearning: federatedOnCluster,
   jointinference: jointInferenceOnCluster,
+  lifelonglearning: lifelongOnCluster,
 };
 
 /** Runs cases as real jobs on a cluster, one after another; what they leave behind is read from it. */
@@ -32,7 +34,7 @@ export function clusterPlace(access: ClusterAccess): PlaceRunner {
       if (!run && !baseline)
         throw new ShoalError(
           'unsupported',
-          `${planned.algorithm.paradigm} runs in processes only; on the cluster run ${Object.keys(PARADIGMS).join(' and ')}`,
+          `${planned.algorithm.paradigm} runs in processes only; on the cluster run ${Object.keys(PARADIGMS).join(', ')}`,
         );
       const outcome = await runCase(planned, {
         signal,

@@ -9,6 +9,7 @@ import type { OptimizerOptions } from '@shoal/training';
 import type { DataPart } from '../data/benchmark-data.ts';
 import { join } from '../data/parts.ts';
 import { splitInto } from '../data/split.ts';
+import type { PlannedCase } from '../plan/planned-case.ts';
 import type { CaseContext } from './case-context.ts';
 import type { Observations } from './observations.ts';
 import { COMPONENT_SLOTS, FIRST_ONLY, JOINT, KNOWLEDGE_BASE } from './slots.ts';
@@ -33,17 +34,17 @@ export interface LifelongBase {
   readonly create: CreateEstimator;
 }
 
-function tasksOf({ case: c, data }: CaseContext): readonly DataPart[] {
+export function tasksOf({ case: c, data }: CaseContext): readonly DataPart[] {
   if (data.tasks) return data.tasks;
   const split = c.algorithm.split ?? c.testEnv.split;
   return splitInto(data.train, c.testEnv.incrementalRounds, split, c.seed);
 }
 
 /** Components of the knowledge base from the modules that name them. */
-function componentsOf(context: CaseContext): ComponentChoices {
+export function componentsOf({ algorithm }: PlannedCase): ComponentChoices {
   const chosen: [string, ComponentChoice][] = [];
   for (const [type, slot] of Object.entries(COMPONENT_SLOTS)) {
-    const module = context.case.algorithm.modules.find((m) => m.type === type);
+    const module = algorithm.modules.find((m) => m.type === type);
     if (module)
       chosen.push([slot, { method: module.url ?? module.name, param: module.hyperparameters }]);
   }
@@ -69,7 +70,7 @@ async function learned(
   switch (choice.name) {
     case KNOWLEDGE_BASE: {
       const { create } = base;
-      const components = componentsOf(context);
+      const components = componentsOf(context.case);
       return await learnWithKnowledgeBase({ ...options, create, components }, afterTask);
     }
     case JOINT:

@@ -1,7 +1,10 @@
 import { existsSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 import { messageOf, ShoalError } from '@shoal/core';
+import type { ModuleType } from '../config/algorithm.ts';
 import type { JsonMap } from '../config/config-node.ts';
+import type { PlannedCase } from './planned-case.ts';
+import { fromEnvironment } from './secrets.ts';
 
 /** What a file of the user's exports: a function of its parameters and where it runs. */
 export type ModuleFunction = (parameters: JsonMap, context: ModuleContext) => unknown;
@@ -12,6 +15,8 @@ export interface ModuleContext {
   readonly seed: number;
   /** Threads the case may use: one. */
   readonly threads: number;
+  /** Shape of one sample of the case's data. */
+  readonly inputShape: readonly number[];
   /** The model the algorithm names as `initial_model_url`. */
   readonly initialModel?: string;
   /** A folder of the case's own; it goes when the case ends. */
@@ -63,4 +68,32 @@ export async function checkModule(path: string, name: string): Promise<LoadedMod
     create: create as ModuleFunction,
     sources: typeof sources === 'function' ? (sources as LoadedModule['sources']) : () => [],
   };
+}
+
+/**
+ * Calls the file that fills a slot of a case.
+ *
+ * @throws ShoalError when the slot is filled by a name only.
+ */
+export async function moduleOf<T>(
+  { algorithm, seed }: Pick<PlannedCase, 'algorithm' | 'seed'>,
+  type: ModuleType,
+  at: Pick<ModuleContext, 'folder' | 'signal' | 'inputShape'> & {
+    readonly environment?: Readonly<Record<string, string | undefined>>;
+  },
+): Promise<T> {
+  const { environment = process.env, ...context } = at;
+  const module = algorithm.modules.find((m) => m.type === type);
+  if (module?.url === undefined)
+    throw new ShoalError('invalid_argument', `there is no file for ${type}`);
+  const { create } = await checkModule(module.url, module.name);
+  const parameters = fromEnvironment(module.hyperparameters, environment) as JsonMap;
+  const { initialModel } = algorithm;
+  const made = await create(parameters, {
+    ...context,
+    seed,
+    threads: 1,
+    ...(initialModel === undefined ? {} : { initialModel }),
+  });
+  return made as T;
 }

@@ -102,29 +102,14 @@ export async function simulateFederation(
   for (let round = 1; round <= federation.rounds; round++) {
     const chosen = chosenOf(available?.(round) ?? everyone, federation, round);
     const task = taskOf(strategy, federation, round);
-    const updates: ModelUpdate[] = [];
-    const work: SimulatedWork[] = [];
-    for (const i of chosen) {
-      const result = await models[i]?.train(model, task, signal);
-      if (!result) continue;
-      const bytes = compressors[i]?.compress(result.delta) ?? new Uint8Array();
-      const delta = decompress(federation.compression.name, bytes, model.length);
-      updates.push({ participant: `p${i}`, ...result, delta });
-      work.push({
-        participant: i,
-        samples: result.samples,
-        epochs: federation.localEpochs,
-        bytesDown: model.byteLength,
-        bytesUp: bytes.length,
-      });
-    }
-    const arrived = arrivals?.(round, work);
-    const counted = updates.filter((_, i) => arrived?.[i] ?? true);
+    const { updates, work } = await trained(chosen, model, { models, compressors, task, signal });
+    const arrived = arrivals?.(round, work) ?? work.map(() => true);
+    const counted = updates.filter((_, i) => arrived[i]);
     if (chooseBest && counted.length > 0) choice.see(model, weightedMean(counted));
     if (counted.length > 0) aggregateRound(strategy, model, { updates: counted, state, round });
     const summary = {
       round,
-      participants: work.filter((_, i) => arrived?.[i] ?? true).map((w) => w.participant),
+      participants: work.filter((_, i) => arrived[i]).map((w) => w.participant),
       metrics: weightedMean(counted),
       bytesUp: work.reduce((n, w) => n + w.bytesUp, 0),
       bytesDown: work.reduce((n, w) => n + w.bytesDown, 0),
@@ -138,6 +123,36 @@ export async function simulateFederation(
   for (const m of models) looks.push({ participant: '', ...(await m.train(model, last, signal)) });
   choice.see(model, weightedMean(looks));
   return { model, rounds, best: choice.model ?? model };
+}
+
+/** Local training of those who were asked, and what it would have cost to bring here. */
+async function trained(
+  chosen: readonly number[],
+  model: Float32Array,
+  at: {
+    readonly models: readonly FederatedModel[];
+    readonly compressors: readonly Compressor[];
+    readonly task: LocalTask;
+    readonly signal: AbortSignal;
+  },
+): Promise<{ updates: ModelUpdate[]; work: SimulatedWork[] }> {
+  const updates: ModelUpdate[] = [];
+  const work: SimulatedWork[] = [];
+  for (const i of chosen) {
+    const result = await at.models[i]?.train(model, at.task, at.signal);
+    if (!result) continue;
+    const bytes = at.compressors[i]?.compress(result.delta) ?? new Uint8Array();
+    const delta = decompress(at.task.encoding.name, bytes, model.length);
+    updates.push({ participant: `p${i}`, ...result, delta });
+    work.push({
+      participant: i,
+      samples: result.samples,
+      epochs: at.task.epochs,
+      bytesDown: model.byteLength,
+      bytesUp: bytes.length,
+    });
+  }
+  return { updates, work };
 }
 
 /** The model with the best score so far; of equal ones the first. */

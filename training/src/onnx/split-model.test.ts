@@ -22,13 +22,17 @@ const batch = 5;
 const random = seededRandom(2);
 const input = Float32Array.from({ length: batch * 144 }, () => random.normal());
 
+function numbers(value: ort.Tensor | undefined): number[] {
+  return [...((value?.data ?? []) as Float32Array)];
+}
+
 async function whole(model: Uint8Array): Promise<number[]> {
   const session = await ort.InferenceSession.create(model);
   const name = session.inputNames[0] ?? '';
   const results = await session.run({
     [name]: new ort.Tensor('float32', input, [batch, 1, 12, 12]),
   });
-  return [...(results[session.outputNames[0] ?? '']?.data as Float32Array)];
+  return numbers(results[session.outputNames[0] ?? '']);
 }
 
 async function throughStages(stages: Awaited<ReturnType<typeof splitModel>>): Promise<number[]> {
@@ -45,7 +49,7 @@ async function throughStages(stages: Awaited<ReturnType<typeof splitModel>>): Pr
     for (const n of outputs) {
       const value = results[n];
       if (value) values.set(n, value as never);
-      last = [...(value?.data as Float32Array)];
+      last = numbers(value);
     }
   }
   return last;

@@ -4,19 +4,17 @@ import { OnnxEstimator } from '@shoal/lib';
 import { dense, dropout, relu, sequential } from '@shoal/training';
 
 interface Parameters {
-  /** Columns of a vote as it is prepared: 7 simulated, 50 of the database. */
-  readonly width?: number;
   readonly hidden?: number;
   readonly epochs?: number;
 }
 
 /** Conditions in a room to what someone would like changed; a city's copy is pulled to where it began. */
 export function comfortNetwork(
-  { width = 7, hidden = 32, epochs = 30 }: Parameters,
-  { seed, threads }: ModuleContext,
+  { hidden = 32, epochs = 30 }: Parameters,
+  { seed, threads, inputShape }: ModuleContext,
 ): LifelongBase {
   const layers = [dense(hidden), relu(), dropout(0.1), dense(hidden), relu(), dense(3)];
-  const model = sequential({ input: [width], layers, random: seededRandom(seed) });
+  const model = sequential({ input: inputShape, layers, random: seededRandom(seed) });
   const optimizer = { name: 'adam', learningRate: 3e-3 } as const;
   const create = (): OnnxEstimator =>
     new OnnxEstimator({ model, epochs, batchSize: 64, threads, optimizer, proximal: 0.01 });
