@@ -1,4 +1,4 @@
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { ShoalError } from '@shoal/core';
 import { suggestion } from './config/nearest.ts';
@@ -22,7 +22,8 @@ export function suiteNames(): string[] {
 
 /** The file of a job: a path, or the name of a suite. @throws ShoalError `not_found`. */
 export function jobFile(given: string): string {
-  if (/\.ya?ml$/.test(given) || existsSync(given)) return resolve(given);
+  const isFile = statSync(given, { throwIfNoEntry: false })?.isFile() ?? false;
+  if (/\.ya?ml$/.test(given) || isFile) return resolve(given);
   const path = join(SUITES, given, FILE);
   if (suiteNames().includes(given)) return path;
   throw new ShoalError(

@@ -1,6 +1,6 @@
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -40,6 +40,25 @@ async function run(
     ...more,
   });
   return { ...summary, ended };
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    // A process that has ended but was not waited for has no command line.
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8') !== '';
+  } catch {
+    return false;
+  }
+}
+
+/** Case processes that a process has started. */
+function casesOf(parent: number | undefined): number[] {
+  return execFileSync('ps', ['-eo', 'pid,ppid,args'], { encoding: 'utf8' })
+    .split('\n')
+    .filter((l) => l.includes('case-process/main.ts'))
+    .map((l) => l.trim().split(/\s+/).map(Number))
+    .filter(([, ppid]) => ppid === parent)
+    .map(([pid = 0]) => pid);
 }
 
 /** results.json as written for what has run. */
@@ -125,36 +144,85 @@ describe('running a job', () => {
   }, 120_000);
 
   it('ends the case when whoever runs it is killed', async () => {
-    const { job, results, folder } = made({ seeds: [1], hyperparameters: { sleep: '[60000]' } });
+    const { job, results } = made({ seeds: [1], hyperparameters: { sleep: '[60000]' } });
     const child = spawn(
       process.execPath,
       [join(import.meta.dirname, 'run-until-killed.ts'), job, results],
       { stdio: 'ignore' },
     );
-    const pids = async (): Promise<number[]> => {
-      const { execFileSync } = await import('node:child_process');
-      const text = execFileSync('ps', ['-eo', 'pid,ppid,args'], { encoding: 'utf8' });
-      return text
-        .split('\n')
-        .filter((l) => l.includes('case-process/main.ts'))
-        .map((l) => l.trim().split(/\s+/).map(Number))
-        .filter(([, parent]) => parent === child.pid)
-        .map(([pid = 0]) => pid);
-    };
-    let found: number[] = [];
-    for (let i = 0; i < 100 && found.length === 0; i++) {
-      await new Promise((r) => setTimeout(r, 100));
-      found = await pids();
-    }
-    expect(found).toHaveLength(1);
+    await expect.poll(() => casesOf(child.pid).length, { timeout: 20_000 }).toBe(1);
+    const [pid = 0] = casesOf(child.pid);
     child.kill('SIGKILL');
     await once(child, 'close');
-    const alive = (): boolean =>
-      existsSync(`/proc/${found[0]}/cmdline`) &&
-      readFileSync(`/proc/${found[0]}/cmdline`, 'utf8').includes('case-process');
-    for (let i = 0; i < 50 && alive(); i++) await new Promise((r) => setTimeout(r, 100));
-    expect(alive()).toBe(false);
-    expect(folder).not.toBe('');
+    await expect.poll(() => isRunning(pid), { timeout: 8_000 }).toBe(false);
+  }, 60_000);
+
+  it('ends what a case started, however long that would hold its pipes', async () => {
+    const { job, folder, results } = made({
+      seeds: [1],
+      timeLimitSeconds: 20,
+      hyperparameters: { noise: '[0]' },
+    });
+    const source = readFileSync(join(folder, 'centroids.ts'), 'utf8');
+    const helper = join(folder, 'helper.pid');
+    const begin = `const child = spawn('sleep', ['30'], { stdio: 'inherit' });
+      writeFileSync(${JSON.stringify(helper)}, String(child.pid));
+      child.unref();
+      for (const end`;
+    writeFileSync(
+      join(folder, 'centroids.ts'),
+      `import { spawn } from 'node:child_process';\nimport { writeFileSync } from 'node:fs';\n${source.replace('for (const end', begin)}`,
+    );
+    const { seconds, failed } = await run(job, results);
+    expect(failed).toEqual([]);
+    expect(seconds).toBeLessThan(15);
+    const pid = Number(readFileSync(helper, 'utf8'));
+    await expect.poll(() => isRunning(pid), { timeout: 5_000 }).toBe(false);
+  }, 60_000);
+
+  it('ends a case that never comes back, when whoever runs it is killed', async () => {
+    const { job, results } = made({ seeds: [1], hyperparameters: { busy: '[60000]' } });
+    const child = spawn(
+      process.execPath,
+      [join(import.meta.dirname, 'run-until-killed.ts'), job, results],
+      { stdio: 'ignore' },
+    );
+    await expect.poll(() => casesOf(child.pid).length, { timeout: 20_000 }).toBe(1);
+    const [pid = 0] = casesOf(child.pid);
+    // Long enough to be in the loop.
+    await new Promise((r) => setTimeout(r, 1_500));
+    child.kill('SIGKILL');
+    await expect.poll(() => isRunning(pid), { timeout: 8_000 }).toBe(false);
+  }, 60_000);
+
+  it('stores no result under the data of before, when the data changes while it runs', async () => {
+    const { job, folder, results } = made({ seeds: [1], hyperparameters: { sleep: '[1500]' } });
+    const running = run(job, results);
+    await new Promise((r) => setTimeout(r, 1_200));
+    const test = readFileSync(join(folder, 'test.csv'), 'utf8');
+    writeFileSync(join(folder, 'test.csv'), test.replace(/.*\n$/, ''));
+    const { failed } = await running;
+    expect(failed[0]?.error).toMatch(/the data changed since the run was planned/);
+  }, 60_000);
+
+  it('knows what is kept by its present name', async () => {
+    const { job, results } = made({ seeds: [1], hyperparameters: { noise: '[0]' } });
+    await run(job, results);
+    const text = readFileSync(job, 'utf8');
+    writeFileSync(job, text.replace('name: swept', 'name: renamed'));
+    expect((await run(job, results)).kept).toBe(1);
+    expect(readResults(job, results).boards[0]?.rows[0]?.algorithm).toBe('renamed');
+  }, 60_000);
+
+  it('repeats results.json also where a measured metric decides the order', async () => {
+    const { job, results } = made({ hyperparameters: { noise: '[0, 1, 2]' } });
+    const text = readFileSync(job, 'utf8');
+    writeFileSync(job, text.replace('sort_by: [accuracy]', 'sort_by: [wall_time]'));
+    const again = `${results}-again`;
+    folders.push(again);
+    await run(job, results);
+    await run(job, again);
+    expect(written(job, again)).toBe(written(job, results));
   }, 60_000);
 
   it('runs again what has changed, and only that: a value, the code, the data', async () => {
@@ -227,10 +295,37 @@ describe('running a job', () => {
     expect(leaking).toEqual([]);
   }, 60_000);
 
+  it('keeps a secret of the environment out of everything too', async () => {
+    const { job, folder, results } = made({
+      seeds: [1],
+      hyperparameters: { noise: '[0]' },
+      more: { 'keyed.yaml': algorithmText('{ key: { env: SHOAL_TEST_KEY } }') },
+    });
+    const source = readFileSync(join(folder, 'centroids.ts'), 'utf8');
+    const refusal =
+      "if (key !== '') throw new Error('401 for ' + key);\n      if (fail === 'crash')";
+    writeFileSync(
+      join(folder, 'centroids.ts'),
+      source
+        .replace('{ noise = 0,', "{ key = '', noise = 0,")
+        .replace("if (fail === 'crash')", refusal),
+    );
+    process.env['SHOAL_TEST_KEY'] = 'from-the-environment';
+    const { failed } = await run(job, results);
+    delete process.env['SHOAL_TEST_KEY'];
+    expect(failed[0]?.error).toMatch(/401 for \(secret\)/);
+    const reports = writeReports(readResults(job, results), results, ['html', 'json']);
+    const leaking = [...reports, failed[0]?.log ?? '', join(results, 'results.db')].filter((f) =>
+      readFileSync(f).includes('from-the-environment'),
+    );
+    expect(leaking).toEqual([]);
+  }, 60_000);
+
   it('lets one run at a time into a folder, and takes over from a dead one', async () => {
     const { job, results } = made({ seeds: [1], hyperparameters: { sleep: '[1500]' } });
     const first = run(job, results);
     await new Promise((r) => setTimeout(r, 300));
+    expect(readFileSync(join(results, 'run.lock'), 'utf8')).toBe(String(process.pid));
     writeFileSync(join(results, 'run.lock'), String(process.ppid));
     await expect(run(job, results)).rejects.toThrow(/is running this job/);
     writeFileSync(join(results, 'run.lock'), '999999');
@@ -264,6 +359,23 @@ describe('planning a job', () => {
     writeFileSync(join(folder, 'centroids.ts'), 'export const centroids = 5;\n');
     const { cases } = await planJob(job);
     expect(cases[0]?.problem).toMatch(/exports no function centroids .* it exports: centroids/);
+  });
+
+  it('gives a case another id when the model it starts from changes', async () => {
+    const { job, folder } = made({ seeds: [1], hyperparameters: { noise: '[0]' } });
+    const text = readFileSync(join(folder, 'swept.yaml'), 'utf8');
+    writeFileSync(join(folder, 'swept.yaml'), `${text}  initial_model_url: ./first.onnx\n`);
+    await expect(planJob(job)).rejects.toThrow(/first\.onnx/);
+    writeFileSync(join(folder, 'first.onnx'), 'one');
+    const before = (await planJob(job)).cases[0]?.id;
+    writeFileSync(join(folder, 'first.onnx'), 'two');
+    expect((await planJob(job)).cases[0]?.id).not.toBe(before);
+  });
+
+  it('takes texts that look like paths for what they are', async () => {
+    const { job } = made({ seeds: [1], hyperparameters: { prompt: '["/think", "/no_think"]' } });
+    const ids = (await planJob(job)).cases.map((c) => c.id);
+    expect(new Set(ids).size).toBe(2);
   });
 
   it('names the slot a paradigm lacks', async () => {

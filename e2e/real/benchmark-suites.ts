@@ -195,8 +195,8 @@ const TWINS: readonly (readonly [environment: string, algorithm: string])[] = [
 /** Figures of a job with one algorithm, as a list: `accuracy 0.9`. */
 function figuresOf(folder: string, job: string, place: string): Map<string, number> {
   const figures = new Map<string, number>();
+  // Virtual times are only known to a process.
   for (const { hyperparameters, cases } of resultsOf(folder, job, '--on', place))
-    // Virtual times are only known to a process.
     for (const [metric, value] of Object.entries(cases[0]?.metrics ?? {}))
       if (value !== null) figures.set(`${metric} ${JSON.stringify(hyperparameters)}`, value);
   return figures;

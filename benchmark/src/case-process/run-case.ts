@@ -1,15 +1,18 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { ModuleType, ParadigmName } from '../config/algorithm.ts';
+import type { ModuleChoice, ModuleType, ParadigmName } from '../config/algorithm.ts';
+import type { JsonMap } from '../config/config-node.ts';
 import type { BenchmarkData } from '../data/benchmark-data.ts';
 import { dataHere } from '../data/data-here.ts';
 import { chooseMetrics } from '../metrics/choose.ts';
 import { World } from '../network/world.ts';
 import type { CaseContext } from '../paradigms/case-context.ts';
 import type { Observations } from '../paradigms/observations.ts';
+import { expectUnchanged } from '../plan/case-digests.ts';
 import { moduleOf } from '../plan/module-file.ts';
 import type { PlannedCase } from '../plan/planned-case.ts';
+import { fromEnvironment } from '../plan/secrets.ts';
 import type { CaseOutcome } from './outcome.ts';
 import { measure } from './resources.ts';
 
@@ -48,7 +51,12 @@ function contextOf(
   options: RunCaseOptions & { readonly folder: string },
 ): CaseContext {
   const { folder, signal, progress, environment } = options;
-  const choice = (type: ModuleType) => c.algorithm.modules.find((m) => m.type === type);
+  const choice = (type: ModuleType): ModuleChoice | undefined => {
+    const found = c.algorithm.modules.find((m) => m.type === type);
+    if (!found) return undefined;
+    const hyperparameters = fromEnvironment(found.hyperparameters, environment) as JsonMap;
+    return { ...found, hyperparameters };
+  };
   return {
     case: c,
     data,
@@ -74,7 +82,9 @@ export async function runCase(c: PlannedCase, options: RunCaseOptions): Promise<
     const context = { ...raw, data: await processed(raw) };
     const measured = measure();
     const observations = await paradigm(context);
-    return outcomeOf(context.data, { metrics, observations, measurements: measured() });
+    const measurements = measured();
+    await expectUnchanged(c);
+    return outcomeOf(context.data, { metrics, observations, measurements });
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

@@ -104,23 +104,18 @@ function dataSetting(node: ConfigNode): SplitOptions | undefined {
 
 function federatedSetting(node: ConfigNode): Pick<Algorithm, 'partition' | 'labelRatio'> {
   if (node.isAbsent) return { labelRatio: 1 };
-  node.map([
-    'train_ratio',
-    'splitting_method',
-    'data_partition',
-    'non_iid_ratio',
-    'label_data_ratio',
-  ]);
-  const kind = node.at('data_partition').choice(['iid', 'non-iid'], 'iid');
+  const KNOWN = ['train_ratio', 'splitting_method', 'data_partition', 'non_iid_ratio'];
+  node.map([...KNOWN, 'label_data_ratio']);
+  if (node.at('train_ratio').number({ min: 0, max: 1 }, 1) !== 1)
+    node.at('train_ratio').fail('all samples for training are used; hold some out as test_data');
+  node.at('splitting_method').choice(['default'], 'default');
+  const labelRatio = node.at('label_data_ratio').number({ min: 0.001, max: 1 }, 1);
+  if (node.at('data_partition').isAbsent) return { labelRatio };
+  const kind = node.at('data_partition').choice(['iid', 'non-iid']);
   const base = partitionOf(new ConfigNode(node.file, null, node.path));
-  return {
-    labelRatio: node.at('label_data_ratio').number({ min: 0.001, max: 1 }, 1),
-    partition: {
-      ...base,
-      method: kind === 'iid' ? 'iid' : 'classes',
-      classRatio: node.at('non_iid_ratio').number({ min: 0.001, max: 1 }, 0.6),
-    },
-  };
+  const classRatio = node.at('non_iid_ratio').number({ min: 0.001, max: 1 }, 0.6);
+  const method = kind === 'iid' ? 'iid' : 'classes';
+  return { labelRatio, partition: { ...base, method, classRatio } };
 }
 
 /** Values of a file named by `other_hyperparameters`; they yield to those written beside it. */
@@ -181,8 +176,8 @@ function federationOf(node: ConfigNode): FederationChoice {
     compression.map(['name', 'share']);
   const name =
     typeof compression.value === 'string'
-      ? compression.text()
-      : compression.at('name').text('none');
+      ? compression.choice(COMPRESSIONS)
+      : compression.at('name').choice(COMPRESSIONS, 'none');
   return {
     localEpochs: node.at('local_epochs').number(whole, 1),
     batchSize: node.at('batch_size').number(whole, 32),
@@ -197,6 +192,15 @@ function federationOf(node: ConfigNode): FederationChoice {
     memoryPerClass: node.at('memory_per_class').number({ ...whole, min: 0 }, 0),
   };
 }
+
+function stagesOf(pipeline: ConfigNode, points: number): number {
+  const stages = pipeline.at('stages').number({ min: 1, max: 64, whole: true }, points + 1);
+  if (points > 0 && stages !== points + 1)
+    pipeline.at('stages').fail(`${points} points make ${points + 1} stages, not ${stages}`);
+  return stages;
+}
+
+const COMPRESSIONS = ['none', 'fp16', 'int8', 'top-k'];
 
 const KEYS = [
   'name',
@@ -251,7 +255,7 @@ export function readAlgorithm(root: ConfigNode, name: string): Algorithm {
     modules: modulesOf(node.at('modules'), folder),
     federation: federationOf(node.at('federation')),
     pipeline: {
-      stages: pipeline.at('stages').number({ min: 1, max: 64, whole: true }, points.length + 1),
+      stages: stagesOf(pipeline, points.length),
       points,
     },
     labelRatio: federated.labelRatio,

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { fromNode, isJsonObject, ShoalError } from '@shoal/core';
+import { fromNode, isJsonObject, messageOf, ShoalError } from '@shoal/core';
 import { type Document, isNode, LineCounter, parseDocument } from 'yaml';
 import { suggestion } from './nearest.ts';
 
@@ -30,7 +30,11 @@ export class ConfigFile {
     this.path = path;
     this.#document = document;
     this.#lines = lines;
-    this.value = document.toJS({ maxAliasCount: 100 }) as Json;
+    try {
+      this.value = document.toJS({ maxAliasCount: 100 }) as Json;
+    } catch (error) {
+      throw new ShoalError('invalid_argument', `${path}: ${messageOf(error)}`, { cause: error });
+    }
   }
 
   /** @throws ShoalError `not_found`, or `invalid_argument` naming file and line of what is no YAML. */
@@ -48,7 +52,7 @@ export class ConfigFile {
     if (text.length > MAX_BYTES)
       throw new ShoalError('invalid_argument', `${path} is larger than 1 MiB: no configuration`);
     const lines = new LineCounter();
-    const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true });
+    const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true, merge: true });
     const [broken] = document.errors;
     if (broken) {
       const { line } = lines.linePos(broken.pos[0]);

@@ -143,6 +143,15 @@ describe('a test environment', () => {
   });
 });
 
+describe('a network', () => {
+  it.each([
+    ['a name nobody knows', '{ profile: 5H }', /did you mean "5G"\?/],
+    ['a profile and a rate', '{ profile: 4G, up_mbps: 1 }', /up_mbps: a profile says this already/],
+  ])('refuses %s', (_what, network, message) => {
+    expect(() => testEnv(`${ENV}  network: ${network}\n`)).toThrow(message);
+  });
+});
+
 const ALGORITHM = `algorithm:
   paradigm_type: federatedlearning
   modules:
@@ -207,6 +216,12 @@ describe('an algorithm', () => {
 });
 
 describe('sweeping', () => {
+  it('knows anchors, merge keys, and names the file of an alias that leads nowhere', () => {
+    const merged = file('a: &x { k: 1 }\nb: { <<: *x, l: 2 }').value;
+    expect(merged).toEqual({ a: { k: 1 }, b: { k: 1, l: 2 } });
+    expect(() => file('a: *nowhere')).toThrow(/some\.yaml/);
+  });
+
   it('makes every combination, the first axis slowest', () => {
     const chosen = combinations(file('a: { values: [1, 2] }\nb: { c: { values: [x, y] } }')).map(
       (c) => c.value,

@@ -1,4 +1,5 @@
 import { dirname } from 'node:path';
+import { type LinkOptions, PROFILE_NAMES } from '../network/profiles.ts';
 import type { ConfigNode, JsonMap } from './config-node.ts';
 
 /** Where samples come from: files, or a module that makes them. */
@@ -64,13 +65,6 @@ export interface PartitionOptions {
 export interface NetworkOptions {
   /** Names of profiles, or links of the user's own; participants take them in turn. */
   readonly links: readonly (string | LinkOptions)[];
-}
-
-export interface LinkOptions {
-  readonly upMbps: number;
-  readonly downMbps: number;
-  readonly latencyMs: number;
-  readonly loss: number;
 }
 
 export interface DeviceOptions {
@@ -214,17 +208,21 @@ export function partitionOf(node: ConfigNode): PartitionOptions {
   };
 }
 
+function profileOf(node: ConfigNode): string {
+  return node.choice(PROFILE_NAMES);
+}
+
 function networkOf(node: ConfigNode): NetworkOptions {
   if (node.isAbsent) return { links: ['unlimited'] };
-  node.map(['profile', 'profiles', 'up_mbps', 'down_mbps', 'latency_ms', 'loss']);
-  if (!node.at('profiles').isAbsent)
-    return {
-      links: node
-        .at('profiles')
-        .list()
-        .map((p) => p.text()),
-    };
-  if (!node.at('profile').isAbsent) return { links: [node.at('profile').text()] };
+  const own = ['up_mbps', 'down_mbps', 'latency_ms', 'loss'];
+  node.map(['profile', 'profiles', ...own]);
+  const [one, many] = [node.at('profile'), node.at('profiles')];
+  const others = [...(one.isAbsent ? [] : ['profiles']), ...own].find((k) => !node.at(k).isAbsent);
+  if (!(one.isAbsent && many.isAbsent) && others !== undefined && others !== 'profiles')
+    node.at(others).fail('a profile says this already; give one or the other');
+  if (!one.isAbsent && !many.isAbsent) many.fail('there is profile too; keep one');
+  if (!many.isAbsent) return { links: many.list().map(profileOf) };
+  if (!one.isAbsent) return { links: [profileOf(one)] };
   return {
     links: [
       {
@@ -237,15 +235,18 @@ function networkOf(node: ConfigNode): NetworkOptions {
   };
 }
 
+/** Intervals in the order of time; those that touch are one. */
 function traceOf(node: ConfigNode): (readonly [number, number])[] {
-  let reached = 0;
-  return node.list().map((interval) => {
+  const trace: (readonly [number, number])[] = [];
+  for (const interval of node.list()) {
     const [from, to] = interval.list().map((t) => t.number({ min: 0, max: 1e12 }));
-    if (from === undefined || to === undefined || to <= from || from < reached)
+    const last = trace.at(-1);
+    if (from === undefined || to === undefined || to <= from || from < (last?.[1] ?? 0))
       return interval.fail('expected [from, to] in seconds, one after the other');
-    reached = to;
-    return [from, to] as const;
-  });
+    if (last?.[1] === from) trace[trace.length - 1] = [last[0], to];
+    else trace.push([from, to]);
+  }
+  return trace;
 }
 
 function devicesOf(node: ConfigNode): DeviceOptions {

@@ -23,6 +23,13 @@ const UPLOADING: readonly ParadigmName[] = [
 ];
 const COURSES: readonly ParadigmName[] = [...FEDERATED, 'incrementallearning'];
 const TRAVELLING: readonly ParadigmName[] = [...COURSES, 'jointinference', 'multiedgeinference'];
+/** Paradigms whose answers are probabilities. */
+const SCORING: readonly ParadigmName[] = [
+  ...FEDERATED,
+  'singletasklearning',
+  'jointinference',
+  'incrementallearning',
+];
 const ANSWERING: readonly ParadigmName[] = ['jointinference', 'multiedgeinference'];
 
 function ofTransfer(o: Observations, pick: (t: Transfer) => number): number | undefined {
@@ -79,7 +86,7 @@ export const METRICS: readonly Metric[] = [
   metric('accuracy', GOOD, (o) => o.test && accuracyOf(o.test)),
   metric('f1_macro', GOOD, (o) => o.test && macroF1(o.test)),
   metric('f1_micro', GOOD, (o) => o.test && microF1(o.test)),
-  metric('auc', GOOD, (o) => o.test && areaUnderCurve(o.test)),
+  metric('auc', GOOD, (o) => o.test && areaUnderCurve(o.test), { paradigms: SCORING }),
   metric('mae', ERROR, (o) => o.test && meanAbsoluteError(o.test)),
   metric('c_index', GOOD, (o) => o.test && concordance(o.test)),
   metric('acc', GOOD, (o) => ofTransfer(o, (m) => m.accuracy), { paradigms: TASKS }),
@@ -121,15 +128,15 @@ export const METRICS: readonly Metric[] = [
     target,
   ),
   metric('participant_accuracy_p10', GOOD, (o) => ofParticipants(o, 0.1), {
-    paradigms: FEDERATED,
+    paradigms: ['federatedlearning'],
   }),
   metric('participant_accuracy_p50', GOOD, (o) => ofParticipants(o, 0.5), {
-    paradigms: FEDERATED,
+    paradigms: ['federatedlearning'],
   }),
   metric('participant_accuracy_p90', GOOD, (o) => ofParticipants(o, 0.9), {
-    paradigms: FEDERATED,
+    paradigms: ['federatedlearning'],
   }),
-  metric('fairness_gap', ['share', 'lower'], gap, { paradigms: FEDERATED }),
+  metric('fairness_gap', ['share', 'lower'], gap, { paradigms: ['federatedlearning'] }),
   metric('latency_p50', ['milliseconds', 'lower'], (o) => latency(o, 0.5), {
     paradigms: ANSWERING,
   }),

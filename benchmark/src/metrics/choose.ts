@@ -50,6 +50,11 @@ export async function chooseMetrics(
   const chosen: (Metric & { readonly target?: number })[] = [];
   for (const { name, url, target } of choices) {
     if (name.toLowerCase() === MATRIX) continue;
+    if (url !== undefined && builtIn(name))
+      throw new ShoalError(
+        'invalid_argument',
+        `metrics: "${name}" is the name of a metric of the suite; call yours something else`,
+      );
     const metric = url === undefined ? builtIn(name) : await userMetric(name, url);
     if (!metric)
       unknownMetric(
@@ -62,6 +67,8 @@ export async function chooseMetrics(
         'invalid_argument',
         `metrics: ${metric.name} needs target, the score that is to be reached`,
       );
+    if (chosen.some((c) => c.name === metric.name))
+      throw new ShoalError('invalid_argument', `metrics: ${metric.name} is given twice`);
     chosen.push(target === undefined ? metric : { ...metric, target });
   }
   return chosen;

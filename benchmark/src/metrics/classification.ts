@@ -69,7 +69,8 @@ function aucOfClass(scores: Float32Array, classes: number, k: number, labels: In
 
 /** Area under the ROC curve; for more than two classes one against the rest, averaged. */
 export function areaUnderCurve({ labels, scores, classes }: TestResults): number | undefined {
-  if (!scores || labels.length === 0) return undefined;
+  // Of a model that fell apart nothing can be said.
+  if (!scores || labels.length === 0 || scores.some(Number.isNaN)) return undefined;
   const there = [...new Set(labels)].filter((k) => k >= 0 && k < classes);
   if (there.length < 2) return undefined;
   if (classes === 2) return aucOfClass(scores, 2, 1, labels);

@@ -1,6 +1,7 @@
 import { lifelongMetrics } from '@shoal/lib';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { mixtureAccuracy } from '../paradigms/federated.ts';
 import type { Observations, TestResults } from '../paradigms/observations.ts';
 import { METRICS } from './built-in.ts';
 import { accuracyOf, areaUnderCurve, concordance, macroF1, microF1 } from './classification.ts';
@@ -135,6 +136,11 @@ describe('classification', () => {
     expect(areaUnderCurve(r)).toBeCloseTo((1 + 0 + 1 + 0.5) / 4, 12);
   });
 
+  it('has no AUC for a model that fell apart', () => {
+    const scores = Float32Array.from([Number.NaN, Number.NaN, 0.5, 0.5]);
+    expect(areaUnderCurve({ ...results([0, 1], [0, 0]), classes: 2, scores })).toBeUndefined();
+  });
+
   it('turns AUC round when the scores are', () => {
     const pairs = fc.array(fc.tuple(fc.boolean(), fc.integer({ min: 0, max: 20 })), {
       minLength: 4,
@@ -168,6 +174,23 @@ describe('classification', () => {
     expect(concordance(r)).toBe(1);
     expect(concordance({ ...r, values: Float32Array.from([1, 2, 2]) })).toBe(0);
     expect(concordance({ ...r, values: Float32Array.from([2, 2, 1]) })).toBe(0.75);
+  });
+});
+
+describe('how a model does for a participant', () => {
+  it('is its recall of each class, as often as the participant has it (by hand)', () => {
+    // Class 0: 1 of 2 right; class 1: 2 of 2. Three quarters class 0: 0.75 · 0.5 + 0.25 · 1.
+    const everyone = results([0, 0, 1, 1], [0, 1, 1, 1]);
+    expect(mixtureAccuracy([0n, 0n, 0n, 1n], everyone)).toBeCloseTo(0.625, 12);
+  });
+
+  it('is the accuracy for a participant that has what everyone has', () => {
+    fc.assert(
+      fc.property(answers, (r) => {
+        const mixture = BigInt64Array.from(r.labels, BigInt);
+        expect(mixtureAccuracy(mixture, r)).toBeCloseTo(accuracyOf(r) ?? Number.NaN, 12);
+      }),
+    );
   });
 });
 

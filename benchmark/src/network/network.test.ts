@@ -65,6 +65,26 @@ describe('rounds under a virtual clock', () => {
     expect(clock.available(2)).toEqual([0]);
   });
 
+  it('wait until somebody can be reached, and no longer', () => {
+    const w = world(`${LINK}  devices: { traces: [[[0, 5], [10, 1000]]] }\n`);
+    w.now = 7;
+    expect(roundClock(w, 1).available(1)).toEqual([0]);
+    expect(w.now).toBe(10);
+  });
+
+  it('end where nobody will ever be there again', () => {
+    const w = world(`${LINK}  devices: { traces: [[[0, 5]]] }\n`);
+    w.now = 7;
+    expect(() => roundClock(w, 1).available(1)).toThrow(
+      /no device can be reached any more after 7\.0/,
+    );
+  });
+
+  it('take intervals that touch for one', () => {
+    const w = world(`${LINK}  devices: { traces: [[[0, 5], [5, 1000]]] }\n`);
+    expect(w.device(0).staysOn(2, 8)).toBe(true);
+  });
+
   it('draw the same availability for the same seed', () => {
     const course = (seed: number): boolean[] => {
       const w = world('  devices: { availability: { on_share: 0.5, period_seconds: 10 } }\n', seed);

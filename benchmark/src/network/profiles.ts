@@ -1,6 +1,13 @@
 import { ShoalError } from '@shoal/core';
 import { suggestion } from '../config/nearest.ts';
-import type { LinkOptions } from '../config/test-env.ts';
+
+/** A link of a device: rates in Mbit/s, latency one way. */
+export interface LinkOptions {
+  readonly upMbps: number;
+  readonly downMbps: number;
+  readonly latencyMs: number;
+  readonly loss: number;
+}
 
 /**
  * Links by name. Rates, latency (one way) and loss are round figures of what such links give: LTE after

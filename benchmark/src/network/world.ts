@@ -1,6 +1,6 @@
 import { seededRandom } from '@shoal/core';
-import type { DeviceOptions, LinkOptions, TestEnv } from '../config/test-env.ts';
-import { linkOf, transferSeconds } from './profiles.ts';
+import type { DeviceOptions, TestEnv } from '../config/test-env.ts';
+import { type LinkOptions, linkOf, transferSeconds } from './profiles.ts';
 
 /** A device and its link, under a clock that only the case moves. */
 export interface Device {
@@ -10,7 +10,12 @@ export interface Device {
   readonly isOn: (at: number) => boolean;
   /** Whether it stays reachable from one time to another. */
   readonly staysOn: (from: number, to: number) => boolean;
+  /** When it can be reached next, at a time or later; Infinity for never again. */
+  readonly nextOn: (at: number) => number;
 }
+
+/** Periods that are looked ahead for a device. */
+const MOST_PERIODS = 100_000;
 
 type Interval = readonly [number, number];
 
@@ -28,20 +33,28 @@ function availability(
   device: number,
   options: DeviceOptions,
   seed: number,
-): Pick<Device, 'isOn' | 'staysOn'> {
+): Pick<Device, 'isOn' | 'staysOn' | 'nextOn'> {
   const { traces, onShare, periodSeconds } = options;
   if (traces.length > 0) {
     const trace: readonly Interval[] = traces[device % traces.length] ?? [];
     return {
       isOn: (at) => trace.some(([from, to]) => at >= from && at < to),
       staysOn: (from, to) => trace.some(([a, b]) => from >= a && to <= b),
+      nextOn: (at) =>
+        Math.max(at, trace.find(([, to]) => at < to)?.[0] ?? Number.POSITIVE_INFINITY),
     };
   }
-  if (onShare >= 1) return { isOn: () => true, staysOn: () => true };
+  if (onShare >= 1) return { isOn: () => true, staysOn: () => true, nextOn: (at) => at };
   const on = drawn(device, options, seed);
   const period = (at: number): number => Math.floor(at / periodSeconds);
   return {
     isOn: (at) => on(period(at)),
+    nextOn: (at) => {
+      if (on(period(at))) return at;
+      for (let p = period(at) + 1; p < period(at) + MOST_PERIODS; p++)
+        if (on(p)) return p * periodSeconds;
+      return Number.POSITIVE_INFINITY;
+    },
     staysOn: (from, to) => {
       for (let p = period(from); p <= period(to); p++) if (!on(p)) return false;
       return true;

@@ -1,6 +1,7 @@
 import { ShoalError } from '@shoal/core';
 import type { BenchmarkData } from '../data/benchmark-data.ts';
 import type { CaseContext } from '../paradigms/case-context.ts';
+import { redacted } from '../plan/secrets.ts';
 
 /** An object as the API server returns it. */
 export interface StoredObject {
@@ -59,7 +60,8 @@ export function container(file: string, c: ClusterCase, more: object = {}): obje
     name: 'worker',
     image: IMAGE,
     command: ['node', `benchmark/src/on-cluster/${file}`],
-    env: [{ name: 'SHOAL_BENCH_CASE', value: JSON.stringify(c.context.case) }],
+    // Whoever can read pods reads this: it holds no secrets.
+    env: [{ name: 'SHOAL_BENCH_CASE', value: JSON.stringify(redacted(c.context.case)) }],
     ...more,
   };
 }

@@ -71,7 +71,12 @@ function curveOf({ rounds = [] }: Status): CurvePoint[] {
 /** Files and objects of a job; the samples do not travel, only the number of the participant does. */
 async function putJob(c: ClusterCase, shares: readonly Share[], path: string): Promise<void> {
   const { access, context, name } = c;
-  const { model } = await context.create<FederatedBase>('basemodel');
+  const { model, loss, optimizer } = await context.create<FederatedBase>('basemodel');
+  if (loss !== undefined || optimizer !== undefined)
+    throw new ShoalError(
+      'unsupported',
+      'a FederatedLearningJob trains with cross-entropy and SGD; a loss or optimizer of your own runs in processes only',
+    );
   for (const node of [access.cloudNode, ...access.edgeNodes])
     writeFileSync(access.nodePath(node, path), model);
   const datasets = shares.map((_, i) => {

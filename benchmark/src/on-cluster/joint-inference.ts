@@ -104,6 +104,8 @@ export async function jointInferenceOnCluster(c: ClusterCase): Promise<Observati
       'unsupported',
       `hard example mining "${choice?.name}" is none a JointInferenceService can name; it runs in processes only`,
     );
+  if (context.case.testEnv.miningMode !== 'inference-then-mining')
+    throw new ShoalError('unsupported', 'mining-then-inference runs in processes only');
   await putModels(c);
   await access.apply(objectsOf(c));
   try {

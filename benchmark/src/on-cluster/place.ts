@@ -4,6 +4,7 @@ import type { ParadigmName } from '../config/algorithm.ts';
 import type { CaseContext } from '../paradigms/case-context.ts';
 import type { Observations } from '../paradigms/observations.ts';
 import type { PlannedCase } from '../plan/planned-case.ts';
+import { blackened, secretsOf } from '../plan/secrets.ts';
 import type { PlaceRunner } from '../runs/run-job.ts';
 import type { ClusterAccess, ClusterCase } from './access.ts';
 import { federatedOnCluster } from './federated.ts';
@@ -29,23 +30,28 @@ export function clusterPlace(access: ClusterAccess): PlaceRunner {
     const seconds = (): number => (performance.now() - startedAt) / 1000;
     const run = PARADIGMS[planned.algorithm.paradigm];
     try {
-      // A bound (all data in one place, each alone) is no job.
-      const { baseline } = planned.algorithm;
-      if (!run && !baseline)
+      if (!run)
         throw new ShoalError(
           'unsupported',
           `${planned.algorithm.paradigm} runs in processes only; on the cluster run ${Object.keys(PARADIGMS).join(', ')}`,
+        );
+      const processor = planned.algorithm.modules.find((m) => m.type === 'dataset_processor');
+      if (processor)
+        throw new ShoalError(
+          'unsupported',
+          `dataset_processor "${processor.name}" runs in processes only: pods read their samples themselves`,
         );
       const outcome = await runCase(planned, {
         signal,
         environment: process.env,
         progress: (share, text = '') => onProgress(share, text),
-        ...(run && !baseline ? { paradigm: onCluster(run, planned, timeLimitSeconds) } : {}),
+        paradigm: onCluster(run, planned, timeLimitSeconds),
       });
       return { state: 'done', outcome, seconds: seconds() };
     } catch (error) {
       const late = error instanceof ShoalError && error.code === 'deadline_exceeded';
-      return { state: late ? 'timeout' : 'failed', error: messageOf(error), seconds: seconds() };
+      const why = blackened(messageOf(error), secretsOf(planned, process.env));
+      return { state: late ? 'timeout' : 'failed', error: why, seconds: seconds() };
     }
   };
 }

@@ -15,6 +15,7 @@ import type { CaseContext } from './case-context.ts';
 import {
   compressionOf,
   type FederatedBase,
+  labelledOnly,
   modelsOf,
   resultsOf,
   roundClock,
@@ -44,7 +45,7 @@ function tasksOf({ case: c, data }: CaseContext): readonly DataPart[] {
 class ClassMemory {
   readonly #perClass: number;
   readonly #random: Random;
-  readonly #kept: BenchmarkSamples[][] = [];
+  readonly #kept = new Map<string, BenchmarkSamples[]>();
 
   constructor(perClass: number, random: Random) {
     this.#perClass = perClass;
@@ -52,11 +53,11 @@ class ClassMemory {
   }
 
   /** The samples of a task, and those kept from before. */
-  with(participant: number, samples: BenchmarkSamples): Samples {
-    return concatenate([samples, ...(this.#kept[participant] ?? [])]);
+  with({ name, train }: Share): Samples {
+    return concatenate([train, ...(this.#kept.get(name) ?? [])]);
   }
 
-  keep(participant: number, samples: BenchmarkSamples): void {
+  keep({ name, train: samples }: Share): void {
     if (this.#perClass === 0) return;
     const counts = new Map<bigint, number>();
     const chosen = Array.from(this.#random.permutation(samples.size)).filter((i) => {
@@ -64,19 +65,8 @@ class ClassMemory {
       counts.set(label, (counts.get(label) ?? 0) + 1);
       return (counts.get(label) ?? 0) <= this.#perClass;
     });
-    const kept = (this.#kept[participant] ??= []);
-    kept.push(pick(samples, chosen));
+    this.#kept.set(name, [...(this.#kept.get(name) ?? []), pick(samples, chosen)]);
   }
-}
-
-function labelled(samples: BenchmarkSamples, ratio: number): BenchmarkSamples {
-  const count = Math.max(1, Math.floor(samples.size * ratio));
-  return count >= samples.size
-    ? samples
-    : pick(
-        samples,
-        Array.from({ length: count }, (_, i) => i),
-      );
 }
 
 /** What has been learned so far, and what it took. */
@@ -104,17 +94,18 @@ function sharesOf({ context, tasks, isPooled }: Setup, t: number): readonly Shar
   if (isPooled) return [{ name: 'everyone', train: join(seen.map((p) => p.train)) }];
   const task = seen.at(-1);
   if (!task) throw new Error('there is no such task');
-  const data: BenchmarkData = { train: labelled(task.train, labelRatio), test: task.test };
-  return shareOut(data, c.testEnv.clients, partition, c.seed + t);
+  const data: BenchmarkData = { train: task.train, test: task.test };
+  const shares = shareOut(data, c.testEnv.clients, partition, c.seed + t);
+  return labelledOnly(shares, labelRatio, c.seed + t);
 }
 
 async function learnTask(setup: Setup, course: Course, t: number): Promise<Observations['test']> {
   const { context, tasks, strategy, base, memory, isPooled } = setup;
   const { case: c, world, signal } = context;
   const shares = sharesOf(setup, t);
-  const samples = shares.map((s, k) => (isPooled ? s.train : memory.with(k, s.train)));
+  const samples = shares.map((s) => (isPooled ? s.train : memory.with(s)));
   const { owner, models } = await modelsOf(base, samples, strategy);
-  const { localEpochs, batchSize, learningRate } = c.algorithm.federation;
+  const { localEpochs, batchSize, learningRate, selected } = c.algorithm.federation;
   const { model } = await simulateFederation(models, {
     rounds: c.testEnv.rounds,
     strategy,
@@ -125,6 +116,7 @@ async function learnTask(setup: Setup, course: Course, t: number): Promise<Obser
     seed: c.seed + t,
     initial: course.vector ?? owner.initial(),
     signal,
+    ...(selected > 0 && !isPooled ? { selected } : {}),
     ...(isPooled ? {} : roundClock(world, models.length)),
     onRound: ({ round, bytesUp, bytesDown }) => {
       context.progress((t + round / c.testEnv.rounds) / tasks.length, tasks[t]?.name);
@@ -133,7 +125,7 @@ async function learnTask(setup: Setup, course: Course, t: number): Promise<Obser
     },
   });
   course.vector = model.slice(0, owner.size);
-  for (const [k, s] of shares.entries()) memory.keep(k, s.train);
+  for (const s of shares) memory.keep(s);
   const row = await scoresOf(owner, course.vector, tasks);
   course.matrix.push(row);
   const seen = row.slice(0, t + 1);

@@ -1,4 +1,4 @@
-import { ShoalError } from '@shoal/core';
+import { ShoalError, seededRandom } from '@shoal/core';
 import {
   type CompressionOptions,
   concatenate,
@@ -12,10 +12,10 @@ import {
   TrainerModel,
   type TrainerModelOptions,
 } from '@shoal/lib';
+import { pick } from '../data/parts.ts';
 import { type Share, shareOut } from '../data/share-out.ts';
-import { accuracyOf } from '../metrics/classification.ts';
 import type { World } from '../network/world.ts';
-import { type CaseContext, testResults } from './case-context.ts';
+import { type CaseContext, sampleBytes, testResults } from './case-context.ts';
 import type { CurvePoint, Observations, ParticipantScore, TestResults } from './observations.ts';
 import { LOCAL, POOLED } from './slots.ts';
 
@@ -67,9 +67,15 @@ export function roundClock(
   return {
     available: () => {
       const on = everyone.filter((i) => world.device(i).isOn(world.now));
-      // Nobody there: the round waits until somebody is.
       if (on.length > 0 || participants === 0) return on;
-      world.now += world.options.periodSeconds;
+      // Nobody there: the round waits until somebody is.
+      const next = Math.min(...everyone.map((i) => world.device(i).nextOn(world.now)));
+      if (next === Number.POSITIVE_INFINITY)
+        throw new ShoalError(
+          'failed_precondition',
+          `no device can be reached any more after ${world.now.toFixed(1)} virtual seconds; see devices in the test environment`,
+        );
+      world.now = next;
       return everyone.filter((i) => world.device(i).isOn(world.now));
     },
     arrivals: (_round, work) => {
@@ -98,6 +104,10 @@ export async function resultsOf(
   const results = await testResults(estimator, samples);
   await estimator.close();
   return results;
+}
+
+function scorer(owner: TrainerModel, vector: Float32Array): (samples: Samples) => Promise<number> {
+  return async (samples) => (await owner.score(vector, samples))['accuracy'] ?? Number.NaN;
 }
 
 /** Every participant alone, for as many passes as the federation has; scored on everyone's samples. */
@@ -134,12 +144,13 @@ async function localOnly(
   const participants: ParticipantScore[] = [];
   const all: TestResults[] = [];
   for (const [i, share] of shares.entries()) {
-    const results = await resultsOf(owner, vectors[i] ?? owner.initial(), context.data.test);
+    const vector = vectors[i] ?? owner.initial();
+    const results = await resultsOf(owner, vector, context.data.test);
     all.push(results);
-    const accuracy = accuracyOf(results) ?? 0;
+    const accuracy = await accuracyFor(share, results, scorer(owner, vector));
     participants.push({ name: share.name, samples: share.train.size, accuracy });
   }
-  return { test: joined(all), participants, bytesUp: 0, bytesDown: 0, virtualSeconds: 0 };
+  return { test: joined(all), participants, bytesUp: 0, bytesDown: 0 };
 }
 
 /** Answers of several models to the same samples, one after another: figures become their mean. */
@@ -151,16 +162,46 @@ function joined(all: readonly TestResults[]): TestResults {
   };
 }
 
-/** How the shared model does for each participant: on its own held-out samples, or on what it has. */
+/**
+ * How a model does for one participant: on its own held-out samples where it has some; else on everyone's,
+ * each class counting as often as the participant has it.
+ */
+export async function accuracyFor(
+  { train, test }: Share,
+  everyone: TestResults,
+  own: (samples: Samples) => Promise<number>,
+): Promise<number> {
+  return test ? await own(test) : mixtureAccuracy(train.labels, everyone);
+}
+
+/** Σ_k p(k)·recall(k): the accuracy to expect where classes are mixed as in some labels. */
+export function mixtureAccuracy(mixture: ArrayLike<bigint>, results: TestResults): number {
+  const hits = new Map<number, { right: number; all: number }>();
+  for (const [i, label] of results.labels.entries()) {
+    const counts = hits.get(label) ?? { right: 0, all: 0 };
+    counts.all++;
+    if (results.predicted[i] === label) counts.right++;
+    hits.set(label, counts);
+  }
+  let [sum, weight] = [0, 0];
+  for (let i = 0; i < mixture.length; i++) {
+    const counts = hits.get(Number(mixture[i]));
+    if (!counts) continue;
+    sum += counts.right / counts.all;
+    weight++;
+  }
+  return weight === 0 ? Number.NaN : sum / weight;
+}
+
 async function scoresByParticipant(
-  owner: TrainerModel,
-  vector: Float32Array,
   shares: readonly Share[],
+  everyone: TestResults,
+  own: (samples: Samples) => Promise<number>,
 ): Promise<ParticipantScore[]> {
   const scores: ParticipantScore[] = [];
-  for (const { name, train, test = train } of shares) {
-    const accuracy = (await owner.score(vector, test))['accuracy'] ?? Number.NaN;
-    scores.push({ name, samples: train.size, accuracy });
+  for (const share of shares) {
+    const accuracy = await accuracyFor(share, everyone, own);
+    scores.push({ name: share.name, samples: share.train.size, accuracy });
   }
   return scores;
 }
@@ -179,62 +220,82 @@ export async function modelsOf(
   return { owner, models: samples.map((s) => owner.withSamples(s)) };
 }
 
+/** Samples that are learned from with their labels: a share of them, drawn by the seed. */
+export function labelledOnly(shares: readonly Share[], ratio: number, seed: number): Share[] {
+  if (ratio >= 1) return [...shares];
+  return shares.map((share, k) => {
+    const order = seededRandom(seed).fork(`labelled ${k}`).permutation(share.train.size);
+    const count = Math.max(1, Math.floor(share.train.size * ratio));
+    return { ...share, train: pick(share.train, order.subarray(0, count)) };
+  });
+}
+
 /** Data stays with the participants, weights travel; everything the aggregator does, without sockets. */
 export async function federated(context: CaseContext): Promise<Observations> {
-  const { case: c, data, world, signal } = context;
-  const { federation } = c.algorithm;
+  const { case: c, data } = context;
   const partition = c.algorithm.partition ?? c.testEnv.partition;
-  const shared = shareOut(data, c.testEnv.clients, partition, c.seed);
-  const pooled = context.choice('aggregation')?.name === POOLED;
-  const shares = pooled
-    ? [{ name: 'everyone', train: { ...data.train, ...concatenate(shared.map((s) => s.train)) } }]
-    : shared;
+  const all = shareOut(data, c.testEnv.clients, partition, c.seed);
+  const shares = labelledOnly(all, c.algorithm.labelRatio, c.seed);
+  const way = context.choice('aggregation')?.name;
   const strategy = await strategyOf(context);
   const base = await context.create<FederatedBase>('basemodel');
-  const { owner, models } = await modelsOf(
-    base,
-    shares.map((s) => s.train),
-    strategy,
-  );
+  const samples = shares.map((s) => s.train);
+  const owned = await modelsOf(base, way === POOLED ? [concatenate(samples)] : samples, strategy);
   try {
-    if (context.choice('aggregation')?.name === LOCAL)
-      return await localOnly(context, shares, models, owner);
-    const curve: CurvePoint[] = [];
-    const sums = { up: 0, down: 0 };
-    const { model, best = model } = await simulateFederation(models, {
-      rounds: c.testEnv.rounds,
-      chooseBest: true,
-      strategy,
-      localEpochs: federation.localEpochs,
-      batchSize: federation.batchSize,
-      learningRate: federation.learningRate,
-      compression: compressionOf(context),
-      seed: c.seed,
-      signal,
-      ...(federation.selected > 0 && !pooled ? { selected: federation.selected } : {}),
-      ...(pooled ? {} : roundClock(world, models.length)),
-      onRound: async ({ round, bytesUp, bytesDown }, vector) => {
-        context.progress(round / c.testEnv.rounds, `round ${round}`);
-        sums.up += pooled ? 0 : bytesUp;
-        sums.down += pooled ? 0 : bytesDown;
-        const { accuracy = 0 } = await owner.score(vector, data.test);
-        curve.push({
-          step: round,
-          value: accuracy,
-          bytes: sums.up + sums.down,
-          virtualSeconds: world.now,
-        });
-      },
-    });
-    return {
-      test: await resultsOf(owner, best, data.test),
-      curve,
-      participants: await scoresByParticipant(owner, best, shared),
-      bytesUp: sums.up,
-      bytesDown: sums.down,
-      virtualSeconds: world.now,
-    };
+    if (way === LOCAL) return await localOnly(context, shares, owned.models, owned.owner);
+    return await rounds(context, shares, { ...owned, strategy, isPooled: way === POOLED });
   } finally {
-    await owner.close();
+    await owned.owner.close();
   }
+}
+
+/** Rounds of a federation; or of one that has all samples, which had to travel for it. */
+async function rounds(
+  context: CaseContext,
+  shares: readonly Share[],
+  at: {
+    readonly owner: TrainerModel;
+    readonly models: readonly TrainerModel[];
+    readonly strategy: Strategy;
+    readonly isPooled: boolean;
+  },
+): Promise<Observations> {
+  const { case: c, data, world, signal } = context;
+  const { owner, models, strategy, isPooled } = at;
+  const { localEpochs, batchSize, learningRate, selected } = c.algorithm.federation;
+  const curve: CurvePoint[] = [];
+  const moved = shares.reduce((n, s) => n + s.train.size, 0) * sampleBytes(data.test);
+  const sums = { up: isPooled ? moved : 0, down: 0 };
+  const { model, best = model } = await simulateFederation(models, {
+    rounds: c.testEnv.rounds,
+    chooseBest: true,
+    strategy,
+    localEpochs,
+    batchSize,
+    learningRate,
+    compression: compressionOf(context),
+    seed: c.seed,
+    signal,
+    ...(selected > 0 && !isPooled ? { selected } : {}),
+    ...(isPooled ? {} : roundClock(world, models.length)),
+    onRound: async ({ round, bytesUp, bytesDown }, vector) => {
+      context.progress(round / c.testEnv.rounds, `round ${round}`);
+      sums.up += isPooled ? 0 : bytesUp;
+      sums.down += isPooled ? 0 : bytesDown;
+      const { accuracy = 0 } = await owner.score(vector, data.test);
+      const bytes = sums.up + sums.down;
+      // What all data in one place would take is no matter of rounds.
+      const virtualSeconds = isPooled ? Number.NaN : world.now;
+      curve.push({ step: round, value: accuracy, bytes, virtualSeconds });
+    },
+  });
+  const test = await resultsOf(owner, best, data.test);
+  return {
+    test,
+    curve,
+    participants: await scoresByParticipant(shares, test, scorer(owner, best)),
+    bytesUp: sums.up,
+    bytesDown: sums.down,
+    ...(isPooled ? {} : { virtualSeconds: world.now }),
+  };
 }

@@ -100,10 +100,11 @@ export async function jointInference(context: CaseContext): Promise<Observations
     cloud,
     miner,
     mode: context.case.testEnv.miningMode,
-    ...('route' in miner ? { route: miner.route } : {}),
+    ...('route' in miner ? { route: (sample) => miner.route(sample) } : {}),
   });
   const bytes = sampleBytes(test);
   const predicted = new Int32Array(test.size);
+  const said = new Float32Array(test.size * classes);
   const latenciesMs: number[] = [];
   let uploads = 0;
   for (let i = 0; i < test.size; i++) {
@@ -111,6 +112,7 @@ export async function jointInference(context: CaseContext): Promise<Observations
     context.signal.throwIfAborted();
     const result = await joint.inference(slice(test, i, i + 1).inputs);
     predicted[i] = result.label;
+    said.set(result.probabilities, i * classes);
     if (result.source === 'cloud') uploads++;
     latenciesMs.push(latencyOf(result, context, bytes));
     if (i % 50 === 0) context.progress(0.9 + (0.1 * i) / test.size, 'asking');
@@ -120,7 +122,7 @@ export async function jointInference(context: CaseContext): Promise<Observations
   const labels = Int32Array.from(test.labels, Number);
   const seconds = latenciesMs.reduce((a, b) => a + b, 0) / 1000;
   return {
-    test: { labels, predicted, classes },
+    test: { labels, predicted, scores: said, classes },
     inferences: test.size,
     uploads,
     bytesUp: uploads * bytes,

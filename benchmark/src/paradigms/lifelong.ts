@@ -1,3 +1,4 @@
+import { ShoalError } from '@shoal/core';
 import type {
   ComponentChoice,
   ComponentChoices,
@@ -6,8 +7,8 @@ import type {
 } from '@shoal/lib';
 import { lifelongMetrics } from '@shoal/lib';
 import type { OptimizerOptions } from '@shoal/training';
-import type { DataPart } from '../data/benchmark-data.ts';
-import { join } from '../data/parts.ts';
+import type { BenchmarkSamples, DataPart } from '../data/benchmark-data.ts';
+import { join, pick } from '../data/parts.ts';
 import { splitInto } from '../data/split.ts';
 import type { PlannedCase } from '../plan/planned-case.ts';
 import type { CaseContext } from './case-context.ts';
@@ -37,7 +38,30 @@ export interface LifelongBase {
 export function tasksOf({ case: c, data }: CaseContext): readonly DataPart[] {
   if (data.tasks) return data.tasks;
   const split = c.algorithm.split ?? c.testEnv.split;
-  return splitInto(data.train, c.testEnv.incrementalRounds, split, c.seed);
+  const parts = splitInto(data.train, c.testEnv.incrementalRounds, split, c.seed);
+  // Where a part says which samples it is made of, the test samples of the data are parted alike.
+  if (split.method === 'by') return withTests(parts, data.test, split.attribute);
+  if (split.method === 'classes') return withTests(parts, data.test, undefined);
+  return parts;
+}
+
+/** Everything of a part is learned from, and it is tested on what the test samples have of its kind. */
+function withTests(
+  parts: readonly DataPart[],
+  test: BenchmarkSamples,
+  attribute: string | undefined,
+): DataPart[] {
+  return parts.map((part) => {
+    const classes = new Set([...part.train.labels, ...part.test.labels]);
+    const own = Array.from({ length: test.size }, (_, i) => i).filter((i) =>
+      attribute === undefined
+        ? classes.has(test.labels[i] ?? -1n)
+        : test.attributes[attribute]?.[i] === part.name,
+    );
+    if (own.length === 0)
+      throw new ShoalError('invalid_argument', `the test samples have none of ${part.name}`);
+    return { name: part.name, train: join([part.train, part.test]), test: pick(test, own) };
+  });
 }
 
 /** Components of the knowledge base from the modules that name them. */

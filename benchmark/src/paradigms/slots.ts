@@ -110,7 +110,10 @@ export async function checkAlgorithm(
       }
       continue;
     }
-    const known = await builtInNames(module.type);
+    const known = (await builtInNames(module.type)).filter(
+      // Alone and class after class is nothing the paradigm knows.
+      (n) => n !== LOCAL || algorithm.paradigm === 'federatedlearning',
+    );
     if (known.length === 0)
       at.fail(`a ${module.type} is code of yours: give url, the path of a TypeScript file`);
     if (!known.includes(module.name))

@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
 import { fromNode } from '@shoal/core';
 
-/** What `import` and `export … from` name. */
-const IMPORTS =
-  /\b(?:import|export)\b[^'"();]*?from\s*['"]([^'"]+)['"]|\bimport\s*\(?\s*['"]([^'"]+)['"]/g;
+/** What `import` and `export … from` name, and files a module finds beside itself. */
+const NAMED =
+  /\b(?:from|import)\s*\(?\s*(['"`])([^'"`\n]+)\1|\bnew\s+URL\(\s*(['"`])([^'"`\n]+)\3\s*,\s*import\.meta\.url/g;
 
 function read(path: string): Buffer {
   try {
@@ -21,10 +21,12 @@ function reached(path: string, seen: Map<string, Buffer>): void {
   if (seen.has(path)) return;
   const bytes = read(path);
   seen.set(path, bytes);
-  for (const [, from, dynamic] of bytes.toString('utf8').matchAll(IMPORTS)) {
-    const name = from ?? dynamic ?? '';
+  if (!/\.[cm]?[jt]s$/.test(path)) return;
+  for (const [, , imported, , beside] of bytes.toString('utf8').matchAll(NAMED)) {
+    const name = imported ?? beside ?? '';
     const file = resolve(dirname(path), name);
-    if (name.startsWith('.') && existsSync(file)) reached(file, seen);
+    if (name.startsWith('.') && statSync(file, { throwIfNoEntry: false })?.isFile())
+      reached(file, seen);
   }
 }
 
@@ -44,16 +46,39 @@ function filesUnder(path: string): string[] {
     .flatMap((name) => filesUnder(join(path, name)));
 }
 
-/** Hash of data: files, or folders with everything in them. */
+/** Files a `.txt` index lists, with paths seen from its folder; other words of a line are labels. */
+function listedIn(path: string): string[] {
+  if (!path.endsWith('.txt')) return [];
+  const lines = read(path).toString('utf8').split(/\r?\n/);
+  return lines.flatMap((line) => {
+    const named = resolve(dirname(path), line.trim().replace(/[\s,]+\S+$/, ''));
+    return line.trim() !== '' && statSync(named, { throwIfNoEntry: false })?.isFile()
+      ? [named]
+      : [];
+  });
+}
+
+/** Hash of data: files, folders with everything in them, and what indexes list. */
 export function dataDigest(paths: readonly string[]): string {
   const hash = createHash('sha256');
-  for (const path of paths)
-    for (const file of filesUnder(path)) hash.update(file.slice(path.length)).update(read(file));
+  const put = (name: string, file: string): void => {
+    const bytes = read(file);
+    hash.update(`${name.length} ${name} ${bytes.length}\n`).update(bytes);
+  };
+  for (const [i, path] of paths.entries()) {
+    for (const file of filesUnder(path)) put(`${i}${file.slice(path.length)}`, file);
+    for (const [k, file] of listedIn(path).entries()) put(`${i} listed ${k}`, file);
+  }
   return hash.digest('hex');
 }
 
 /** Packages whose code decides what a case computes. */
 const PACKAGES = ['core', 'training', 'lib', 'datasets', 'benchmark'] as const;
+
+/** Whether a case may run through a file; how results are shown and ranked is none of its business. */
+function isComputing(file: string): boolean {
+  return file.endsWith('.ts') && !/\.test\.ts$|\/(report|rank|runs|suites|test|bench)\//.test(file);
+}
 
 let framework: string | undefined;
 
@@ -67,8 +92,7 @@ export function frameworkDigest(): string {
       name === 'benchmark'
         ? join(import.meta.dirname, '..')
         : dirname(require.resolve(`@shoal/${name}`));
-    for (const file of filesUnder(root))
-      if (file.endsWith('.ts') && !file.endsWith('.test.ts')) hash.update(read(file));
+    for (const file of filesUnder(root)) if (isComputing(file)) hash.update(read(file));
   }
   const runtime = JSON.parse(
     read(require.resolve('onnxruntime-node/package.json')).toString('utf8'),

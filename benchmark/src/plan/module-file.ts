@@ -27,7 +27,7 @@ export interface ModuleContext {
 export interface LoadedModule {
   readonly create: ModuleFunction;
   /** Files a dataset reads, to notice when they change. */
-  readonly sources: (parameters: JsonMap) => readonly string[];
+  readonly sources: (parameters: JsonMap) => readonly string[] | Promise<readonly string[]>;
 }
 
 function camelCase(name: string): string {

@@ -1,14 +1,15 @@
 import { dirname } from 'node:path';
 import { canonicalJson, digestOf, ShoalError } from '@shoal/core';
-import { axisName, readAlgorithm } from '../config/algorithm.ts';
+import { type Algorithm, axisName, readAlgorithm } from '../config/algorithm.ts';
 import { type BenchmarkingJob, readBenchmarkingJob } from '../config/benchmarking-job.ts';
 import { ConfigFile, ConfigNode, type Json } from '../config/config-node.ts';
+import { suggestion } from '../config/nearest.ts';
 import { type Combination, combinations } from '../config/sweep.ts';
 import { readTestEnv, type TestEnv } from '../config/test-env.ts';
 import { checkMetrics } from '../metrics/choose.ts';
 import { checkAlgorithm } from '../paradigms/slots.ts';
+import { digestOfData, digestOfModules } from './case-digests.ts';
 import { codeDigest, dataDigest, frameworkDigest } from './fingerprint.ts';
-import { checkModule } from './module-file.ts';
 import type { PlannedCase } from './planned-case.ts';
 import { redacted } from './secrets.ts';
 
@@ -25,12 +26,17 @@ function columns(file: ConfigFile, { chosen }: Combination): Record<string, Json
   return Object.fromEntries(chosen.map(({ path, value }) => [axisName(file, path), value]));
 }
 
-/** Paths in a configuration are where files are, not what they are: their content counts. */
-function withoutPaths(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(withoutPaths);
-  if (typeof value !== 'object' || value === null)
-    return typeof value === 'string' && value.startsWith('/') ? '' : value;
-  return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, withoutPaths(v)]));
+/** Where files are does not matter; what is in them is hashed apart. */
+function placeless({ dataset, metrics, ...rest }: TestEnv): unknown {
+  const source =
+    dataset.kind === 'files' ? { ...dataset, train: '', test: '' } : { ...dataset, url: '' };
+  return { ...rest, dataset: source, metrics: metrics.map((m) => ({ ...m, url: '' })) };
+}
+
+/** An algorithm without its name and without paths. */
+function essence({ modules, ...rest }: Algorithm): unknown {
+  const { name: _name, initialModel: _path, ...more } = rest;
+  return { ...more, modules: modules.map((m) => ({ ...m, url: '' })) };
 }
 
 interface Environment {
@@ -45,19 +51,11 @@ async function environmentsOf(job: BenchmarkingJob): Promise<Environment[]> {
   const found: Environment[] = [];
   for (const combination of combinations(file)) {
     const testEnv = readTestEnv(new ConfigNode(file, combination.value));
-    const data = await dataOf(testEnv);
-    const id = short([withoutPaths(redacted(testEnv)), data]);
+    const data = await digestOfData(testEnv);
+    const id = short([redacted(placeless(testEnv)), data]);
     found.push({ testEnv, conditions: columns(file, combination), data, id });
   }
   return found;
-}
-
-/** Hash of the samples: of their files, or of the code that makes them and the files it reads. */
-async function dataOf({ dataset }: TestEnv): Promise<string> {
-  if (dataset.kind === 'files')
-    return dataDigest(dataset.train === undefined ? [dataset.test] : [dataset.train, dataset.test]);
-  const { sources } = await checkModule(dataset.url, 'dataset');
-  return short([codeDigest([dataset.url]), dataDigest(sources(dataset.hyperparameters))]);
 }
 
 /**
@@ -77,11 +75,13 @@ export async function planJob(path: string, small = false): Promise<Plan> {
       const root = new ConfigNode(file, combination.value);
       const algorithm = readAlgorithm(root, name);
       const problem = await checkAlgorithm(algorithm, root.at('algorithm'));
-      const hyperparameters = columns(file, combination);
+      expectRoute(algorithm, environments, root.at('algorithm'));
+      const hyperparameters = redacted(columns(file, combination));
       const chosen = { algorithm, hyperparameters, ...(problem === undefined ? {} : { problem }) };
       cases.push(...(await casesOf(job, chosen, environments)));
     }
   }
+  expectColumns(job, cases);
   expectDifferent(cases, dirname(job.file));
   return { job, cases };
 }
@@ -93,20 +93,52 @@ async function casesOf(
   environments: readonly Environment[],
 ): Promise<PlannedCase[]> {
   const { algorithm, problem } = chosen;
-  const files = algorithm.modules.flatMap((m) => m.url ?? []);
-  const own = problem ?? codeDigest(files);
-  const code = short([own, frameworkDigest()]);
+  const modules = problem ?? digestOfModules(algorithm);
+  const initial = algorithm.initialModel === undefined ? '' : dataDigest([algorithm.initialModel]);
+  const code = short([modules, frameworkDigest()]);
+  const own = [algorithm.split, algorithm.partition].some((s) => s !== undefined)
+    ? [algorithm.split ?? null, algorithm.partition ?? null]
+    : [];
   const cases: PlannedCase[] = [];
-  for (const { testEnv, conditions, data, id: environment } of environments) {
+  for (const { testEnv, conditions, data, id } of environments) {
     const metrics = await checkMetrics(testEnv, algorithm.paradigm, job);
-    const nameless = withoutPaths(redacted({ ...algorithm, name: '' }));
-    const configuration = short([nameless, environment, codeDigest(metrics)]);
+    // An algorithm that shares data out in its own way is in an environment of its own.
+    const environment = own.length > 0 ? short([id, own]) : id;
+    const parts = [redacted(essence(algorithm)), environment, codeDigest(metrics), initial];
+    const configuration = short(parts);
     const group = short([configuration, code, data]);
-    const digests = { configuration, code, data };
+    const digests = { configuration, code, modules, data };
     const shared = { ...chosen, group, environment, testEnv, conditions, digests };
     for (const seed of job.seeds) cases.push({ id: short([group, seed]), seed, ...shared });
   }
   return cases;
+}
+
+/** What comes before every model has to be code of the user's: no built-in miner looks at samples. */
+function expectRoute(
+  { paradigm, modules }: Algorithm,
+  environments: readonly Environment[],
+  node: ConfigNode,
+): void {
+  const routed = environments.some((e) => e.testEnv.miningMode === 'mining-then-inference');
+  const miner = modules.find((m) => m.type === 'hard_example_mining');
+  if (paradigm === 'jointinference' && routed && miner?.url === undefined)
+    node
+      .at('modules')
+      .fail(
+        `mining-then-inference judges samples before a model has seen them, which ${miner?.name} cannot; give a hard_example_mining of your own with route(sample), or use inference-then-mining`,
+      );
+}
+
+/** Columns that are asked for must be there. */
+function expectColumns({ rank, file }: BenchmarkingJob, cases: readonly PlannedCase[]): void {
+  const known = [...new Set(cases.flatMap((c) => Object.keys(c.hyperparameters)))];
+  const stranger = rank.hyperparameters.find((h) => h !== 'all' && !known.includes(h));
+  if (stranger !== undefined)
+    throw new ShoalError(
+      'invalid_argument',
+      `${file}: rank.selected_dataitem.hyperparameters: nothing sweeps "${stranger}"${suggestion(stranger, known)}`,
+    );
 }
 
 /** Two algorithms that are the same would be one case with two names. */

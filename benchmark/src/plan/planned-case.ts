@@ -24,7 +24,10 @@ export interface PlannedCase {
 
 export interface CaseDigests {
   readonly configuration: string;
+  /** Of the modules and of Shoal. */
   readonly code: string;
+  /** Of the modules alone. */
+  readonly modules: string;
   readonly data: string;
 }
 

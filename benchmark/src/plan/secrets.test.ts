@@ -21,7 +21,21 @@ describe('secrets among hyper-parameters', () => {
   });
 
   it('are known, to be kept out of logs', () => {
-    expect(secretsOf(value)).toEqual(['abc', 'hunter2', 'sk-abcdefghijklmnop']);
+    expect(secretsOf({ ...value, api_key: 'abcd', pin: { env: 'PIN' } }, { PIN: '98765' })).toEqual(
+      ['abcd', 'hunter2', 'sk-abcdefghijklmnop', '98765'],
+    );
+  });
+
+  it('are numbers too, and swept ones', () => {
+    const swept = { 'basemodel-api_key': 'a', password: 83726154, private_key: 'b' };
+    expect(Object.values(redacted(swept))).toEqual([REDACTED, REDACTED, REDACTED]);
+  });
+
+  it('are not the tokens of a vocabulary', () => {
+    expect(redacted({ pad_token: '<pad>', max_tokens: 5 })).toEqual({
+      pad_token: '<pad>',
+      max_tokens: 5,
+    });
   });
 
   it('may stand in the environment instead of a file', () => {

@@ -1,12 +1,17 @@
 import type { Json } from '../config/config-node.ts';
 
-const SECRET_KEY = /(api[_-]?key|access[_-]?key|secret|token$|password|passwd|credential|auth$)/i;
+const SECRET_KEY =
+  /((api|access|private|secret|account|encryption)[_-]?key|secret|(api|access|auth|bearer|refresh|hf|github)[_-]?token|(^|[-_.])token$|pass(word|wd|phrase)?$|(^|[-_.])pwd$|credential|authorization|(^|[-_.])auth$)/i;
+/** Tokens of a vocabulary are no secrets. */
+const VOCABULARY = /(pad|eos|bos|unk|mask|sep|cls|start|end|stop)[_-]?token$/i;
 const SECRET_VALUE = /^(sk|pk|ghp|gho|hf|xox[abp])[-_][A-Za-z0-9_-]{12,}$|^AKIA[0-9A-Z]{16}$/;
 
 export const REDACTED = '(secret)';
 
-function isSecret(key: string, value: unknown): value is string {
-  return typeof value === 'string' && (SECRET_KEY.test(key) || SECRET_VALUE.test(value));
+function isSecret(key: string, value: unknown): value is string | number {
+  if (typeof value === 'string' && SECRET_VALUE.test(value)) return true;
+  const isScalar = typeof value === 'string' || typeof value === 'number';
+  return isScalar && SECRET_KEY.test(key) && !VOCABULARY.test(key);
 }
 
 /** The same value without keys and passwords: what may be stored, hashed and shown. */
@@ -14,28 +19,53 @@ export function redacted<T>(value: T, key = ''): T {
   if (isSecret(key, value)) return REDACTED as T;
   if (Array.isArray(value)) return value.map((v: unknown) => redacted(v, key)) as T;
   if (typeof value !== 'object' || value === null) return value;
+  // A reference to the environment says where a secret is, not what it is.
+  if (referenceOf(value) !== undefined) return value;
   const hidden = Object.entries(value).map(([k, v]: [string, unknown]) => [k, redacted(v, k)]);
   return Object.fromEntries(hidden) as T;
 }
 
-/** Every secret in a value, to be kept out of logs. */
-export function secretsOf(value: unknown, key = ''): string[] {
-  if (isSecret(key, value)) return [value];
-  if (Array.isArray(value)) return value.flatMap((v) => secretsOf(v, key));
+/** NAME of `{env: NAME}`; undefined for anything else. */
+function referenceOf(value: object): string | undefined {
+  const entries: [string, unknown][] = Object.entries(value);
+  const [first] = entries;
+  return entries.length === 1 && first?.[0] === 'env' && typeof first[1] === 'string'
+    ? first[1]
+    : undefined;
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+const SHORTEST = 4;
+
+/** Every secret in a value, those it refers to in the environment included, to be kept out of logs. */
+export function secretsOf(value: unknown, environment: Environment, key = ''): string[] {
+  if (isSecret(key, value)) return String(value).length < SHORTEST ? [] : [String(value)];
+  if (Array.isArray(value)) return value.flatMap((v) => secretsOf(v, environment, key));
   if (typeof value !== 'object' || value === null) return [];
-  return Object.entries(value).flatMap(([k, v]) => secretsOf(v, k));
+  const reference = referenceOf(value);
+  if (reference !== undefined) {
+    const held = environment[reference] ?? '';
+    return held.length < SHORTEST ? [] : [held];
+  }
+  return Object.entries(value).flatMap(([k, v]) => secretsOf(v, environment, k));
+}
+
+/** A text with every secret blacked out. */
+export function blackened(text: string, secrets: readonly string[]): string {
+  return secrets.reduce((t, secret) => t.replaceAll(secret, REDACTED), text);
 }
 
 /** `{env: NAME}` stands for a variable of the environment: a secret that no file holds. */
-export function fromEnvironment(
-  value: Json,
-  environment: Readonly<Record<string, string | undefined>>,
-): Json {
+export function fromEnvironment(value: Json, environment: Environment): Json {
   if (Array.isArray(value)) return value.map((v) => fromEnvironment(v, environment));
   if (typeof value !== 'object' || value === null) return value;
-  const entries = Object.entries(value as Readonly<Record<string, Json>>);
-  const [first] = entries;
-  if (entries.length === 1 && first?.[0] === 'env' && typeof first[1] === 'string')
-    return environment[first[1]] ?? null;
-  return Object.fromEntries(entries.map(([k, v]) => [k, fromEnvironment(v, environment)]));
+  const reference = referenceOf(value);
+  if (reference !== undefined) return environment[reference] ?? null;
+  return Object.fromEntries(
+    Object.entries(value as Readonly<Record<string, Json>>).map(([k, v]) => [
+      k,
+      fromEnvironment(v, environment),
+    ]),
+  );
 }

@@ -91,10 +91,18 @@ function rowOf(records: readonly CaseRecord[]): LeaderboardRow | undefined {
   };
 }
 
+/** Seeds without a figure. */
+function missingOf(row: LeaderboardRow, metric: string): number {
+  return row.records.length - (row.values[metric]?.size ?? 0);
+}
+
 /** Below 0 when a is better than b by the first metric in which they differ. */
 function order(columns: readonly MetricColumn[]): (a: LeaderboardRow, b: LeaderboardRow) => number {
   return (a, b) => {
     for (const { name, direction } of columns) {
+      // What was not reached with every seed is behind what was: the seeds that are missing were the bad ones.
+      const missing = missingOf(a, name) - missingOf(b, name);
+      if (missing !== 0) return missing;
       const [x, y] = [a.estimates[name]?.mean, b.estimates[name]?.mean];
       // What was never reached is behind whatever was.
       if (x === undefined || y === undefined) {
@@ -110,9 +118,10 @@ function order(columns: readonly MetricColumn[]): (a: LeaderboardRow, b: Leaderb
 /** Whether two rows cannot be told apart by the metric that decides. */
 function isTie(a: LeaderboardRow, b: LeaderboardRow, metric: string): boolean {
   const [x, y] = [a.values[metric], b.values[metric]];
-  if (!x || !y) return false;
+  if (!x || !y || missingOf(a, metric) !== missingOf(b, metric)) return false;
   const { p, count, mean } = pairedDifference(x, y);
-  if (count < 2) return mean === 0;
+  // One seed is all there is, or too few are shared to tell anything.
+  if (count < 2) return a.records.length > 1 || mean === 0;
   return p >= SIGNIFICANCE;
 }
 

@@ -165,6 +165,29 @@ describe('a leaderboard', () => {
     ]);
   });
 
+  it('puts what reached a score with one seed behind what reached it with all', () => {
+    const options = { ...OPTIONS, sortBy: ['time_to_accuracy'] };
+    const time = { metric: 'time_to_accuracy', direction: 'lower' } as const;
+    const lucky = records('lucky', [10, 10, 10], time).map((r, i) =>
+      i === 0 || !r.outcome
+        ? r
+        : { ...r, outcome: { ...r.outcome, metrics: { time_to_accuracy: null } } },
+    );
+    const list = [...lucky, ...records('steady', [20, 21, 22], time)];
+    expect(ranks(list, options)).toEqual([
+      ['steady', 1, false],
+      ['lucky', 2, false],
+    ]);
+  });
+
+  it('does not let a crash help: what has fewer seeds is behind', () => {
+    const list = [
+      ...records('crashing', [0.99, undefined, undefined]),
+      ...records('a', [0.5, 0.5, 0.6]),
+    ];
+    expect(ranks(list).map(([name]) => name)).toEqual(['a', 'crashing']);
+  });
+
   it('compares two algorithms and says when nothing can be told', () => {
     const list = [
       ...records('a', [0.9, 0.91, 0.92]),

@@ -3,6 +3,8 @@ export interface Point {
   readonly x: number;
   readonly y: number;
   readonly label: string;
+  /** Shown, but no competitor. */
+  readonly isBound?: boolean;
 }
 
 export interface Series {
@@ -127,7 +129,8 @@ export function lines(labels: ChartLabels, series: readonly Series[]): string {
 /** Points that no other beats in both: fewer of x, more of y. */
 export function paretoFront(points: readonly Point[]): Point[] {
   const best: Point[] = [];
-  for (const p of points.toSorted((a, b) => a.x - b.x || b.y - a.y))
+  const competing = points.filter((p) => !p.isBound);
+  for (const p of competing.toSorted((a, b) => a.x - b.x || b.y - a.y))
     if (p.y > (best.at(-1)?.y ?? Number.NEGATIVE_INFINITY)) best.push(p);
   return best;
 }

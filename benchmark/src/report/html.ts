@@ -90,7 +90,8 @@ function spentOf(row: LeaderboardRow): Point | undefined {
   const accuracy = row.estimates['accuracy'] ?? row.estimates['acc'];
   const [up, down] = [row.estimates['bytes_up'], row.estimates['bytes_down']];
   if (!accuracy || !up) return undefined;
-  return { x: up.mean + (down?.mean ?? 0), y: accuracy.mean * 100, label: rowName(row) };
+  const [x, y] = [up.mean + (down?.mean ?? 0), accuracy.mean * 100];
+  return { x, y, label: rowName(row), isBound: row.isBaseline };
 }
 
 /** R averaged over the seeds; undefined where parts of it are missing. */

@@ -1,12 +1,14 @@
 import { canonicalJson } from '@shoal/core';
-import type { Leaderboard } from '../rank/leaderboard.ts';
+import type { Leaderboard, LeaderboardRow } from '../rank/leaderboard.ts';
 import type { CaseRecord } from '../runs/store.ts';
 import { LEGEND, tableOf, titleOf } from './format.ts';
 
 function cell(value: string | number | undefined): string {
   const text = value === undefined ? '' : String(value);
   // A leading sign would be a formula to a spreadsheet.
-  const safe = typeof value === 'string' && /^[=+@-]/.test(text) ? `'${text}` : text;
+  const isFormula =
+    typeof value === 'string' && /^[=+@\t\r-]/.test(text) && Number.isNaN(Number(text));
+  const safe = isFormula ? `'${text}` : text;
   return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
@@ -63,15 +65,12 @@ export function toResultsJson(job: string, boards: readonly Leaderboard[]): stri
     job,
     leaderboards: boards.map((board) => ({
       conditions: board.conditions,
-      sortedBy: board.sortedBy.filter((n) =>
-        board.metrics.every((m) => m.name !== n || !m.isMeasured),
-      ),
+      sortedBy: board.sortedBy,
       metrics: board.metrics
         .filter((m) => !m.isMeasured)
         .map(({ name, unit, direction }) => ({ name, unit, direction })),
-      rows: board.rows.map((row) => ({
-        rank: row.rank ?? null,
-        tied: row.tied,
+      rows: repeatable(board).map((row) => ({
+        ...(isMeasured(board) ? {} : { rank: row.rank ?? null, tied: row.tied }),
         algorithm: row.algorithm,
         paradigm: row.paradigm,
         baseline: row.isBaseline,
@@ -81,6 +80,19 @@ export function toResultsJson(job: string, boards: readonly Leaderboard[]): stri
     })),
   };
   return `${JSON.stringify(JSON.parse(canonicalJson(results)), null, 1)}\n`;
+}
+
+/** Whether the machine and the hour decide the order. */
+function isMeasured(board: Leaderboard): boolean {
+  return board.sortedBy.some((n) =>
+    board.rows.some((r) => r.records.some((c) => n in (c.outcome?.measured ?? {}))),
+  );
+}
+
+/** Rows in an order that repeats. */
+function repeatable(board: Leaderboard): readonly LeaderboardRow[] {
+  if (!isMeasured(board)) return board.rows;
+  return board.rows.toSorted((a, b) => (a.group < b.group ? -1 : 1));
 }
 
 function caseOf({ id, state, planned, outcome }: CaseRecord): object {

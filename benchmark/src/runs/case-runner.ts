@@ -3,9 +3,10 @@ import { createWriteStream, mkdirSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
+import { messageOf } from '@shoal/core';
 import type { CaseMessage, CaseOutcome } from '../case-process/outcome.ts';
 import type { PlannedCase } from '../plan/planned-case.ts';
-import { REDACTED, secretsOf } from '../plan/secrets.ts';
+import { blackened, secretsOf } from '../plan/secrets.ts';
 import type { CaseState } from './store.ts';
 
 export interface CaseEnd {
@@ -27,30 +28,40 @@ export interface CaseRunnerOptions {
 
 const MAIN = join(import.meta.dirname, '../case-process/main.ts');
 const GRACE_MS = 2_000;
+/** What a case printed last may still be on its way when it has ended. */
+const DRAIN_MS = 300;
 const TAIL_CHARACTERS = 4_000;
 const CACHE = join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'shoal', 'compiled');
 
 /** Variables under which numeric libraries of a module would take more than one core. */
 const ONE_THREAD = { OMP_NUM_THREADS: '1', OPENBLAS_NUM_THREADS: '1', MKL_NUM_THREADS: '1' };
 
-/** Ends a case and everything it started. */
-function end(child: ChildProcess, signal: NodeJS.Signals): void {
-  if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
+/** Signals a case and everything it started, which outlives it in its process group. */
+function signalGroup({ pid }: ChildProcess, signal: NodeJS.Signals): void {
+  if (pid === undefined) return;
   try {
-    process.kill(-child.pid, signal);
+    process.kill(-pid, signal);
   } catch {
-    // It has just ended.
+    // Nothing of it is left.
   }
 }
 
-/** Lines of JSON as they come. */
-function onMessages(stream: Readable, take: (message: CaseMessage) => void): void {
+function isOver({ exitCode, signalCode }: ChildProcess): boolean {
+  return exitCode !== null || signalCode !== null;
+}
+
+/** Lines of a stream as they come, the unfinished last one too when it ends. */
+function onLines(stream: Readable, take: (line: string) => void): void {
   let rest = '';
   stream.setEncoding('utf8');
+  stream.on('error', () => undefined);
   stream.on('data', (chunk: string) => {
     const lines = (rest + chunk).split('\n');
     rest = lines.pop() ?? '';
-    for (const line of lines) take(JSON.parse(line) as CaseMessage);
+    for (const line of lines) take(line);
+  });
+  stream.once('end', () => {
+    if (rest !== '') take(rest);
   });
 }
 
@@ -62,35 +73,40 @@ function logTo(
 ): () => string {
   mkdirSync(dirname(path), { recursive: true });
   const file = createWriteStream(path);
+  // A full disk takes the log, not the case.
+  file.on('error', () => undefined);
   let tail = '';
-  for (const stream of streams) {
-    stream.setEncoding('utf8');
-    stream.on('data', (chunk: string) => {
-      const text = secrets.reduce((t, secret) => t.replaceAll(secret, REDACTED), chunk);
+  for (const stream of streams)
+    onLines(stream, (line) => {
+      const text = `${blackened(line, secrets)}\n`;
       file.write(text);
       tail = (tail + text).slice(-TAIL_CHARACTERS);
     });
-  }
   return () => {
     file.end();
     return tail;
   };
 }
 
-/** The line that says what went wrong: the first of a stack, not its frames. */
+/** What went wrong: how it ended, and the line that says why rather than the frames below it. */
 function reasonOf(tail: string, code: number | null, signal: string | null): string {
-  const lines = tail.split('\n').filter((l) => l.trim() !== '' && !/^\s+at /.test(l));
-  const said = lines.findLast((l) => /error/i.test(l)) ?? lines.at(-1);
   const how = signal === null ? `ended with code ${code}` : `was ended by ${signal}`;
-  return said === undefined ? `the case ${how} and said nothing` : said.trim();
+  const lines = tail.split('\n').filter((l) => l.trim() !== '' && !/^\s+at /.test(l));
+  const why = signal === null ? lines.findLast((l) => /\b\w*error\b/i.test(l)) : undefined;
+  const said = (why ?? lines.at(-1))?.trim();
+  return said === undefined ? `the case ${how} and said nothing` : `${said} (the case ${how})`;
 }
 
 function started(): ChildProcess {
-  return spawn(process.execPath, ['--disable-warning=ExperimentalWarning', MAIN], {
+  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', MAIN], {
     stdio: ['pipe', 'pipe', 'pipe', 'pipe'],
     detached: true,
     env: { ...process.env, ...ONE_THREAD, SHOAL_COMPILE_CACHE: CACHE },
   });
+  // Told to whoever runs a case in it; one that waits just ends.
+  child.on('error', () => undefined);
+  for (const stream of child.stdio ?? []) stream?.on('error', () => undefined);
+  return child;
 }
 
 /** Processes that have loaded what cases need before their case comes. Each runs one case. */
@@ -99,57 +115,90 @@ export class CaseProcesses {
 
   /** A process for a case. @param more Whether another will be asked for: it begins to load now. */
   take(more: boolean): ChildProcess {
-    const child = this.#spare.shift() ?? started();
+    let child = this.#spare.shift();
+    while (child && (isOver(child) || child.pid === undefined)) child = this.#spare.shift();
+    child ??= started();
     if (more && this.#spare.length === 0) this.#spare.push(started());
     return child;
   }
 
   close(): void {
-    for (const child of this.#spare.splice(0)) end(child, 'SIGKILL');
+    for (const child of this.#spare.splice(0)) signalGroup(child, 'SIGKILL');
   }
 }
 
+/** Resolves when a process has ended, whatever holds its pipes; it and all it started are gone then. */
+function ended(child: ChildProcess): Promise<{ code: number | null; signal: string | null }> {
+  return new Promise((resolve) => {
+    const finish = (): void => {
+      signalGroup(child, 'SIGKILL');
+      const { exitCode: code, signalCode: signal } = child;
+      const drained = setTimeout(() => {
+        for (const stream of child.stdio ?? []) stream?.destroy();
+        resolve({ code, signal });
+      }, DRAIN_MS);
+      child.once('close', () => {
+        clearTimeout(drained);
+        resolve({ code, signal });
+      });
+    };
+    if (isOver(child) || child.pid === undefined) finish();
+    else child.once('exit', finish);
+  });
+}
+
 /** Runs a case in a process of its own. It never throws: how the case ended is the result. */
-export function runInProcess(planned: PlannedCase, options: CaseRunnerOptions): Promise<CaseEnd> {
-  const { timeLimitSeconds, log, signal, onProgress } = options;
+export async function runInProcess(
+  planned: PlannedCase,
+  options: CaseRunnerOptions,
+): Promise<CaseEnd> {
   const startedAt = performance.now();
+  const seconds = (): number => (performance.now() - startedAt) / 1000;
+  try {
+    return { ...(await run(planned, options)), seconds: seconds() };
+  } catch (error) {
+    const secrets = secretsOf(planned, process.env);
+    const why = blackened(messageOf(error), secrets);
+    return { state: 'failed', error: `no process for the case: ${why}`, seconds: seconds() };
+  }
+}
+
+async function run(
+  planned: PlannedCase,
+  options: CaseRunnerOptions,
+): Promise<Omit<CaseEnd, 'seconds'>> {
+  const { timeLimitSeconds, log, signal, onProgress } = options;
   const child = options.process ?? started();
-  const [stdin, stdout, stderr, results] = child.stdio;
-  const secrets = secretsOf(planned).filter((s) => s.length > 3);
-  const tail = logTo(log, [stdout, stderr] as Readable[], secrets);
+  const [stdin, stdout, stderr, results] = child.stdio ?? [];
+  if (child.pid === undefined || !results) throw new Error('it could not be started');
+  const tail = logTo(log, [stdout, stderr] as Readable[], secretsOf(planned, process.env));
   let outcome: CaseOutcome | undefined;
-  onMessages(results as Readable, (message) => {
+  onLines(results as Readable, (line) => {
+    const message = JSON.parse(line) as CaseMessage;
     if (message.kind === 'done') outcome = message.outcome;
     else onProgress?.(message.share, message.text);
   });
   let late = false;
   const stop = (): void => {
-    end(child, 'SIGTERM');
-    setTimeout(() => end(child, 'SIGKILL'), GRACE_MS).unref();
+    signalGroup(child, 'SIGTERM');
+    setTimeout(() => signalGroup(child, 'SIGKILL'), GRACE_MS).unref();
   };
   const limit = setTimeout(() => {
     late = true;
     stop();
   }, timeLimitSeconds * 1000);
   signal.addEventListener('abort', stop, { once: true });
-  stdin?.on('error', () => undefined);
+  if (signal.aborted) stop();
   stdin?.write(`${JSON.stringify(planned)}\n`);
-  return new Promise((resolve) => {
-    const finish = (code: number | null, by: string | null): void => {
-      clearTimeout(limit);
-      signal.removeEventListener('abort', stop);
-      const said = tail();
-      const seconds = (performance.now() - startedAt) / 1000;
-      if (outcome) return resolve({ state: 'done', outcome, seconds });
-      if (late)
-        return resolve({
-          state: 'timeout',
-          error: `took longer than ${timeLimitSeconds} s; raise time_limit_seconds, or see ${log}`,
-          seconds,
-        });
-      resolve({ state: 'failed', error: reasonOf(said, code, by), seconds });
+  const { code, signal: by } = await ended(child);
+  clearTimeout(limit);
+  signal.removeEventListener('abort', stop);
+  const said = tail();
+  if (outcome) return { state: 'done', outcome };
+  if (late)
+    return {
+      state: 'timeout',
+      error: `took longer than ${timeLimitSeconds} s; raise time_limit_seconds, or see ${log}`,
     };
-    child.once('error', (error) => finish(null, error.message));
-    child.once('close', finish);
-  });
+  return { state: 'failed', error: reasonOf(said, code, by) };
 }

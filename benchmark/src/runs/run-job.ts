@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import type { Plan } from '../plan/plan.ts';
@@ -92,10 +93,12 @@ export async function runJob(plan: Plan, options: RunOptions): Promise<RunSummar
         onProgress: (share: number, text: string) => tell('moved', { share, text }),
       };
       const refused = { state: 'failed', error: planned.problem ?? '', seconds: 0 } as const;
+      // A bound (all data in one place, each alone) is no job of a cluster.
+      const elsewhere = planned.algorithm.baseline ? undefined : options.place;
       const end = planned.problem
         ? refused
-        : options.place
-          ? await options.place.run(planned, limits)
+        : elsewhere
+          ? await elsewhere.run(planned, limits)
           : await runInProcess(planned, {
               ...limits,
               log,
@@ -105,13 +108,14 @@ export async function runJob(plan: Plan, options: RunOptions): Promise<RunSummar
       if (signal.aborted && end.state !== 'done') return;
       store.put(planned, { ...end, place }, new Date().toISOString());
       done++;
-      if (end.state !== 'done') failed.push({ name, error: end.error ?? '', log });
+      if (end.state !== 'done')
+        failed.push({ name, error: end.error ?? '', log: existsSync(log) ? log : '' });
       tell('ended', { share: 1, end });
     };
     const worker = async (): Promise<void> => {
       for (let next = queue.shift(); next && !signal.aborted; next = queue.shift()) await one(next);
     };
-    const parallel = options.place ? 1 : (options.parallel ?? availableParallelism());
+    const parallel = options.place ? 1 : Math.max(1, options.parallel ?? availableParallelism());
     await Promise.all(Array.from({ length: Math.min(parallel, total) }, worker));
     return {
       ran: done,

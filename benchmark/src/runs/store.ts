@@ -83,7 +83,15 @@ export class RunStore {
     }
   }
 
+  /** Notes a run; what is kept from before is known by its present names from now on. */
   begin(cases: readonly PlannedCase[], place: string, provenance: Provenance): void {
+    for (const c of cases)
+      this.#sql.run(
+        'UPDATE cases SET planned = ? WHERE id = ? AND place = ?',
+        JSON.stringify(redacted(c)),
+        c.id,
+        place,
+      );
     this.#sql.run(
       'INSERT INTO runs (started_at, place, cases, provenance) VALUES (?, ?, ?, ?)',
       provenance.startedAt,

@@ -1,5 +1,5 @@
 import type { BenchmarkSamples, DataModule } from '@shoal/benchmark';
-import { digitData } from '@shoal/datasets';
+import { digitData, pullDataset } from '@shoal/datasets';
 import type { Samples } from '@shoal/lib';
 
 export function plain(samples: Samples): BenchmarkSamples {
@@ -17,3 +17,8 @@ const digits: DataModule<{ source?: string; train?: number; test?: number }> = a
 };
 
 export default digits;
+
+/** Files the real data is read from. */
+export async function sources({ source }: { readonly source?: string }): Promise<string[]> {
+  return source === 'mnist' ? [(await pullDataset('mnist')).folder] : [];
+}

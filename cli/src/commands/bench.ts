@@ -207,6 +207,8 @@ export async function benchRunCommand(job: string, options: BenchOptions): Promi
   const { signal } = untilInterrupted();
   const progress = new CaseProgress();
   const parallel = positive(options.parallel, '--parallel', MAX_PARALLEL);
+  if (parallel !== undefined && !Number.isInteger(parallel))
+    throw new ShoalError('invalid_argument', `--parallel must be a whole number, got ${parallel}`);
   const timeLimitSeconds = positive(options.timeLimit, '--time-limit', 604_800);
   const cluster =
     place === PROCESS
@@ -218,7 +220,7 @@ export async function benchRunCommand(job: string, options: BenchOptions): Promi
       signal,
       fresh: options.fresh ?? false,
       onCase: (event) => progress.take(event),
-      ...(parallel === undefined ? {} : { parallel: Math.floor(parallel) }),
+      ...(parallel === undefined ? {} : { parallel }),
       ...(timeLimitSeconds === undefined ? {} : { timeLimitSeconds }),
       ...(cluster ? { place: { name: place, run: cluster.run } } : {}),
     });
@@ -232,7 +234,8 @@ export async function benchRunCommand(job: string, options: BenchOptions): Promi
     printBoards(results);
     const took = `${summary.ran} run in ${duration(summary.seconds)}, ${summary.kept} kept from before`;
     print(`\n${took}. ${folder}`);
-    for (const { name, error, log } of summary.failed) print(`✗ ${name}: ${error}\n  ${log}`);
+    for (const { name, error, log } of summary.failed)
+      print(`✗ ${name}: ${error}${log === '' ? '' : `\n  ${log}`}`);
     print(`See it with plots: shoal bench report ${job}${options.small ? ' --small' : ''}`);
     if (summary.failed.length > 0) process.exitCode = 1;
   } finally {

@@ -4,7 +4,7 @@ import * as ort from 'onnxruntime-node';
 import { modelOf, valueInfo } from './graph-builder.ts';
 import { opsetOf, readModel, writeModel } from './model-file.ts';
 import { type GraphProto, GraphProtoSchema, type NodeProto } from './onnx_pb.ts';
-import { sizeOf } from './tensor-data.ts';
+import { DATA_TYPE, ELEMENT_BYTES, sizeOf } from './tensor-data.ts';
 import { type TracedGraph, trace } from './trace.ts';
 
 export interface SplitModelOptions {
@@ -143,7 +143,8 @@ function declared(name: string, traced: TracedGraph): ReturnType<typeof valueInf
 }
 
 function bytesOf(name: string, traced: TracedGraph): number {
-  return sizeOf(traced.facts.get(name)?.dims ?? []) * 4;
+  const { dims = [], elementType = DATA_TYPE.float } = traced.facts.get(name) ?? {};
+  return sizeOf(dims) * (ELEMENT_BYTES[elementType] ?? 4);
 }
 
 /**
@@ -165,8 +166,9 @@ export async function splitModel(options: SplitModelOptions): Promise<ModelStage
     );
   const ends = points.length > 0 ? endsAtPoints(graph.node, points) : balanced(work, stages);
   const stageOf = (node: number): number => ends.findIndex((end) => node < end);
+  const results = graph.output.map((o) => o.name);
   const madeIn = new Map<string, number>([[input, -1]]);
-  const lastUse = new Map<string, number>(graph.output.map((o) => [o.name, ends.length]));
+  const lastUse = new Map<string, number>(results.map((name) => [name, ends.length]));
   for (const [i, node] of graph.node.entries()) {
     for (const o of node.output) madeIn.set(o, stageOf(i));
     for (const name of node.input) lastUse.set(name, Math.max(lastUse.get(name) ?? -1, stageOf(i)));
@@ -175,9 +177,12 @@ export async function splitModel(options: SplitModelOptions): Promise<ModelStage
     const nodes = graph.node.slice(s === 0 ? 0 : ends[s - 1], end);
     const read = new Set(nodes.flatMap((n) => n.input));
     const inputs = [...madeIn].filter(([n, at]) => at < s && read.has(n)).map(([n]) => n);
-    const outputs = [...madeIn]
+    const made = [...madeIn]
       .filter(([n, at]) => at === s && (lastUse.get(n) ?? -1) > s)
       .map(([n]) => n);
+    // What the whole model answers comes first, in its order.
+    const answers = results.filter((r) => made.includes(r));
+    const outputs = [...answers, ...made.filter((n) => !answers.includes(n))];
     const initializer = graph.initializer.filter((t) => read.has(t.name));
     const part = create(GraphProtoSchema, {
       name: `${graph.name} stage ${s + 1}`,

@@ -4,7 +4,6 @@ import {
   generateHospitals,
   type HeartRow,
   heartRows,
-  locateDataset,
   pullDataset,
   readHeartDisease,
 } from '@shoal/datasets';
@@ -59,7 +58,6 @@ const hospitals: DataModule<{ source?: string }> = async ({ source = 'generated'
 export default hospitals;
 
 /** Files the real data is read from. */
-export function sources({ source }: { readonly source?: string }): string[] {
-  const located = source === 'real' ? locateDataset('heart-disease') : undefined;
-  return located ? [located.folder] : [];
+export async function sources({ source }: { readonly source?: string }): Promise<string[]> {
+  return source === 'real' ? [(await pullDataset('heart-disease')).folder] : [];
 }

@@ -31,23 +31,24 @@ const driftingDigits: DataModule<{
 ) => {
   const sizes = { train: first + parts * size, test: parts * held + 2 * held };
   const digits = await digitData(source, sizes, seed);
-  const drifted = (samples: Samples, round: number): BenchmarkSamples =>
+  // Digits to learn from, to judge a candidate by, and to test on are never the same ones.
+  const drifted = (samples: Samples, round: number, role: 0 | 1 | 2): BenchmarkSamples =>
     plain(
       source === 'mnist'
         ? driftPixels(samples, driftOf(round, parts), seed + round)
         : generateDigits({
             count: samples.size,
-            seed: 1_000 * seed + 2 * round + (samples.size === size ? 0 : 1),
+            seed: 100_000 + 1_000 * seed + 10 * round + role,
             drift: driftOf(round, parts),
           }),
     );
   const tasks = Array.from({ length: parts }, (_, r) => ({
     name: `round ${r + 1}`,
-    train: drifted(slice(digits.train, first + r * size, first + (r + 1) * size), r + 1),
-    test: drifted(slice(digits.test, r * held, (r + 1) * held), r + 1),
+    train: drifted(slice(digits.train, first + r * size, first + (r + 1) * size), r + 1, 0),
+    test: drifted(slice(digits.test, r * held, (r + 1) * held), r + 1, 1),
   }));
   const asEver = slice(digits.test, parts * held, (parts + 1) * held);
-  const atLast = drifted(slice(digits.test, (parts + 1) * held, (parts + 2) * held), parts);
+  const atLast = drifted(slice(digits.test, (parts + 1) * held, (parts + 2) * held), parts, 2);
   return {
     initial: plain(slice(digits.train, 0, first)),
     train: plain(slice(digits.train, first, first)),
@@ -57,3 +58,5 @@ const driftingDigits: DataModule<{
 };
 
 export default driftingDigits;
+
+export { sources } from '../../shared/digits.ts';

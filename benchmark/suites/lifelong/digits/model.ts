@@ -16,6 +16,7 @@ export function hiddenLayer(
     random: seededRandom(seed),
   });
   const optimizer = { name: 'sgd', learningRate: 0.2 } as const;
-  const create = (): OnnxEstimator => new OnnxEstimator({ model, epochs, threads, optimizer });
+  const create = (): OnnxEstimator =>
+    new OnnxEstimator({ model, epochs, threads, optimizer, seed });
   return { model, optimizer, epochs, create };
 }

@@ -21,3 +21,5 @@ const mountings: DataModule<{
 };
 
 export default mountings;
+
+export { sources } from '../../shared/digits.ts';

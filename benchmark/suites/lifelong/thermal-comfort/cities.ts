@@ -1,6 +1,6 @@
 import type { DataModule, DataPart } from '@shoal/benchmark';
 import { seededRandom } from '@shoal/core';
-import { comfortCities, locateDataset, preparedVotes } from '@shoal/datasets';
+import { comfortCities, preparedVotes, pullDataset } from '@shoal/datasets';
 import { concatenateTasks } from '@shoal/lib';
 
 /** Cities of the database with many votes, and a target that belongs to its rows. */
@@ -58,7 +58,6 @@ const cities: DataModule<{ source?: string; first?: number; most?: number }> = a
 export default cities;
 
 /** Files the real data is read from. */
-export function sources({ source }: { readonly source?: string }): string[] {
-  const located = source === 'ashrae' ? locateDataset('thermal-comfort') : undefined;
-  return located ? [located.folder] : [];
+export async function sources({ source }: { readonly source?: string }): Promise<string[]> {
+  return source === 'ashrae' ? [(await pullDataset('thermal-comfort')).folder] : [];
 }

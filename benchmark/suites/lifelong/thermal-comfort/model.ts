@@ -17,6 +17,6 @@ export function comfortNetwork(
   const model = sequential({ input: inputShape, layers, random: seededRandom(seed) });
   const optimizer = { name: 'adam', learningRate: 3e-3 } as const;
   const create = (): OnnxEstimator =>
-    new OnnxEstimator({ model, epochs, batchSize: 64, threads, optimizer, proximal: 0.01 });
+    new OnnxEstimator({ model, epochs, batchSize: 64, threads, seed, optimizer, proximal: 0.01 });
   return { model, optimizer, epochs, batchSize: 64, create };
 }
