@@ -20,6 +20,7 @@ import { CustomResourceController, serve } from './controllers/custom-resources.
 import { DeploymentController } from './controllers/deployment.ts';
 import { EndpointsController } from './controllers/endpoints.ts';
 import { GarbageCollector } from './controllers/garbage-collector.ts';
+import { JobController } from './controllers/job.ts';
 import { NamespaceController } from './controllers/namespace.ts';
 import { NodeLifecycleController } from './controllers/node-lifecycle.ts';
 import { ReplicaSetController } from './controllers/replica-set.ts';
@@ -91,6 +92,7 @@ function controllersOf(
     new Scheduler(context, kinds),
     new DeploymentController(context, kinds),
     new ReplicaSetController(context, kinds),
+    new JobController(context, kinds),
     new GarbageCollector(context),
     new EndpointsController(context, kinds),
     new NodeLifecycleController(context, kinds),

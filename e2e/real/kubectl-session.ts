@@ -48,7 +48,61 @@ interface Step {
   readonly stderr?: RegExp;
 }
 
+/** Commands whose bodies are protobuf since kubectl 1.32, and what they make. */
+const IMPERATIVE: readonly Step[] = [
+  { args: 'create configmap conf --from-literal=a=1', stdout: /configmap\/conf created/ },
+  { args: 'get configmap conf -o jsonpath={.data.a}', stdout: /^1$/ },
+  {
+    args: 'create configmap conf --from-literal=a=1',
+    code: 1,
+    stderr: /failed to create configmap: configmaps "conf" already exists/,
+  },
+  {
+    args: 'create secret generic hidden --from-literal=p=geheim',
+    stdout: /secret\/hidden created/,
+  },
+  { args: 'get secret hidden -o jsonpath={.data.p}', stdout: /^Z2VoZWlt$/ },
+  { args: 'create serviceaccount builder', stdout: /serviceaccount\/builder created/ },
+  { args: 'create namespace extra', stdout: /namespace\/extra created/ },
+  {
+    args: 'create deployment tool --image=any --replicas=0 -- sleep 60',
+    stdout: /deployment\.apps\/tool created/,
+  },
+  { args: 'get deployment tool -o jsonpath={.spec.replicas}', stdout: /^0$/ },
+  { args: 'create service clusterip tool --tcp=80:8080', stdout: /service\/tool created/ },
+  { args: 'get service tool -o jsonpath={.spec.ports[0].targetPort}', stdout: /^8080$/ },
+  {
+    args: 'create role reader --verb=get --resource=pods',
+    stdout: /role\.rbac\.authorization\.k8s\.io\/reader created/,
+    stderr: /Warning: .*does not enforce/,
+  },
+  { args: 'auth can-i create pods', stdout: /^yes/ },
+  { args: 'auth can-i --list', stdout: /\*\.\*\s+\[\]\s+\[\]\s+\[\*\]/ },
+  { args: 'auth whoami', stdout: /Username\s+admin/ },
+  {
+    args: 'create job once --image=any -- node -e console.log(42)',
+    stdout: /job\.batch\/once created/,
+  },
+  {
+    args: 'wait --for=condition=complete job/once --timeout=30s',
+    stdout: /job\.batch\/once condition met/,
+  },
+  {
+    args: 'get jobs once',
+    stdout: /NAME\s+STATUS\s+COMPLETIONS\s+DURATION\s+AGE\nonce\s+Complete\s+1\/1\s+\d+s\s+\d+s/,
+  },
+  { args: 'logs job/once', stdout: /^42$/m },
+  {
+    args: 'describe job once',
+    stdout: /Pods Statuses:\s+0 Active \(0 Ready\) \/ 1 Succeeded \/ 0 Failed/,
+  },
+  { args: 'delete job once', stdout: /job\.batch "once" deleted/ },
+  { args: 'get pods -l job-name=once', stderr: /No resources found/ },
+  { args: 'delete namespace extra --timeout=30s', stdout: /namespace "extra" deleted/ },
+];
+
 const STEPS: readonly Step[] = [
+  ...IMPERATIVE,
   { args: 'version', stdout: /Server Version: v1\.32/ },
   {
     args: 'api-resources --api-group=sedna.io',

@@ -9,7 +9,7 @@ import {
   validate,
 } from '@shoal/core';
 import type { ApiObject } from '../object.ts';
-import { applyBuiltinDefaults } from './builtin-defaults.ts';
+import { applyBuiltinDefaults, completeBuiltin } from './builtin-defaults.ts';
 import { builtinFaults, immutableFaults } from './builtin-rules.ts';
 import { apiVersionOf, type Resource, type ResourceRegistry } from './resource-registry.ts';
 import { invalid, StatusError } from './status-error.ts';
@@ -167,11 +167,28 @@ export function admitCreate(
   if (resource.status && !resource.builtin) delete object.status;
   metadata.uid = randomUUID();
   metadata.creationTimestamp = rfc3339(options.nowMs);
-  metadata.generation = 1;
+  if (hasGeneration(resource)) metadata.generation = 1;
+  else delete metadata.generation;
+  if (resource.builtin) completeBuiltin(resource.plural, object);
   delete metadata.deletionTimestamp;
   delete metadata.deletionGracePeriodSeconds;
   check(resource, registry, object);
   return { object, warnings };
+}
+
+/** Built-in kinds whose changes are counted. */
+const COUNTED: ReadonlySet<string> = new Set([
+  'deployments',
+  'replicasets',
+  'jobs',
+  'pods',
+  'endpointslices',
+  'horizontalpodautoscalers',
+  'customresourcedefinitions',
+]);
+
+function hasGeneration({ builtin, plural }: Resource): boolean {
+  return !builtin || COUNTED.has(plural);
 }
 
 /** The parts of an object whose change counts as a new generation. */
@@ -220,7 +237,9 @@ export function admitUpdate(
   }
   keepServerFields(next, current);
   const changed = !isDeepStrictEqual(desired(next), desired(current));
-  next.metadata.generation = (current.metadata.generation ?? 1) + (changed ? 1 : 0);
+  if (hasGeneration(resource))
+    next.metadata.generation = (current.metadata.generation ?? 1) + (changed ? 1 : 0);
+  else delete next.metadata.generation;
   check(resource, registry, next);
   const frozen = resource.builtin ? immutableFaults(resource.plural, next, current) : [];
   if (frozen.length > 0) throw invalid(resource, next.metadata.name, frozen);

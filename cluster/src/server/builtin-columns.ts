@@ -216,6 +216,26 @@ function endpointsText(endpoints: ApiObject): string {
   return list.length > 0 ? list.join(',') : '<none>';
 }
 
+/** Running, Complete, Failed, Suspended or Terminating, as kubectl 1.32 shows it. */
+function jobStatus(job: ApiObject): string {
+  const holds = (type: string): boolean =>
+    digList(job, 'status', 'conditions').some(
+      (c) => digString(c, 'type') === type && digString(c, 'status') === 'True',
+    );
+  if (holds('Complete')) return 'Complete';
+  if (holds('Failed')) return 'Failed';
+  if (job.metadata.deletionTimestamp) return 'Terminating';
+  if (holds('Suspended')) return 'Suspended';
+  return 'Running';
+}
+
+function jobDuration(job: ApiObject, nowMs: number): string {
+  const from = Date.parse(digString(job, 'status', 'startTime') ?? '');
+  if (Number.isNaN(from)) return '';
+  const to = Date.parse(digString(job, 'status', 'completionTime') ?? '');
+  return humanDuration((Number.isNaN(to) ? nowMs : to) - from);
+}
+
 function jobCompletions(job: ApiObject): string {
   return `${digNumber(job, 'status', 'succeeded') ?? 0}/${digNumber(job, 'spec', 'completions') ?? 1}`;
 }
@@ -235,6 +255,12 @@ export const BUILTIN_COLUMNS: Readonly<Record<string, readonly Column[]>> = {
   secrets: [nameColumn, column('Type', at('type')), column('Data', dataCount), ageColumn],
   endpoints: [nameColumn, column('Endpoints', endpointsText), ageColumn],
   leases: [nameColumn, column('Holder', at('spec', 'holderIdentity')), ageColumn],
-  jobs: [nameColumn, column('Completions', jobCompletions), ageColumn],
+  jobs: [
+    nameColumn,
+    column('Status', jobStatus),
+    column('Completions', jobCompletions),
+    column('Duration', jobDuration),
+    ageColumn,
+  ],
   customresourcedefinitions: [nameColumn, created],
 };

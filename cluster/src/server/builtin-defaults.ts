@@ -76,10 +76,35 @@ function defaultService(spec: JsonObject): void {
 }
 
 function defaultJob(spec: JsonObject): void {
+  // Neither given: one pod, once. Only parallelism given: a queue of work, ended by its workers.
+  if (spec['completions'] === undefined && spec['parallelism'] === undefined)
+    setDefault(spec, 'completions', 1);
   setDefault(spec, 'parallelism', 1);
-  setDefault(spec, 'completions', 1);
   setDefault(spec, 'backoffLimit', 6);
+  setDefault(spec, 'completionMode', 'NonIndexed');
+  setDefault(spec, 'suspend', false);
+  setDefault(spec, 'podReplacementPolicy', 'TerminatingOrFailed');
   defaultTemplate(spec);
+}
+
+/** A Job finds its pods by its uid, which only now is known. */
+function completeJob(job: ApiObject): void {
+  const spec = section(job, 'spec');
+  const { uid = '', name } = job.metadata;
+  if (spec['manualSelector'] === true) return;
+  const own = { 'batch.kubernetes.io/controller-uid': uid };
+  spec['selector'] = { matchLabels: own };
+  const template = section({ ...job, spec } as ApiObject, 'spec')['template'];
+  if (!isJsonObject(template)) return;
+  const metadata = isJsonObject(template['metadata']) ? template['metadata'] : {};
+  const labels = isJsonObject(metadata['labels']) ? metadata['labels'] : {};
+  const names = { 'batch.kubernetes.io/job-name': name, 'controller-uid': uid, 'job-name': name };
+  template['metadata'] = { ...metadata, labels: { ...labels, ...own, ...names } };
+}
+
+/** Fills in what needs the uid of a new object. */
+export function completeBuiltin(plural: string, object: ApiObject): void {
+  if (plural === 'jobs') completeJob(object);
 }
 
 const DEFAULTERS: Readonly<Record<string, (object: ApiObject) => void>> = {

@@ -63,11 +63,32 @@ function workloadFaults(object: ApiObject): FieldError[] {
   return faults;
 }
 
+function jobFaults(job: ApiObject): FieldError[] {
+  const template = digObject(job, 'spec', 'template', 'spec');
+  const faults = podSpecFaults(template, 'spec.template.spec');
+  const policy = digString(template, 'restartPolicy');
+  if (policy !== 'Never' && policy !== 'OnFailure')
+    faults.push(
+      fault(
+        'spec.template.spec.restartPolicy',
+        `Unsupported value: ${JSON.stringify(policy ?? '')}: supported values: "OnFailure", "Never"`,
+      ),
+    );
+  if (digString(job, 'spec', 'completionMode') === 'Indexed')
+    faults.push(
+      fault(
+        'spec.completionMode',
+        'Invalid value: "Indexed": this embedded cluster runs NonIndexed jobs only',
+      ),
+    );
+  return faults;
+}
+
 const CREATE_RULES: Readonly<Record<string, (object: ApiObject) => FieldError[]>> = {
   pods: (o) => podSpecFaults(o.spec ?? {}, 'spec'),
   deployments: workloadFaults,
   replicasets: workloadFaults,
-  jobs: (o) => podSpecFaults(digObject(o, 'spec', 'template', 'spec'), 'spec.template.spec'),
+  jobs: jobFaults,
   services: (o) => (digList(o, 'spec', 'ports').length === 0 ? [required('spec.ports')] : []),
 };
 

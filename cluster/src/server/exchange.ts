@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { isJsonObject } from '@shoal/core';
+import { decodeProtobuf, isProtobuf } from './protobuf-body.ts';
 import { StatusError, type StatusReason } from './status-error.ts';
 
 /** Largest request body, as etcd's limit makes it on a real cluster. */
@@ -45,13 +46,7 @@ export async function readBody(exchange: Exchange): Promise<Buffer> {
 export async function readJson(exchange: Exchange): Promise<unknown> {
   const body = await readBody(exchange);
   if (body.length === 0) return undefined;
-  const type = exchange.request.headers['content-type'] ?? '';
-  if (type.includes('protobuf') || body.subarray(0, 4).equals(Buffer.from([0x6b, 0x38, 0x73, 0]))) {
-    throw new StatusError(
-      'UnsupportedMediaType',
-      'this server does not read protobuf bodies; use: kubectl create … --dry-run=client -o yaml | kubectl apply -f -',
-    );
-  }
+  if (isProtobuf(body)) return decodeProtobuf(body);
   try {
     return JSON.parse(body.toString('utf8')) as unknown;
   } catch (error) {

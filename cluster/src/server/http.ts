@@ -8,6 +8,7 @@ import type { LogProxy } from './log-proxy.ts';
 import type { OpenApi } from './openapi.ts';
 import { ResourceHandler, type ResourceRequest } from './resource-handler.ts';
 import type { ResourceRegistry } from './resource-registry.ts';
+import { answerReview } from './reviews.ts';
 import { StatusError } from './status-error.ts';
 import type { Verbs } from './verbs.ts';
 
@@ -87,9 +88,9 @@ export class HttpFront {
         ? sendText(exchange, 'ok')
         : refuse('ServiceUnavailable', 'not ready');
     }
-    if (!authenticate(exchange.request, this.#options.tokens))
-      refuse('Unauthorized', 'Unauthorized');
-    if (this.#meta(exchange)) return;
+    const user = authenticate(exchange.request, this.#options.tokens);
+    if (!user) refuse('Unauthorized', 'Unauthorized');
+    if (this.#meta(exchange) || (await answerReview(exchange, user))) return;
     const request = this.#parse(path);
     if (!request) refuse('NotFound', 'the server could not find the requested resource');
     if (request.subresource === 'log' && request.name) {
