@@ -189,6 +189,7 @@ function mlflow(folder: string): Outcome {
 const TWINS: readonly (readonly [environment: string, algorithm: string])[] = [
   ['federated/heart-disease/testenv-small.yaml', 'federated/heart-disease/scaffold.yaml'],
   ['joint-inference/digits/testenv-small.yaml', 'joint-inference/digits/by-margin.yaml'],
+  ['incremental/drifting-digits/testenv-small.yaml', 'incremental/drifting-digits/forgetful.yaml'],
   ['lifelong/digits/testenv-small.yaml', 'lifelong/digits/knowledge-base.yaml'],
 ];
 

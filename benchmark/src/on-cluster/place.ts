@@ -8,14 +8,16 @@ import { blackened, secretsOf } from '../plan/secrets.ts';
 import type { PlaceRunner } from '../runs/run-job.ts';
 import type { ClusterAccess, ClusterCase } from './access.ts';
 import { federatedOnCluster } from './federated.ts';
+import { incrementalOnCluster } from './incremental.ts';
 import { jointInferenceOnCluster } from './joint-inference.ts';
 import { lifelongOnCluster } from './lifelong.ts';
 
 type ClusterParadigm = (c: ClusterCase) => Promise<Observations>;
 
 const PARADIGMS: Partial<Record<ParadigmName, ClusterParadigm>> = {
-  federatedlearning: federatedOnCluster,
   jointinference: jointInferenceOnCluster,
+  incrementallearning: incrementalOnCluster,
+  federatedlearning: federatedOnCluster,
   lifelonglearning: lifelongOnCluster,
 };
 

@@ -11,9 +11,10 @@ import {
   slice,
 } from '@shoal/lib';
 import type { Operator } from '../config/test-env.ts';
-import type { BenchmarkSamples, DataPart } from '../data/benchmark-data.ts';
+import type { BenchmarkData, BenchmarkSamples, DataPart } from '../data/benchmark-data.ts';
 import { join, pick } from '../data/parts.ts';
 import { splitInto } from '../data/split.ts';
+import type { PlannedCase } from '../plan/planned-case.ts';
 import { type CaseContext, sampleBytes, scoreOf, testResults } from './case-context.ts';
 import type { CurvePoint, Observations } from './observations.ts';
 
@@ -33,7 +34,7 @@ function holds(difference: number, operator: Operator, threshold: number): boole
 }
 
 /** Rounds of new samples, in the order they come. */
-function roundsOf({ case: c, data }: CaseContext): readonly DataPart[] {
+export function roundsOf(c: PlannedCase, data: BenchmarkData): readonly DataPart[] {
   if (data.tasks) return data.tasks;
   const split = c.algorithm.split ?? c.testEnv.split;
   return splitInto(data.train, c.testEnv.incrementalRounds, split, c.seed);
@@ -71,7 +72,7 @@ interface Deployed {
 const REHEARSED = 500;
 
 /** Samples of before that are learned again with new ones; `rehearsal_samples: 0` forgets them. */
-function rehearsed(context: CaseContext): number {
+export function rehearsed(context: CaseContext): number {
   const given = context.choice('basemodel')?.hyperparameters['rehearsal_samples'];
   return typeof given === 'number' ? given : REHEARSED;
 }
@@ -132,7 +133,7 @@ export async function incremental(context: CaseContext): Promise<Observations> {
   const { data, world } = context;
   const miner = await minerOf(context);
   let deployed = await deployFirst(context);
-  const rounds = roundsOf(context);
+  const rounds = roundsOf(context.case, data);
   const curve: CurvePoint[] = [];
   const bytes = sampleBytes(data.test);
   const sums = { inferences: 0, uploads: 0, bytesDown: 0, updates: 0 };

@@ -8,6 +8,8 @@ export interface Comparison {
   readonly conditions: Leaderboard['conditions'];
   readonly a: string;
   readonly b: string;
+  /** What differs beside the result: data or code the two were made from. */
+  readonly differs: readonly string[];
   readonly metrics: readonly {
     readonly column: MetricColumn;
     readonly a: number;
@@ -24,6 +26,15 @@ const LEVEL = 0.05;
 export function rowName(row: LeaderboardRow): string {
   const swept = Object.entries(row.hyperparameters).map(([k, v]) => `${k}=${textOf(v)}`);
   return swept.length === 0 ? row.algorithm : `${row.algorithm} (${swept.join(', ')})`;
+}
+
+function differencesOf(a: LeaderboardRow, b: LeaderboardRow): string[] {
+  const [x, y] = [a.records[0]?.planned.digests, b.records[0]?.planned.digests];
+  return [
+    ...(x?.data === y?.data ? [] : ['the data']),
+    ...(x?.code === y?.code ? [] : ['the code']),
+    ...(x?.configuration === y?.configuration ? [] : ['the configuration']),
+  ];
 }
 
 function found(board: Leaderboard, name: string): LeaderboardRow {
@@ -72,6 +83,7 @@ export function compareAlgorithms(
     conditions: board.conditions,
     a,
     b,
+    differs: [],
     metrics: compared(found(board, a), found(board, b), board.metrics),
   }));
 }
@@ -92,6 +104,7 @@ export function compareResults(
           conditions: board.conditions,
           a: `${rowName(row)}, after`,
           b: 'before',
+          differs: differencesOf(row, twin),
           metrics: compared(row, twin, board.metrics),
         },
       ];

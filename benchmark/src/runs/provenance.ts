@@ -2,12 +2,15 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism, cpus, platform, release, totalmem } from 'node:os';
-import { dirname } from 'node:path';
+import { dirname, resolve } from 'node:path';
+import { digestOf } from '@shoal/core';
 import { frameworkDigest } from '../plan/fingerprint.ts';
 
 /** Where results come from. */
 export interface Provenance {
   readonly startedAt: string;
+  /** Hash of where the job's file is: results of two jobs do not mix. */
+  readonly job: string;
   readonly shoal: string;
   /** Hash of Shoal's code. */
   readonly code: string;
@@ -44,6 +47,7 @@ function commitOf(folder: string): string {
 export function provenanceOf(jobFile: string, seeds: readonly number[]): Provenance {
   return {
     startedAt: new Date().toISOString(),
+    job: digestOf(resolve(jobFile)).slice('sha256:'.length, 'sha256:'.length + 16),
     shoal: versionOf('../../package.json'),
     code: frameworkDigest().slice(0, 16),
     node: process.version,

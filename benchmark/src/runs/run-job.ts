@@ -1,6 +1,8 @@
+import type { ChildProcess } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { ShoalError } from '@shoal/core';
 import type { Plan } from '../plan/plan.ts';
 import { caseName, type PlannedCase } from '../plan/planned-case.ts';
 import { type CaseEnd, CaseProcesses, runInProcess } from './case-runner.ts';
@@ -63,6 +65,37 @@ export interface RunSummary {
 
 export const PROCESS = 'process';
 
+/** Two jobs of one name in one folder would show each other's results. */
+function expectSameJob(
+  before: string | undefined,
+  now: string,
+  name: string,
+  folder: string,
+): void {
+  if (before === undefined || before === now) return;
+  throw new ShoalError(
+    'failed_precondition',
+    `${folder} holds results of another file with a job called "${name}"; rename one of them, or give another --workspace`,
+  );
+}
+
+/** Runs a case where it belongs; one that cannot run ends at once. */
+async function endOf(
+  planned: PlannedCase,
+  at: {
+    readonly place: PlaceRunner | undefined;
+    readonly limits: Parameters<PlaceRunner>[1];
+    readonly log: string;
+    readonly process: () => ChildProcess;
+  },
+): Promise<CaseEnd> {
+  const { place, limits, log } = at;
+  if (planned.problem !== undefined) return { state: 'failed', error: planned.problem, seconds: 0 };
+  // A bound (all data in one place, each alone) is no job of a cluster.
+  if (place && !planned.algorithm.baseline) return await place(planned, limits);
+  return await runInProcess(planned, { ...limits, log, process: at.process() });
+}
+
 /**
  * Runs the cases of a plan that have not run yet, several at a time, and stores each as it ends. A case
  * that fails or takes too long is noted, and the others go on.
@@ -75,7 +108,9 @@ export async function runJob(plan: Plan, options: RunOptions): Promise<RunSummar
   const processes = new CaseProcesses();
   const startedAt = performance.now();
   try {
-    store.begin(plan.cases, place, provenanceOf(plan.job.file, plan.job.seeds));
+    const provenance = provenanceOf(plan.job.file, plan.job.seeds);
+    expectSameJob(store.latest(place)?.provenance.job, provenance.job, plan.job.name, folder);
+    store.begin(plan.cases, place, provenance);
     const waiting = plan.cases.filter((c) => fresh || store.get(c.id, place)?.state !== 'done');
     const failed: { name: string; error: string; log: string }[] = [];
     const total = waiting.length;
@@ -92,18 +127,12 @@ export async function runJob(plan: Plan, options: RunOptions): Promise<RunSummar
         timeLimitSeconds: options.timeLimitSeconds ?? plan.job.timeLimitSeconds,
         onProgress: (share: number, text: string) => tell('moved', { share, text }),
       };
-      const refused = { state: 'failed', error: planned.problem ?? '', seconds: 0 } as const;
-      // A bound (all data in one place, each alone) is no job of a cluster.
-      const elsewhere = planned.algorithm.baseline ? undefined : options.place;
-      const end = planned.problem
-        ? refused
-        : elsewhere
-          ? await elsewhere.run(planned, limits)
-          : await runInProcess(planned, {
-              ...limits,
-              log,
-              process: processes.take(queue.length > 0),
-            });
+      const end = await endOf(planned, {
+        place: options.place?.run,
+        limits,
+        log,
+        process: () => processes.take(queue.length > 0),
+      });
       // A run that was called off says nothing about the case.
       if (signal.aborted && end.state !== 'done') return;
       store.put(planned, { ...end, place }, new Date().toISOString());

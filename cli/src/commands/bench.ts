@@ -278,9 +278,10 @@ export function benchReportCommand(job: string, options: BenchOptions): void {
   for (const path of writeReports(results, out, formats)) print(path);
 }
 
-function printComparison({ conditions, a, b, metrics }: Comparison): void {
+function printComparison({ conditions, a, b, metrics, differs }: Comparison): void {
   const where = conditionsText(conditions);
   print(`\n${styled('bold', `${a} against ${b}${where === '' ? '' : `, ${where}`}`)}`);
+  if (differs.length > 0) print(`not the same: ${differs.join(', ')}`);
   const rows = metrics.map(({ column, difference, better, ...m }) => [
     column.name,
     figureText(m.a, column.unit),
