@@ -69,6 +69,16 @@ const IMPERATIVE: readonly Step[] = [
     stdout: /deployment\.apps\/tool created/,
   },
   { args: 'get deployment tool -o jsonpath={.spec.replicas}', stdout: /^0$/ },
+  {
+    args: 'autoscale deployment tool --min=1 --max=3 --cpu-percent=50',
+    stdout: /horizontalpodautoscaler\.autoscaling\/tool autoscaled/,
+    stderr: /Warning: .*does not scale by them/,
+  },
+  {
+    args: 'get hpa tool',
+    stdout:
+      /REFERENCE\s+TARGETS\s+MINPODS\s+MAXPODS\s+REPLICAS\s+AGE\ntool\s+Deployment\/tool\s+cpu: <unknown>\/50%\s+1\s+3\s+0/,
+  },
   { args: 'create service clusterip tool --tcp=80:8080', stdout: /service\/tool created/ },
   { args: 'get service tool -o jsonpath={.spec.ports[0].targetPort}', stdout: /^8080$/ },
   {

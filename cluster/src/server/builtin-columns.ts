@@ -240,6 +240,16 @@ function jobCompletions(job: ApiObject): string {
   return `${digNumber(job, 'status', 'succeeded') ?? 0}/${digNumber(job, 'spec', 'completions') ?? 1}`;
 }
 
+/** `cpu: <unknown>/50%`: what is aimed at; nothing here measures it. */
+function autoscalerTargets(hpa: ApiObject): string {
+  const targets = digList(hpa, 'spec', 'metrics').map((m) => {
+    const wanted = digNumber(m, 'resource', 'target', 'averageUtilization');
+    const name = digString(m, 'resource', 'name') ?? digString(m, 'type') ?? '';
+    return `${name}: <unknown>/${wanted === undefined ? '<unknown>' : `${wanted}%`}`;
+  });
+  return targets.length > 0 ? targets.join(', ') : '<none>';
+}
+
 const created: Column = column('Created At', (o) => o.metadata.creationTimestamp ?? null);
 
 /** Columns of the built-in kinds that have more than a name and an age. */
@@ -255,6 +265,18 @@ export const BUILTIN_COLUMNS: Readonly<Record<string, readonly Column[]>> = {
   secrets: [nameColumn, column('Type', at('type')), column('Data', dataCount), ageColumn],
   endpoints: [nameColumn, column('Endpoints', endpointsText), ageColumn],
   leases: [nameColumn, column('Holder', at('spec', 'holderIdentity')), ageColumn],
+  horizontalpodautoscalers: [
+    nameColumn,
+    column('Reference', (o) => {
+      const { kind, name } = digObject(o, 'spec', 'scaleTargetRef');
+      return typeof kind === 'string' && typeof name === 'string' ? `${kind}/${name}` : '';
+    }),
+    column('Targets', autoscalerTargets),
+    column('MinPods', (o) => String(digNumber(o, 'spec', 'minReplicas') ?? '<unset>')),
+    column('MaxPods', at('spec', 'maxReplicas'), { type: 'integer' }),
+    column('Replicas', (o) => digNumber(o, 'status', 'currentReplicas') ?? 0, { type: 'integer' }),
+    ageColumn,
+  ],
   jobs: [
     nameColumn,
     column('Status', jobStatus),

@@ -2,6 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import type { KeyPair, Logger } from '@shoal/core';
 import { authenticate, type TokenTable } from './authenticate.ts';
+import { createAutoscaler } from './autoscaling-v1.ts';
 import { aggregatedDiscovery, groupList, oneGroup, resourceList } from './discovery.ts';
 import { type Exchange, refuse, sendFailure, sendJson } from './exchange.ts';
 import type { LogProxy } from './log-proxy.ts';
@@ -91,6 +92,8 @@ export class HttpFront {
     const user = authenticate(exchange.request, this.#options.tokens);
     if (!user) refuse('Unauthorized', 'Unauthorized');
     if (this.#meta(exchange) || (await answerReview(exchange, user))) return;
+    const { registry, verbs } = this.#options;
+    if (await createAutoscaler(exchange, registry, verbs)) return;
     const request = this.#parse(path);
     if (!request) refuse('NotFound', 'the server could not find the requested resource');
     if (request.subresource === 'log' && request.name) {
