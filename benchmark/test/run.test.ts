@@ -378,6 +378,14 @@ describe('planning a job', () => {
     expect(new Set(ids).size).toBe(2);
   });
 
+  it('says what to do with a module of Ianvs', async () => {
+    const { job, folder } = made({ seeds: [1], hyperparameters: { noise: '[0]' } });
+    const text = readFileSync(join(folder, 'swept.yaml'), 'utf8');
+    writeFileSync(join(folder, 'swept.yaml'), text.replace('centroids.ts', 'basemodel.py'));
+    const { cases } = await planJob(job);
+    expect(cases[0]?.problem).toMatch(/basemodel\.py is Python; a module here is a TypeScript/);
+  });
+
   it('names the slot a paradigm lacks', async () => {
     const { job, folder } = made();
     const text = readFileSync(join(folder, 'swept.yaml'), 'utf8');

@@ -41,6 +41,11 @@ function camelCase(name: string): string {
  *   not load or exports no function.
  */
 export async function checkModule(path: string, name: string): Promise<LoadedModule> {
+  if (path.endsWith('.py'))
+    throw new ShoalError(
+      'invalid_argument',
+      `module "${name}": ${path} is Python; a module here is a TypeScript or JavaScript file that exports a function (see docs/guides/benchmarks.md)`,
+    );
   if (!existsSync(path))
     throw new ShoalError('not_found', `module "${name}": there is no file ${path}`);
   let exported: Readonly<Record<string, unknown>>;
