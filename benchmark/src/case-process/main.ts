@@ -1,13 +1,10 @@
 import { createWriteStream } from 'node:fs';
-import { enableCompileCache } from 'node:module';
 import { Worker } from 'node:worker_threads';
 import type { PlannedCase } from '../plan/planned-case.ts';
 import type { CaseMessage } from './outcome.ts';
 
 // One case in a process of its own: the case comes as a line on standard input, what it says goes to file
 // descriptor 3. Standard input stays open as a leash: when whoever started the case is gone, it ends.
-enableCompileCache(process.env['SHOAL_COMPILE_CACHE']);
-
 // A case that never comes back to the event loop would not notice: another thread does.
 const WATCH = `
 const parent = process.ppid;

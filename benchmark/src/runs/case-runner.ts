@@ -1,9 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createWriteStream, mkdirSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
-import { messageOf } from '@shoal/core';
+import { compileCacheFolder, messageOf } from '@shoal/core';
 import type { CaseMessage, CaseOutcome } from '../case-process/outcome.ts';
 import type { PlannedCase } from '../plan/planned-case.ts';
 import { blackened, secretsOf } from '../plan/secrets.ts';
@@ -31,7 +30,6 @@ const GRACE_MS = 2_000;
 /** What a case printed last may still be on its way when it has ended. */
 const DRAIN_MS = 300;
 const TAIL_CHARACTERS = 4_000;
-const CACHE = join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'shoal', 'compiled');
 
 /** Variables under which numeric libraries of a module would take more than one core. */
 const ONE_THREAD = { OMP_NUM_THREADS: '1', OPENBLAS_NUM_THREADS: '1', MKL_NUM_THREADS: '1' };
@@ -101,7 +99,7 @@ function started(): ChildProcess {
   const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', MAIN], {
     stdio: ['pipe', 'pipe', 'pipe', 'pipe'],
     detached: true,
-    env: { ...process.env, ...ONE_THREAD, SHOAL_COMPILE_CACHE: CACHE },
+    env: { ...process.env, ...ONE_THREAD, NODE_COMPILE_CACHE: compileCacheFolder() },
   });
   // Told to whoever runs a case in it; one that waits just ends.
   child.on('error', () => undefined);

@@ -4,7 +4,13 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { allCrds } from '@shoal/api';
 import { ApiClient, clusterAuthority, renderKubeconfig } from '@shoal/cluster';
-import { isShoalError, issueCertificate, type KeyPair, ShoalError } from '@shoal/core';
+import {
+  compileCacheFolder,
+  isShoalError,
+  issueCertificate,
+  type KeyPair,
+  ShoalError,
+} from '@shoal/core';
 import {
   createJoinToken,
   edgeAuthority,
@@ -44,6 +50,7 @@ const IMAGES = ['shoal/workers', 'shoal/examples'].map((image) => ({
   image,
   workingDir: PROJECT,
   path: [join(PROJECT, 'node_modules/.bin')],
+  environment: { NODE_COMPILE_CACHE: compileCacheFolder() },
 }));
 
 function entryOf(specifier: string, file: string): string {

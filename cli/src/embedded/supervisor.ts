@@ -1,7 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { ShoalError } from '@shoal/core';
+import { compileCacheFolder, ShoalError } from '@shoal/core';
 
 export interface ProcessSpec {
   readonly name: string;
@@ -48,7 +48,11 @@ export class SupervisedProcess {
     const startedAt = Date.now();
     // The IPC channel is how a child learns that its supervisor is gone, however it went.
     const child = fork(this.spec.entry, [], {
-      env: { ...process.env, ...this.spec.environment },
+      env: {
+        NODE_COMPILE_CACHE: compileCacheFolder(),
+        ...process.env,
+        ...this.spec.environment,
+      },
       stdio: ['ignore', log, log, 'ipc'],
       detached: true,
     });

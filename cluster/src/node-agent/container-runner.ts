@@ -172,7 +172,11 @@ export class ContainerRunner {
     if (!log) throw new Error('no log');
     this.#process = await startProcess({
       command,
-      environment: { HOSTNAME: this.#context.pod.metadata.name, ...variables },
+      environment: {
+        HOSTNAME: this.#context.pod.metadata.name,
+        ...image?.environment,
+        ...variables,
+      },
       workingDir: workingDir
         ? translate(workingDir, context)
         : (image?.workingDir ?? context.rootfs),

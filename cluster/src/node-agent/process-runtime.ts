@@ -13,6 +13,8 @@ export interface ImageSource {
   readonly workingDir: string;
   /** Folders put in front of PATH. */
   readonly path: readonly string[];
+  /** Variables the image sets. */
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
 export interface ProcessSpec {

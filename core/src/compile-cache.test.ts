@@ -1,0 +1,22 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, it } from 'vitest';
+import { compileCacheFolder } from './compile-cache.ts';
+
+const dir = mkdtempSync(join(tmpdir(), 'shoal-compiled-'));
+afterAll(() => rmSync(dir, { recursive: true }));
+
+it('is the user’s own, or a folder of ours in the cache', () => {
+  expect(compileCacheFolder({ NODE_COMPILE_CACHE: '/mine' })).toBe('/mine');
+  expect(compileCacheFolder({ XDG_CACHE_HOME: '/cache' })).toBe('/cache/shoal/compiled');
+});
+
+it('is filled by a process that loads our sources', () => {
+  const env = { ...process.env, NODE_COMPILE_CACHE: dir, NODE_DISABLE_COMPILE_CACHE: '' };
+  const { NODE_DISABLE_COMPILE_CACHE: _off, ...on } = env;
+  const file = join(import.meta.dirname, 'index.ts');
+  execFileSync(process.execPath, ['-e', `import(${JSON.stringify(file)})`], { env: on });
+  expect(readdirSync(dir).length).toBeGreaterThan(0);
+});
