@@ -1,10 +1,9 @@
 #!/usr/bin/env node
 import { enableCompileCache } from 'node:module';
-import { homedir } from 'node:os';
-import { join } from 'node:path';
+import { compileCacheFolder } from '@shoal/core/compile-cache';
 
-// Before anything else is loaded, and so without a look at the folder others take it from (compileCacheFolder).
-const cache = process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache');
-enableCompileCache(process.env['NODE_COMPILE_CACHE'] ?? join(cache, 'shoal', 'compiled'));
+// Before anything else is loaded: what is loaded first is not found in the cache.
+const folder = compileCacheFolder();
+if (folder !== undefined) enableCompileCache(folder);
 
 await import('./program.ts');

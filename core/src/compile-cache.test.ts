@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
@@ -9,8 +9,15 @@ const dir = mkdtempSync(join(tmpdir(), 'shoal-compiled-'));
 afterAll(() => rmSync(dir, { recursive: true }));
 
 it('is the user’s own, or a folder of ours in the cache', () => {
-  expect(compileCacheFolder({ NODE_COMPILE_CACHE: '/mine' })).toBe('/mine');
-  expect(compileCacheFolder({ XDG_CACHE_HOME: '/cache' })).toBe('/cache/shoal/compiled');
+  expect(compileCacheFolder({ NODE_COMPILE_CACHE: join(dir, 'mine') })).toBe(join(dir, 'mine'));
+  const ours = join(dir, 'cache/shoal/compiled');
+  expect(compileCacheFolder({ XDG_CACHE_HOME: join(dir, 'cache') })).toBe(ours);
+  expect(existsSync(ours)).toBe(true);
+});
+
+it('is none where no folder can be made', () => {
+  expect(compileCacheFolder({ XDG_CACHE_HOME: '/proc/nowhere' })).toBeUndefined();
+  expect(compileCacheFolder({ XDG_CACHE_HOME: '/dev/null/x' })).toBeUndefined();
 });
 
 it('is filled by a process that loads our sources', () => {

@@ -13,7 +13,7 @@ export {
   signWith,
 } from './certificates.ts';
 export { type Clock, FakeClock, rfc3339, systemClock } from './clock.ts';
-export { compileCacheFolder } from './compile-cache.ts';
+export { compileCacheVariable } from './compile-cache.ts';
 export {
   choice,
   flag,

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createWriteStream, mkdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
-import { compileCacheFolder, messageOf } from '@shoal/core';
+import { compileCacheVariable, messageOf } from '@shoal/core';
 import type { CaseMessage, CaseOutcome } from '../case-process/outcome.ts';
 import type { PlannedCase } from '../plan/planned-case.ts';
 import { blackened, secretsOf } from '../plan/secrets.ts';
@@ -99,7 +99,7 @@ function started(): ChildProcess {
   const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', MAIN], {
     stdio: ['pipe', 'pipe', 'pipe', 'pipe'],
     detached: true,
-    env: { ...process.env, ...ONE_THREAD, NODE_COMPILE_CACHE: compileCacheFolder() },
+    env: { ...process.env, ...ONE_THREAD, ...compileCacheVariable() },
   });
   // Told to whoever runs a case in it; one that waits just ends.
   child.on('error', () => undefined);

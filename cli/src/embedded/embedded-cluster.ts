@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { allCrds } from '@shoal/api';
 import { ApiClient, clusterAuthority, renderKubeconfig } from '@shoal/cluster';
 import {
-  compileCacheFolder,
+  compileCacheVariable,
   isShoalError,
   issueCertificate,
   type KeyPair,
@@ -50,7 +50,7 @@ const IMAGES = ['shoal/workers', 'shoal/examples'].map((image) => ({
   image,
   workingDir: PROJECT,
   path: [join(PROJECT, 'node_modules/.bin')],
-  environment: { NODE_COMPILE_CACHE: compileCacheFolder() },
+  environment: compileCacheVariable(),
 }));
 
 function entryOf(specifier: string, file: string): string {

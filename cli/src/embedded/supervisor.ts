@@ -1,7 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { compileCacheFolder, ShoalError } from '@shoal/core';
+import { compileCacheVariable, ShoalError } from '@shoal/core';
 
 export interface ProcessSpec {
   readonly name: string;
@@ -49,8 +49,8 @@ export class SupervisedProcess {
     // The IPC channel is how a child learns that its supervisor is gone, however it went.
     const child = fork(this.spec.entry, [], {
       env: {
-        NODE_COMPILE_CACHE: compileCacheFolder(),
         ...process.env,
+        ...compileCacheVariable(),
         ...this.spec.environment,
       },
       stdio: ['ignore', log, log, 'ipc'],
