@@ -188,9 +188,7 @@ function mlflow(folder: string): Outcome {
 
 const TWINS: readonly (readonly [environment: string, algorithm: string])[] = [
   ['federated/heart-disease/testenv-small.yaml', 'federated/heart-disease/scaffold.yaml'],
-  ['joint-inference/digits/testenv-small.yaml', 'joint-inference/digits/by-margin.yaml'],
   ['incremental/drifting-digits/testenv-small.yaml', 'incremental/drifting-digits/forgetful.yaml'],
-  ['lifelong/digits/testenv-small.yaml', 'lifelong/digits/knowledge-base.yaml'],
 ];
 
 /** Figures of a job with one algorithm, as a list: `accuracy 0.9`. */
