@@ -143,20 +143,6 @@ describe('running a job', () => {
     expect(written(job, results)).toBe(written(job, undisturbed));
   }, 120_000);
 
-  it('ends the case when whoever runs it is killed', async () => {
-    const { job, results } = made({ seeds: [1], hyperparameters: { sleep: '[60000]' } });
-    const child = spawn(
-      process.execPath,
-      [join(import.meta.dirname, 'run-until-killed.ts'), job, results],
-      { stdio: 'ignore' },
-    );
-    await expect.poll(() => casesOf(child.pid).length, { timeout: 20_000 }).toBe(1);
-    const [pid = 0] = casesOf(child.pid);
-    child.kill('SIGKILL');
-    await once(child, 'close');
-    await expect.poll(() => isRunning(pid), { timeout: 8_000 }).toBe(false);
-  }, 60_000);
-
   it('ends what a case started, however long that would hold its pipes', async () => {
     const { job, folder, results } = made({
       seeds: [1],
@@ -180,20 +166,30 @@ describe('running a job', () => {
     await expect.poll(() => isRunning(pid), { timeout: 5_000 }).toBe(false);
   }, 60_000);
 
-  it('ends a case that never comes back, when whoever runs it is killed', async () => {
-    const { job, results } = made({ seeds: [1], hyperparameters: { busy: '[60000]' } });
-    const child = spawn(
-      process.execPath,
-      [join(import.meta.dirname, 'run-until-killed.ts'), job, results],
-      { stdio: 'ignore' },
-    );
-    await expect.poll(() => casesOf(child.pid).length, { timeout: 20_000 }).toBe(1);
-    const [pid = 0] = casesOf(child.pid);
-    // Long enough to be in the loop.
-    await new Promise((r) => setTimeout(r, 1_500));
-    child.kill('SIGKILL');
-    await expect.poll(() => isRunning(pid), { timeout: 8_000 }).toBe(false);
-  }, 60_000);
+  it.each([
+    ['waits', 'sleep'],
+    ['never comes back to its loop', 'busy'],
+  ])(
+    'ends a case that %s, when whoever runs it is killed',
+    async (_what, hyperparameter) => {
+      const { job, results } = made({
+        seeds: [1],
+        hyperparameters: { [hyperparameter]: '[60000]' },
+      });
+      const child = spawn(
+        process.execPath,
+        [join(import.meta.dirname, 'run-until-killed.ts'), job, results],
+        { stdio: 'ignore' },
+      );
+      await expect.poll(() => casesOf(child.pid).length, { timeout: 20_000 }).toBe(1);
+      const [pid = 0] = casesOf(child.pid);
+      // Long enough to be in the loop.
+      await new Promise((r) => setTimeout(r, 1_500));
+      child.kill('SIGKILL');
+      await expect.poll(() => isRunning(pid), { timeout: 8_000 }).toBe(false);
+    },
+    60_000,
+  );
 
   it('stores no result under the data of before, when the data changes while it runs', async () => {
     const { job, folder, results } = made({ seeds: [1], hyperparameters: { sleep: '[1500]' } });

@@ -1,10 +1,9 @@
-import { mkdirSync } from 'node:fs';
-import { dirname, join, normalize } from 'node:path';
-import { type ClusterAccess, clusterPlace, type PlaceRunner } from '@shoal/benchmark';
+import { clusterPlace, type PlaceRunner } from '@shoal/benchmark';
 import { EmbeddedCluster } from '../embedded/embedded-cluster.ts';
 import { layoutOf } from '../embedded/layout.ts';
 import { runningState } from '../embedded/lock.ts';
 import { ProgressView } from '../terminal/progress.ts';
+import { localAccess } from './cluster-access.ts';
 import { connectTo } from './context.ts';
 import { Resources } from './resources.ts';
 
@@ -27,27 +26,8 @@ export async function openClusterPlace(
   const state = running ?? own?.state;
   if (!state) throw new Error('no cluster');
   const client = connectTo(state);
-  const resources = new Resources(client);
-  const access: ClusterAccess = {
-    cloudNode: state.cloudNode,
-    edgeNodes: state.edgeNodes,
-    nodePath: (node, path) => {
-      const real = join(layout.rootfs(node), normalize(join('/', path)));
-      mkdirSync(dirname(real), { recursive: true });
-      return real;
-    },
-    apply: async (objects) => {
-      for (const object of objects)
-        await resources.apply(object as Record<string, unknown>, 'default');
-    },
-    get: async (kind, name) =>
-      (await resources.get(kind, 'default', name)) as Awaited<ReturnType<ClusterAccess['get']>>,
-    remove: async (kind, name) => {
-      await resources.remove(kind, 'default', name);
-    },
-  };
   return {
-    run: clusterPlace(access),
+    run: clusterPlace(localAccess(layout, state, new Resources(client))),
     close: async () => {
       client.close();
       await own?.stop();

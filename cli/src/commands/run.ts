@@ -1,5 +1,3 @@
-import { mkdirSync } from 'node:fs';
-import { dirname, join, normalize } from 'node:path';
 import { ShoalError } from '@shoal/core';
 import {
   type DataKind,
@@ -16,6 +14,7 @@ import { ProgressView } from '../terminal/progress.ts';
 import { styled } from '../terminal/style.ts';
 import { renderTable } from '../terminal/table.ts';
 import { untilInterrupted } from './cluster.ts';
+import { localAccess } from './cluster-access.ts';
 import { connectTo } from './context.ts';
 import { Resources } from './resources.ts';
 
@@ -60,25 +59,10 @@ function contextFor(parts: {
 }): ExampleContext {
   const { layout, state, resources, view, signal, data, isShort } = parts;
   return {
+    ...localAccess(layout, state, resources),
     data,
     isShort,
     signal,
-    cloudNode: state.cloudNode,
-    edgeNodes: state.edgeNodes,
-    nodePath: (node, path) => {
-      const real = join(layout.rootfs(node), normalize(join('/', path)));
-      mkdirSync(dirname(real), { recursive: true });
-      return real;
-    },
-    apply: async (objects) => {
-      for (const object of objects)
-        await resources.apply(object as Record<string, unknown>, 'default');
-    },
-    get: async (kind, name) =>
-      (await resources.get(kind, 'default', name)) as Awaited<ReturnType<ExampleContext['get']>>,
-    remove: async (kind, name) => {
-      await resources.remove(kind, 'default', name);
-    },
     stage: (text) => view.stage(text),
     progress: (share, text) => view.progress(share, text),
   };
