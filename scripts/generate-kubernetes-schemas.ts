@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { KEY_DEFAULTS, MERGE_TYPES } from './merge-types.ts';
 
 /**
  * Reads the models of `@kubernetes/client-node` (generated from Kubernetes' own OpenAPI document)
@@ -19,6 +20,10 @@ export interface Schema {
   $ref?: string;
   'x-kubernetes-int-or-string'?: boolean;
   'x-kubernetes-preserve-unknown-fields'?: boolean;
+  'x-kubernetes-list-type'?: 'map' | 'set';
+  'x-kubernetes-list-map-keys'?: readonly string[];
+  'x-kubernetes-map-type'?: 'atomic';
+  default?: unknown;
 }
 
 interface Attribute {
@@ -93,6 +98,17 @@ function quantified(model: string, name: string, schema: Schema): Schema {
   return schema.additionalProperties ? { ...schema, additionalProperties: quantity } : quantity;
 }
 
+/** What server-side apply must know of a field: see {@link MERGE_TYPES}. */
+function merged(model: string, name: string, schema: Schema): Schema {
+  const rule = MERGE_TYPES[model]?.[name];
+  const fallback = KEY_DEFAULTS[model]?.[name];
+  if (fallback !== undefined) return { ...schema, default: fallback };
+  if (rule === 'atomic') return { ...schema, 'x-kubernetes-map-type': 'atomic' };
+  if (rule === 'set') return { ...schema, 'x-kubernetes-list-type': 'set' };
+  if (rule === undefined) return schema;
+  return { ...schema, 'x-kubernetes-list-type': 'map', 'x-kubernetes-list-map-keys': rule };
+}
+
 function readModel(model: string, refs: Set<string>): Schema {
   const declarations = readFileSync(join(MODELS, `${model}.d.ts`), 'utf8');
   const classDoc = /\/\*\*\n\* (.*)\n\*\/\nexport declare class/.exec(declarations)?.[1];
@@ -107,12 +123,14 @@ function readModel(model: string, refs: Set<string>): Schema {
   const names = new Map([...docs.keys()].map((n, i) => [attributes[i]?.baseName ?? n, n]));
   for (const { baseName, type, format } of attributes) {
     const info = docs.get(names.get(baseName) ?? baseName);
-    const schema = quantified(model, baseName, schemaOfType(type, format, refs));
+    const plainSchema = quantified(model, baseName, schemaOfType(type, format, refs));
+    const schema = merged(model, baseName, plainSchema);
     properties[baseName] = info?.doc ? { ...schema, description: plain(info.doc) } : schema;
     if (info && !info.optional) required.push(baseName);
   }
   return {
     type: 'object',
+    ...(MERGE_TYPES[model]?.['.'] ? { 'x-kubernetes-map-type': 'atomic' as const } : {}),
     ...(classDoc ? { description: plain(classDoc) } : {}),
     properties,
     ...(required.length > 0 ? { required } : {}),

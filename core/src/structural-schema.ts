@@ -30,13 +30,17 @@ export interface StructuralSchema {
   readonly maxProperties?: number;
   readonly 'x-kubernetes-int-or-string'?: boolean;
   readonly 'x-kubernetes-preserve-unknown-fields'?: boolean;
+  readonly 'x-kubernetes-list-type'?: 'atomic' | 'set' | 'map';
+  readonly 'x-kubernetes-list-map-keys'?: readonly string[];
+  readonly 'x-kubernetes-map-type'?: 'granular' | 'atomic';
 }
 
 export type FieldErrorReason =
   | 'FieldValueRequired'
   | 'FieldValueInvalid'
   | 'FieldValueTypeInvalid'
-  | 'FieldValueNotSupported';
+  | 'FieldValueNotSupported'
+  | 'FieldValueDuplicate';
 
 /** One fault of an object: which field, and what is wrong with it. */
 export interface FieldError {
@@ -217,8 +221,33 @@ function stringFaults(value: string, shape: StructuralSchema, field: string): Fi
   return faults;
 }
 
+/** Items of a set, or of a list with keys, that are there twice. */
+function duplicates(
+  value: readonly unknown[],
+  shape: StructuralSchema,
+  field: string,
+): FieldError[] {
+  const kind = shape['x-kubernetes-list-type'];
+  if (kind !== 'set' && kind !== 'map') return [];
+  const keys = shape['x-kubernetes-list-map-keys'] ?? [];
+  const idOf = (item: unknown): unknown =>
+    kind === 'map' && isJsonObject(item)
+      ? Object.fromEntries(keys.map((k) => [k, item[k] ?? shape.items?.properties?.[k]?.default]))
+      : item;
+  const seen = new Set<string>();
+  return value.flatMap((item, i) => {
+    const id = JSON.stringify(idOf(item));
+    if (!seen.has(id)) {
+      seen.add(id);
+      return [];
+    }
+    const message = `Duplicate value: ${id}`;
+    return [{ field: `${field}[${i}]`, reason: 'FieldValueDuplicate' as const, message }];
+  });
+}
+
 function arrayFaults(value: readonly unknown[], at: Position): FieldError[] {
-  const { shape, field, resolve } = at;
+  const { shape, field, ...rest } = at;
   const { items } = shape;
   const faults: FieldError[] = [];
   if (shape.minItems !== undefined && value.length < shape.minItems) {
@@ -234,15 +263,16 @@ function arrayFaults(value: readonly unknown[], at: Position): FieldError[] {
       invalid(field, `Too many: ${value.length}: must have at most ${shape.maxItems} items`),
     );
   }
+  if (!at.allowDuplicates) faults.push(...duplicates(value, shape, field));
   if (items) {
     for (const [i, v] of value.entries())
-      faults.push(...validate(v, items, { path: `${field}[${i}]`, resolve }));
+      faults.push(...validate(v, items, { ...rest, path: `${field}[${i}]` }));
   }
   return faults;
 }
 
 function objectFaults(value: JsonObject, at: Position): FieldError[] {
-  const { shape, field, resolve } = at;
+  const { shape, field, ...rest } = at;
   const faults: FieldError[] = [];
   for (const key of shape.required ?? []) {
     if (value[key] === undefined) {
@@ -263,7 +293,7 @@ function objectFaults(value: JsonObject, at: Position): FieldError[] {
   }
   for (const [key, inner] of Object.entries(value)) {
     const child = childSchema(shape, key);
-    if (child) faults.push(...validate(inner, child, { path: join(field, key), resolve }));
+    if (child) faults.push(...validate(inner, child, { ...rest, path: join(field, key) }));
   }
   return faults;
 }
@@ -272,6 +302,7 @@ interface Position {
   readonly shape: StructuralSchema;
   readonly field: string;
   readonly resolve: ResolveRef;
+  readonly allowDuplicates: boolean;
 }
 
 function enumFault(value: unknown, shape: StructuralSchema, field: string): FieldError[] {
@@ -281,13 +312,19 @@ function enumFault(value: unknown, shape: StructuralSchema, field: string): Fiel
   return [{ field, reason: 'FieldValueNotSupported', message }];
 }
 
-/** All faults of a value against a schema; empty when it fits. */
+/**
+ * All faults of a value against a schema; empty when it fits.
+ *
+ * @param options.allowDuplicates Lets lists with keys repeat them, as Kubernetes does for some of
+ *   its own kinds (`env`, `ports`).
+ */
 export function validate(
   value: unknown,
   schema: StructuralSchema,
-  options: { path?: string; resolve?: ResolveRef } = {},
+  options: { path?: string; resolve?: ResolveRef; allowDuplicates?: boolean } = {},
 ): FieldError[] {
-  const { path: field = '', resolve = noRefs } = options;
+  const { path: field = '', resolve = noRefs, allowDuplicates = false } = options;
+  const rest = { resolve, allowDuplicates };
   const shape = resolved(schema, resolve);
   if (value === null && shape.nullable) return [];
   const fault = typeFault(value, shape, field);
@@ -295,7 +332,7 @@ export function validate(
   const faults = enumFault(value, shape, field);
   if (typeof value === 'number') faults.push(...numberFaults(value, shape, field));
   else if (typeof value === 'string') faults.push(...stringFaults(value, shape, field));
-  else if (Array.isArray(value)) faults.push(...arrayFaults(value, { shape, field, resolve }));
-  else if (isJsonObject(value)) faults.push(...objectFaults(value, { shape, field, resolve }));
+  else if (Array.isArray(value)) faults.push(...arrayFaults(value, { shape, field, ...rest }));
+  else if (isJsonObject(value)) faults.push(...objectFaults(value, { shape, field, ...rest }));
   return faults;
 }

@@ -118,7 +118,10 @@ function metadataFaults(resource: Resource, object: ApiObject): FieldError[] {
 function check(resource: Resource, registry: ResourceRegistry, object: ApiObject): void {
   const faults = [
     ...metadataFaults(resource, object),
-    ...validate(object, resource.schema, { resolve: registry.resolveRef }),
+    ...validate(object, resource.schema, {
+      resolve: registry.resolveRef,
+      allowDuplicates: resource.builtin,
+    }),
     ...(resource.builtin ? builtinFaults(resource.plural, object) : []),
   ];
   if (faults.length > 0) throw invalid(resource, object.metadata.name, faults);
@@ -145,6 +148,18 @@ function shape(
   applyDefaults(object, resource.schema, registry.resolveRef);
   if (resource.builtin) applyBuiltinDefaults(resource.plural, object);
   return warnings;
+}
+
+/** Takes unknown fields out of what a manager states; completes nothing. */
+export function admitConfig(
+  resource: Resource,
+  registry: ResourceRegistry,
+  object: ApiObject,
+  options: AdmissionOptions,
+): Admitted {
+  dropNulls(resource.builtin ? object : object.metadata);
+  const warnings = dropUnknown(resource, registry, object, options.fieldValidation);
+  return { object, warnings };
 }
 
 /** Makes a new object complete and checks it. */

@@ -42,19 +42,43 @@ export async function readBody(exchange: Exchange): Promise<Buffer> {
   });
 }
 
-/** Reads a JSON body; an empty one is undefined. */
+const JSON_TYPES = new Set([
+  '',
+  'application/json',
+  'application/vnd.kubernetes.protobuf',
+  'application/json-patch+json',
+  'application/merge-patch+json',
+  'application/strategic-merge-patch+json',
+]);
+const YAML_TYPES = new Set(['application/yaml', 'application/apply-patch+yaml']);
+
+/** Reads the body of a request, JSON, YAML or protobuf; an empty one is undefined. */
 export async function readJson(exchange: Exchange): Promise<unknown> {
+  const type = (exchange.request.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '';
   const body = await readBody(exchange);
   if (body.length === 0) return undefined;
   if (isProtobuf(body)) return decodeProtobuf(body);
+  const text = body.toString('utf8');
+  const yaml = YAML_TYPES.has(type);
+  if (!yaml && !JSON_TYPES.has(type)) {
+    throw new StatusError(
+      'UnsupportedMediaType',
+      'the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf',
+    );
+  }
   try {
-    return JSON.parse(body.toString('utf8')) as unknown;
+    return yaml && !text.startsWith('{') ? await readYaml(text) : (JSON.parse(text) as unknown);
   } catch (error) {
     throw new StatusError(
       'BadRequest',
-      `the body is not valid JSON: ${error instanceof Error ? error.message : error}`,
+      `the body is not valid ${yaml ? 'YAML' : 'JSON'}: ${error instanceof Error ? error.message : error}`,
     );
   }
+}
+
+async function readYaml(text: string): Promise<unknown> {
+  const { parse } = await import('yaml');
+  return parse(text, { maxAliasCount: 0 }) as unknown;
 }
 
 export interface Reply {

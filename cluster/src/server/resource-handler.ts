@@ -1,6 +1,7 @@
 import { isJsonObject } from '@shoal/core';
 import { type ApiObject, digString } from '../object.ts';
 import type { FieldValidation } from './admission.ts';
+import type { FieldManager } from './apply/managed-fields.ts';
 import { type Exchange, readDeleteOptions, readJson, refuse, sendJson } from './exchange.ts';
 import { jsonPatch, mergePatch } from './patch.ts';
 import { apiVersionOf, type Resource } from './resource-registry.ts';
@@ -22,6 +23,31 @@ export interface ResourceRequest {
 
 function wantsTable(exchange: Exchange): boolean {
   return (exchange.request.headers.accept ?? '').includes('as=Table');
+}
+
+const MAX_MANAGER_LENGTH = 128;
+
+/** Who writes: `fieldManager`, or else the program that sent the request. */
+function managerName(exchange: Exchange): string {
+  const named = exchange.query.get('fieldManager') ?? '';
+  if (named.length > MAX_MANAGER_LENGTH)
+    refuse('Invalid', `fieldManager: Too long: may not be more than ${MAX_MANAGER_LENGTH} bytes`);
+  const program = (exchange.request.headers['user-agent'] ?? '').split('/')[0] ?? '';
+  return named || program.slice(0, MAX_MANAGER_LENGTH) || 'unknown';
+}
+
+function fieldManager(
+  exchange: Exchange,
+  target: Pick<Target, 'resource'> & { readonly subresource?: string | undefined },
+  operation: FieldManager['operation'] = 'Update',
+): FieldManager {
+  const { resource, subresource } = target;
+  return {
+    name: managerName(exchange),
+    operation,
+    apiVersion: apiVersionOf(resource),
+    subresource,
+  };
 }
 
 function writeOptions(exchange: Exchange): WriteOptions {
@@ -168,55 +194,42 @@ export class ResourceHandler {
     const body = await readJson(exchange);
     const inBody = isJsonObject(body) ? digString(body, 'metadata', 'namespace') : undefined;
     const namespace = request.namespace ?? (resource.namespaced ? inBody : '') ?? 'default';
-    const { object, warnings } = await this.#verbs.create(
-      { resource, namespace },
-      body,
-      writeOptions(exchange),
-    );
+    const { object, warnings } = await this.#verbs.create({ resource, namespace }, body, {
+      ...writeOptions(exchange),
+      manager: fieldManager(exchange, { resource }),
+    });
     this.#sendObject(exchange, resource, object, { code: 201, warnings });
   }
 
   async #update(exchange: Exchange, target: Target): Promise<void> {
     const body = await readJson(exchange);
-    const { object, warnings } = await this.#verbs.update(target, body, writeOptions(exchange));
+    const manager = fieldManager(exchange, target);
+    const options = { ...writeOptions(exchange), manager };
+    const { object, warnings } = await this.#verbs.update(target, body, options);
     this.#sendObject(exchange, target.resource, object, { warnings });
   }
 
   async #patch(exchange: Exchange, target: Target): Promise<void> {
     const type = (exchange.request.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '';
     const patch = await readJson(exchange);
+    if (type === APPLY) return await this.#apply(exchange, target, patch);
+    if (exchange.query.has('force'))
+      refuse('Invalid', 'force: Forbidden: may not be specified for non-apply patch');
     const change = patcher(type, patch, target.resource);
-    const options = writeOptions(exchange);
-    if (type === 'application/apply-patch+yaml') {
-      const created = await this.#createByApply(exchange, target, { patch, options });
-      if (created) return;
-    }
+    const options = { ...writeOptions(exchange), manager: fieldManager(exchange, target) };
     const { object, warnings } = await this.#verbs.modify(target, change, options);
     this.#sendObject(exchange, target.resource, object, { warnings });
   }
 
-  /** Server-side apply of an object that is not there yet creates it. */
-  async #createByApply(
-    exchange: Exchange,
-    target: Target,
-    apply: { patch: unknown; options: WriteOptions },
-  ): Promise<boolean> {
-    const { resource, namespace, name } = target;
-    if (
-      this.#verbs.list(
-        resource,
-        resource.namespaced ? namespace : undefined,
-        (o) => o.metadata.name === name,
-      ).items.length > 0
-    )
-      return false;
-    const { object, warnings } = await this.#verbs.create(
-      { resource, namespace },
-      apply.patch,
-      apply.options,
-    );
-    this.#sendObject(exchange, resource, object, { code: 201, warnings });
-    return true;
+  async #apply(exchange: Exchange, target: Target, config: unknown): Promise<void> {
+    if (!exchange.query.get('fieldManager'))
+      refuse('Invalid', 'fieldManager: Required value: is required for apply patch');
+    const { object, warnings, created } = await this.#verbs.apply(target, config, {
+      ...writeOptions(exchange),
+      manager: fieldManager(exchange, target, 'Apply'),
+      force: exchange.query.get('force') === 'true',
+    });
+    this.#sendObject(exchange, target.resource, object, { code: created ? 201 : 200, warnings });
   }
 
   async #delete(exchange: Exchange, target: Target): Promise<void> {
@@ -257,7 +270,9 @@ export class ResourceHandler {
       exchange.method === 'PATCH' ? mergePatch(scaleOf(current), body) : body,
     );
     const change = (o: ApiObject): unknown => ({ ...o, spec: { ...o.spec, replicas: wanted } });
-    const { object } = await this.#verbs.modify(target, change, writeOptions(exchange));
+    const manager = fieldManager(exchange, request);
+    const options = { ...writeOptions(exchange), manager };
+    const { object } = await this.#verbs.modify(target, change, options);
     sendJson(exchange, scaleOf(object));
   }
 
@@ -295,6 +310,8 @@ function paginate(
   };
 }
 
+const APPLY = 'application/apply-patch+yaml';
+
 function patcher(
   type: string,
   patch: unknown,
@@ -313,9 +330,6 @@ function patcher(
         );
       }
       return (current) => strategicMergePatch(current, patch);
-    case 'application/apply-patch+yaml':
-      return (current) =>
-        resource.builtin ? strategicMergePatch(current, patch) : mergePatch(current, patch);
     default:
       return refuse('UnsupportedMediaType', `unsupported patch type ${JSON.stringify(type)}`);
   }

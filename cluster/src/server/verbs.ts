@@ -5,11 +5,14 @@ import { dig, digNumber } from '../object.ts';
 import type { Key, RevisionedStore, Transaction } from '../store/revisioned-store.ts';
 import {
   type Admitted,
+  admitConfig,
   admitCreate,
   admitUpdate,
   type FieldValidation,
   toApiObject,
 } from './admission.ts';
+import { applyConfig, readConfig, type Tracking, trackUpdate } from './apply/apply.ts';
+import type { FieldManager } from './apply/managed-fields.ts';
 import { type Resource, type ResourceRegistry, storeName } from './resource-registry.ts';
 import type { Predicate } from './selectors.ts';
 import {
@@ -23,6 +26,14 @@ import { alreadyExists, conflict, invalid, notFound, StatusError } from './statu
 export interface WriteOptions {
   readonly dryRun?: boolean;
   readonly fieldValidation?: FieldValidation;
+  /** Who writes; writes of the server's own controllers are not kept track of. */
+  readonly manager?: FieldManager;
+}
+
+export interface ApplyOptions extends WriteOptions {
+  readonly manager: FieldManager;
+  /** Takes fields that others own instead of refusing. */
+  readonly force: boolean;
 }
 
 export interface DeleteOptions {
@@ -119,13 +130,53 @@ export class Verbs {
     const { resource, namespace } = target;
     const object = toApiObject(resource, body, namespace);
     const admitted = admitCreate(resource, this.registry, object, this.#options(options));
+    if (options.manager)
+      trackUpdate(undefined, admitted.object, this.#tracking(resource, options.manager));
+    return this.#write(options.dryRun, (tx) => this.#insert(tx, target, admitted));
+  }
+
+  #insert(tx: Transaction, target: Omit<Target, 'name'>, admitted: Admitted): Admitted {
+    const { resource, namespace } = target;
     const key = this.#key({ ...target, name: admitted.object.metadata.name });
+    if (resource.namespaced) this.#checkNamespace(tx, resource, namespace, key.name);
+    if (tx.get(key)) throw alreadyExists(resource, key.name);
+    if (resource.plural === 'services')
+      allocateAddress(admitted.object, this.store.list('/services'), this.#serviceSubnets);
+    return { ...admitted, object: tx.put(key, admitted.object) };
+  }
+
+  #tracking(resource: Resource, manager: FieldManager): Tracking {
+    const { resolveRef: resolve } = this.registry;
+    return { resource, resolve, manager, nowMs: this.clock.now() };
+  }
+
+  /**
+   * Server-side apply: creates the object, or puts what the manager states into it.
+   *
+   * @throws StatusError `Conflict` when it would change fields of other managers.
+   */
+  apply(
+    target: Target,
+    body: unknown,
+    options: ApplyOptions,
+  ): Promise<Admitted & { readonly created: boolean }> {
+    const { resource, name } = target;
+    const key = this.#key(target);
+    const stated = toApiObject(resource, readConfig(body), key.namespace);
+    const { object: config, warnings } = admitConfig(resource, this.registry, stated, {
+      ...this.#options(options),
+    });
+    config.metadata.name ||= name;
+    const tracking = { ...this.#tracking(resource, options.manager), force: options.force };
     return this.#write(options.dryRun, (tx) => {
-      if (resource.namespaced) this.#checkNamespace(tx, resource, namespace, key.name);
-      if (tx.get(key)) throw alreadyExists(resource, key.name);
-      if (resource.plural === 'services')
-        allocateAddress(admitted.object, this.store.list('/services'), this.#serviceSubnets);
-      return { ...admitted, object: tx.put(key, admitted.object) };
+      const current = tx.get(key);
+      const next = applyConfig(current, config, tracking);
+      if (current)
+        return { ...this.#replace(tx, target, { current, next, options }), created: false };
+      if (target.subresource) throw notFound(resource, name);
+      const admitted = admitCreate(resource, this.registry, next, this.#options(options));
+      const { object } = this.#insert(tx, target, admitted);
+      return { object, warnings, created: true };
     });
   }
 
@@ -164,19 +215,36 @@ export class Verbs {
       const current = tx.get(key);
       if (!current) throw notFound(resource, name);
       const next = toApiObject(resource, change(current), key.namespace);
-      if (resource.plural === 'services') keepAddress(next, current);
-      this.#checkPreconditions(target, next, current);
-      const move = { next, current, subresource: target.subresource };
-      const admitted = admitUpdate(resource, this.registry, move, this.#options(options));
-      const { object } = admitted;
-      object.metadata.resourceVersion = current.metadata.resourceVersion ?? '';
-      if (isDeepStrictEqual(object, current)) return { ...admitted, object: current };
-      if (this.#isFinished(object)) {
-        tx.delete(key);
-        return admitted;
-      }
-      return { ...admitted, object: tx.put(key, object) };
+      return this.#replace(tx, target, { current, next, options, track: options.manager });
     });
+  }
+
+  #replace(
+    tx: Transaction,
+    target: Target,
+    move: {
+      readonly current: ApiObject;
+      readonly next: ApiObject;
+      readonly options: WriteOptions;
+      readonly track?: FieldManager | undefined;
+    },
+  ): Admitted {
+    const { resource, subresource } = target;
+    const { current, next, track } = move;
+    const key = this.#key(target);
+    if (resource.plural === 'services') keepAddress(next, current);
+    this.#checkPreconditions(target, next, current);
+    const change = { next, current, subresource };
+    const admitted = admitUpdate(resource, this.registry, change, this.#options(move.options));
+    const { object } = admitted;
+    object.metadata.resourceVersion = current.metadata.resourceVersion ?? '';
+    if (track) trackUpdate(current, object, this.#tracking(resource, track));
+    if (isDeepStrictEqual(object, current)) return { ...admitted, object: current };
+    if (this.#isFinished(object)) {
+      tx.delete(key);
+      return admitted;
+    }
+    return { ...admitted, object: tx.put(key, object) };
   }
 
   #checkPreconditions(target: Target, next: ApiObject, current: ApiObject): void {
