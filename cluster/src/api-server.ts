@@ -1,15 +1,6 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import {
-  type Clock,
-  createAuthority,
-  fromNode,
-  issueCertificate,
-  type KeyPair,
-  type Logger,
-  type Random,
-  ShoalError,
-} from '@shoal/core';
+import { type Clock, fromNode, type Logger, type Random } from '@shoal/core';
+import { clusterAuthority, serverCertificate } from './authority.ts';
 import {
   ControlLoop,
   type Controller,
@@ -26,6 +17,7 @@ import { NodeLifecycleController } from './controllers/node-lifecycle.ts';
 import { ReplicaSetController } from './controllers/replica-set.ts';
 import { Scheduler } from './controllers/scheduler.ts';
 import { ServiceProxy } from './controllers/service-proxy.ts';
+import { AgentLocator } from './server/agent-locator.ts';
 import type { TokenTable } from './server/authenticate.ts';
 import { BUILTIN_RESOURCES, BUILTIN_SCHEMAS } from './server/builtin-resources.ts';
 import { HttpFront } from './server/http.ts';
@@ -33,6 +25,7 @@ import { LogProxy } from './server/log-proxy.ts';
 import { OpenApi } from './server/openapi.ts';
 import { ResourceRegistry } from './server/resource-registry.ts';
 import type { ServiceSubnets } from './server/service-address.ts';
+import { StreamProxy } from './server/stream-proxy.ts';
 import { Verbs } from './server/verbs.ts';
 import { RevisionedStore } from './store/revisioned-store.ts';
 
@@ -44,6 +37,8 @@ export interface ApiServerOptions {
   readonly tokens: TokenTable;
   /** Which addresses services get; default all of 127.96.0.0/16. */
   readonly serviceSubnets?: ServiceSubnets;
+  /** How many changes are kept for watches that begin in the past; default 20,000. */
+  readonly history?: number;
   readonly clock: Clock;
   readonly random: Random;
   readonly logger: Logger;
@@ -54,31 +49,6 @@ export interface ApiServer {
   readonly url: string;
   readonly authority: string;
   close(): Promise<void>;
-}
-
-const YEAR_MS = 365 * 24 * 3600 * 1000;
-
-/** The cluster's certificate authority: made once, then read. */
-export async function clusterAuthority(dataDir: string, nowMs: number): Promise<KeyPair> {
-  const file = join(dataDir, 'ca.json');
-  try {
-    return JSON.parse(readFileSync(file, 'utf8')) as KeyPair;
-  } catch (error) {
-    if (fromNode(error, '').code !== 'not_found') {
-      throw new ShoalError(
-        'data_corrupt',
-        `${file} cannot be read; remove ${dataDir} to start a new cluster`,
-        { cause: error },
-      );
-    }
-  }
-  const authority = await createAuthority('shoal embedded cluster', {
-    nowMs,
-    validForMs: 10 * YEAR_MS,
-  });
-  mkdirSync(dataDir, { recursive: true });
-  writeFileSync(file, JSON.stringify(authority), { mode: 0o600, flag: 'wx' });
-  return authority;
 }
 
 function controllersOf(
@@ -116,21 +86,15 @@ function listen(front: HttpFront, port: number): Promise<number> {
 export async function startApiServer(options: ApiServerOptions): Promise<ApiServer> {
   const { clock, random, logger, tokens } = options;
   const authority = await clusterAuthority(options.dataDir, clock.now());
-  const tls = await issueCertificate(authority, {
-    commonName: 'kube-apiserver',
-    dnsNames: ['localhost', 'kubernetes', 'kubernetes.default'],
-    ipAddresses: ['127.0.0.1'],
-    usages: ['server', 'client'],
-    nowMs: clock.now(),
-    validForMs: YEAR_MS,
-  });
-  const store = new RevisionedStore(join(options.dataDir, 'cluster.db'));
+  const tls = await serverCertificate(options.dataDir, clock.now());
+  const store = new RevisionedStore(join(options.dataDir, 'cluster.db'), options.history);
   const registry = new ResourceRegistry(BUILTIN_RESOURCES, BUILTIN_SCHEMAS);
   const verbs = new Verbs(store, registry, clock, options.serviceSubnets);
   const context: ControllerContext = { verbs, registry, clock, random, logger };
   const kinds = new Kinds(context);
   for (const crd of kinds.list('customresourcedefinitions')) serve(context, crd);
   await new NamespaceController(context, kinds).ensureDefaults();
+  const locator = new AgentLocator(verbs, registry);
   const front = new HttpFront({
     verbs,
     registry,
@@ -140,7 +104,8 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     authority: authority.certificate,
     isReady: () => true,
     openApi: new OpenApi(registry),
-    logs: new LogProxy(verbs, registry, tls, authority.certificate),
+    logs: new LogProxy(locator, tls, authority.certificate),
+    streams: new StreamProxy(locator, tls, authority.certificate),
   });
   const proxy = new ServiceProxy(context, kinds);
   const loops = controllersOf(context, kinds, proxy).map((c) => new ControlLoop(c, context));
@@ -152,8 +117,7 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     close: async () => {
       for (const loop of loops) loop.stop();
       proxy.close();
-      front.server.closeAllConnections();
-      await new Promise((resolve) => front.server.close(resolve));
+      await front.close();
       store.close();
     },
   };

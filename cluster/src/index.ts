@@ -1,9 +1,9 @@
 export {
   type ApiServer,
   type ApiServerOptions,
-  clusterAuthority,
   startApiServer,
 } from './api-server.ts';
+export { clusterAuthority, serverCertificate } from './authority.ts';
 export { ApiClient, type ClientOptions, type WatchEvent } from './client/api-client.ts';
 export { type ReflectorOptions, reflect } from './client/reflector.ts';
 export { type KubeconfigOptions, renderKubeconfig } from './kubeconfig.ts';

@@ -3,7 +3,7 @@ import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { allCrds } from '@shoal/api';
-import { ApiClient, clusterAuthority, renderKubeconfig } from '@shoal/cluster';
+import { ApiClient, clusterAuthority, renderKubeconfig, serverCertificate } from '@shoal/cluster';
 import {
   compileCacheVariable,
   isShoalError,
@@ -127,6 +127,8 @@ export class EmbeddedCluster {
       throw error;
     });
     const authority = await clusterAuthority(layout.serverDir, Date.now());
+    // Made here, so that the server process never loads what issues certificates.
+    await serverCertificate(layout.serverDir, Date.now());
     const managers = (port: number): string =>
       Array.from(
         { length: options.managers ?? 1 },

@@ -3,7 +3,10 @@ import { createLogger, messageOf, seededRandom, systemClock } from '@shoal/core'
 import { exitWithParent } from './exit-with-parent.ts';
 
 /** The embedded API server as a process; its options come as JSON. */
-type Settings = Pick<ApiServerOptions, 'dataDir' | 'port' | 'tokens' | 'serviceSubnets'>;
+type Settings = Pick<
+  ApiServerOptions,
+  'dataDir' | 'port' | 'tokens' | 'serviceSubnets' | 'history'
+>;
 
 try {
   const settings = JSON.parse(process.env['SHOAL_PROCESS_OPTIONS'] ?? '{}') as Settings;

@@ -25,6 +25,12 @@ function some<T>(options: readonly T[]): T[] {
   return options.filter(() => draw(2) === 0);
 }
 
+/** Not empty: what is left of an emptied list (null there, empty here) is another story. */
+function any<T>(options: readonly T[]): T[] {
+  const chosen = some(options);
+  return chosen.length > 0 ? chosen : [options[0] as T];
+}
+
 function optional(name: string, make: () => unknown): Record<string, unknown> {
   return draw(2) === 0 ? {} : { [name]: make() };
 }
@@ -34,12 +40,12 @@ function container(name: string): unknown {
     name,
     image: pick('one', 'two'),
     ...optional('args', () => some(['-x', '-y', '-z'])),
-    ...optional('env', () => some(['A', 'B']).map((n) => ({ name: n, value: pick('1', '2') }))),
+    ...optional('env', () => any(['A', 'B']).map((n) => ({ name: n, value: pick('1', '2') }))),
     ...optional('ports', () =>
-      some([80, 81]).map((containerPort) => ({ containerPort, protocol: 'TCP' })),
+      any([80, 81]).map((containerPort) => ({ containerPort, protocol: 'TCP' })),
     ),
     ...optional('resources', () => ({
-      limits: Object.fromEntries(some(['cpu', 'memory']).map((k) => [k, pick('1', '2')])),
+      limits: Object.fromEntries(any(['cpu', 'memory']).map((k) => [k, pick('1', '2')])),
     })),
   };
 }
@@ -51,8 +57,10 @@ function deployment(): unknown {
     metadata: {
       name: 'd',
       namespace: 'default',
-      ...optional('labels', () => Object.fromEntries(some(['l', 'm']).map((k) => [k, pick('1', '2')]))),
-      ...optional('finalizers', () => some(['x.org/a', 'x.org/b'])),
+      ...optional('labels', () =>
+        Object.fromEntries(any(['l', 'm']).map((k) => [k, pick('1', '2')])),
+      ),
+      ...optional('finalizers', () => any(['x.org/a', 'x.org/b'])),
     },
     spec: {
       selector: { matchLabels: { app: 'd' } },
@@ -61,9 +69,9 @@ function deployment(): unknown {
       template: {
         metadata: { labels: { app: 'd', ...optional('more', () => pick('1', '2')) } },
         spec: {
-          containers: some(['a', 'b', 'c']).map(container),
+          containers: any(['a', 'b', 'c']).map(container),
           ...optional('nodeSelector', () => ({ zone: pick('1', '2') })),
-          ...optional('volumes', () => some(['v', 'w']).map((name) => ({ name, emptyDir: {} }))),
+          ...optional('volumes', () => any(['v', 'w']).map((name) => ({ name, emptyDir: {} }))),
         },
       },
     },
@@ -81,7 +89,7 @@ function custom(): unknown {
       ...optional('inner', () => ({
         ...optional('x', () => draw(2)),
         ...optional('y', () => draw(2)),
-        ...optional('deep', () => Object.fromEntries(some(['p', 'q']).map((k) => [k, draw(2)]))),
+        ...optional('deep', () => Object.fromEntries(any(['p', 'q']).map((k) => [k, draw(2)]))),
       })),
     },
   };

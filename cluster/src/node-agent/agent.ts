@@ -15,7 +15,7 @@ import {
 import type { ApiClient } from '../client/api-client.ts';
 import { reflect } from '../client/reflector.ts';
 import { type ApiObject, digNumber, digString } from '../object.ts';
-import { createLogServer } from './log-server.ts';
+import { createAgentServer } from './agent-server.ts';
 import { type NodeIdentity, registerNode, renewLease } from './node-registration.ts';
 import { PodRunner } from './pod-runner.ts';
 import { PodStore } from './pod-store.ts';
@@ -48,7 +48,7 @@ export class NodeAgent {
   readonly #stopping = new AbortController();
   readonly #status: StatusWriter;
   #loops: Promise<void>[] = [];
-  #closeLogs: () => void = () => undefined;
+  #closeServer: () => void = () => undefined;
 
   constructor(options: AgentOptions) {
     this.#options = options;
@@ -73,7 +73,7 @@ export class NodeAgent {
       killLeftover(record.pid, record.startTime);
       this.#store.removeProcess(record.pid);
     }
-    const agentPort = await this.#serveLogs();
+    const agentPort = await this.#serve();
     for (const pod of this.#store.pods()) this.#sync(pod);
     const { client, clock, random, logger, identity } = this.#options;
     const ports = { clock, random, logger };
@@ -99,13 +99,11 @@ export class NodeAgent {
     ];
   }
 
-  #serveLogs(): Promise<number> {
+  #serve(): Promise<number> {
     const { tls, authority, identity } = this.#options;
-    const server = createLogServer({ tls, authority, find: (uid) => this.#runners.get(uid) });
-    this.#closeLogs = () => {
-      server.closeAllConnections();
-      server.close();
-    };
+    const find = (uid: string): PodRunner | undefined => this.#runners.get(uid);
+    const { server, close } = createAgentServer({ tls, authority, find });
+    this.#closeServer = close;
     return new Promise((resolve, reject) => {
       server.once('error', (error) =>
         reject(fromNode(error, `the agent of ${identity.name} cannot listen on ${identity.ip}`)),
@@ -306,7 +304,7 @@ export class NodeAgent {
     this.#stopping.abort();
     await Promise.all([...this.#runners.values()].map((r) => r.stop(5)));
     await Promise.all(this.#loops);
-    this.#closeLogs();
+    this.#closeServer();
     this.#options.client.close();
     this.#store.close();
   }

@@ -12,6 +12,7 @@ import {
 } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Readable } from 'node:stream';
+import { StringDecoder } from 'node:string_decoder';
 
 const ROTATE_BYTES = 10 * 1024 * 1024;
 
@@ -30,9 +31,9 @@ export class ContainerLog {
   /** Takes everything a stream says until it ends. */
   follow(stream: Readable, name: 'stdout' | 'stderr'): void {
     let rest = '';
-    stream.setEncoding('utf8');
-    stream.on('data', (chunk: string) => {
-      const lines = (rest + chunk).split('\n');
+    const decoder = new StringDecoder('utf8');
+    stream.on('data', (chunk: Buffer) => {
+      const lines = (rest + decoder.write(chunk)).split('\n');
       rest = lines.pop() ?? '';
       this.#write(lines, name);
     });

@@ -2,16 +2,24 @@ import { join } from 'node:path';
 import { type Logger, messageOf, rfc3339, ShoalError } from '@shoal/core';
 import { type ApiObject, dig, digList, digString } from '../object.ts';
 import { ContainerLog } from './container-log.ts';
-import { containerEnvironment, type EnvironmentContext, expand, translate } from './environment.ts';
+import {
+  containerEnvironment,
+  type EnvironmentContext,
+  expand,
+  translate,
+  withMountedNames,
+} from './environment.ts';
 import type { PodStore } from './pod-store.ts';
 import { watchProbe } from './probes.ts';
 import {
   type Exit,
   type ImageSource,
+  type ProcessSpec,
   type RunningProcess,
   startProcess,
   startTimeOf,
 } from './process-runtime.ts';
+import { underTerminal } from './streams/terminal.ts';
 
 /** A container's state as it stands in `status.containerStatuses`. */
 export interface ContainerState {
@@ -33,12 +41,19 @@ export interface ContainerContext {
   readonly onEvent: (type: 'Normal' | 'Warning', reason: string, message: string) => void;
 }
 
+export interface ExecOptions {
+  readonly stdin: boolean;
+  readonly tty: boolean;
+}
+
 export type Restart = 'Always' | 'OnFailure' | 'Never';
 
 const BACKOFF_BASE_MS = 1_000;
 const BACKOFF_CAP_MS = 300_000;
 /** A container that ran this long starts its back-off anew. */
 const STABLE_MS = 600_000;
+/** How long a command of `kubectl exec` may take to end with its container or its client. */
+const EXEC_GRACE_MS = 2_000;
 
 function imageName(container: unknown): string {
   return (digString(container, 'image') ?? '').replace(/@.*$/, '').replace(/:[^/:]*$/, '');
@@ -154,9 +169,6 @@ export class ContainerRunner {
   }
 
   async #launch(): Promise<Record<string, string>> {
-    const context = await this.#context.environment(this.#container);
-    const variables = await containerEnvironment(this.#context.pod, this.#container, context);
-    const image = this.#context.images.find((i) => i.image === imageName(this.#container));
     const words = [...digList(this.#container, 'command'), ...digList(this.#container, 'args')].map(
       String,
     );
@@ -166,12 +178,28 @@ export class ContainerRunner {
         `image "${digString(this.#container, 'image')}" cannot be run: this node has no container runtime, it starts processes only. Add a command to the container, for example command: ["node", "examples/…/worker.ts"]`,
       );
     }
+    const { spec, variables } = await this.#prepare(words);
+    const stdin = dig(this.#container, 'stdin') === true;
+    this.#process = await startProcess({ ...spec, stdin });
+    this.#log?.follow(this.#process.stdout, 'stdout');
+    this.#log?.follow(this.#process.stderr, 'stderr');
+    this.#context.store.addProcess({
+      pid: this.#process.pid,
+      startTime: startTimeOf(this.#process.pid),
+    });
+    return variables;
+  }
+
+  /** How a command runs in this container: its environment, folder and translated paths. */
+  async #prepare(
+    words: readonly string[],
+  ): Promise<{ spec: ProcessSpec; variables: Record<string, string> }> {
+    const context = await this.#context.environment(this.#container);
+    const variables = await containerEnvironment(this.#context.pod, this.#container, context);
+    const image = this.#context.images.find((i) => i.image === imageName(this.#container));
     const workingDir = digString(this.#container, 'workingDir');
-    const command = words.map((w) => translate(expand(w, variables), context));
-    const { log } = { log: this.#log };
-    if (!log) throw new Error('no log');
-    this.#process = await startProcess({
-      command,
+    const spec = {
+      command: words.map((w) => translate(expand(w, variables), context)),
       environment: {
         HOSTNAME: this.#context.pod.metadata.name,
         ...image?.environment,
@@ -181,13 +209,30 @@ export class ContainerRunner {
         ? translate(workingDir, context)
         : (image?.workingDir ?? context.rootfs),
       path: image?.path ?? [],
-      log,
+    };
+    return { spec, variables };
+  }
+
+  /** Runs one more command beside the container's own; it ends when the container is stopped. */
+  async exec(words: readonly string[], options: ExecOptions): Promise<RunningProcess> {
+    const { spec } = await this.#prepare(words);
+    const named = { ...spec, command: withMountedNames(words, spec.command) };
+    const inTerminal = options.tty ? underTerminal(named) : named;
+    const started = await startProcess({ ...inTerminal, stdin: options.stdin });
+    const { store } = this.#context;
+    store.addProcess({ pid: started.pid, startTime: startTimeOf(started.pid) });
+    const stop = (): void => void started.stop(EXEC_GRACE_MS);
+    this.#stopping.signal.addEventListener('abort', stop, { once: true });
+    void started.exited.then(() => {
+      this.#stopping.signal.removeEventListener('abort', stop);
+      store.removeProcess(started.pid);
     });
-    this.#context.store.addProcess({
-      pid: this.#process.pid,
-      startTime: startTimeOf(this.#process.pid),
-    });
-    return variables;
+    return started;
+  }
+
+  /** The process of the container, while it runs. */
+  get process(): RunningProcess | undefined {
+    return this.#process;
   }
 
   #failedToStart(error: unknown): Exit {

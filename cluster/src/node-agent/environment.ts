@@ -97,6 +97,28 @@ export function translate(
   return text.split(';').map(one).join(';');
 }
 
+/**
+ * `kubectl cp` packs files with `tar cf - path` and expects their names to begin with that path:
+ * where it was translated, tar is told to write the names as they were asked for.
+ *
+ * @param asked The command as the client sent it.
+ * @param translated The same command with real paths.
+ */
+export function withMountedNames(
+  asked: readonly string[],
+  translated: readonly string[],
+): string[] {
+  const [program, action, target, ...paths] = asked;
+  const [tar = '', , , ...real] = translated;
+  if (program !== 'tar' || action !== 'cf' || target !== '-') return [...translated];
+  const renames = paths.flatMap((path, i) => {
+    const found = real[i] ?? path;
+    const pattern = found.slice(1).replace(/[\\.*[\]^$,&]/g, '\\$&');
+    return found === path ? [] : [`--transform=s,^${pattern},${path.slice(1)},`];
+  });
+  return [tar, ...renames, 'cf', '-', ...real];
+}
+
 function serviceVariables(pod: ApiObject, context: EnvironmentContext): Record<string, string> {
   const suffix = `.${pod.metadata.namespace}`;
   const variables: Record<string, string> = {};

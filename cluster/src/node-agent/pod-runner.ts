@@ -59,9 +59,22 @@ export class PodRunner {
     container: string,
     previous: boolean,
   ): { path: string; running: () => boolean } | undefined {
-    const runner = [...this.#init, ...this.#main].find((r) => r.name === container);
+    const runner = this.container(container);
     const path = runner?.logPath(previous);
     return runner && path ? { path, running: () => runner.running && !previous } : undefined;
+  }
+
+  /** A container of this pod by its name. */
+  container(name: string): ContainerRunner | undefined {
+    return [...this.#init, ...this.#main].find((r) => r.name === name);
+  }
+
+  get phase(): string {
+    return this.#phase;
+  }
+
+  get address(): string {
+    return this.#context.podIp;
   }
 
   #containerContext(): ContainerContext {

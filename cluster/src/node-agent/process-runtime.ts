@@ -2,8 +2,8 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { delimiter, dirname } from 'node:path';
+import type { Readable, Writable } from 'node:stream';
 import { ShoalError } from '@shoal/core';
-import type { ContainerLog } from './container-log.ts';
 
 /** How images map to this machine: the process runtime has no registry. */
 export interface ImageSource {
@@ -22,7 +22,8 @@ export interface ProcessSpec {
   readonly environment: Readonly<Record<string, string>>;
   readonly workingDir: string;
   readonly path: readonly string[];
-  readonly log: ContainerLog;
+  /** Whether anybody will write to its standard input; without, it is empty. */
+  readonly stdin?: boolean;
 }
 
 export interface Exit {
@@ -34,6 +35,9 @@ export interface Exit {
 export interface RunningProcess {
   readonly pid: number;
   readonly exited: Promise<Exit>;
+  readonly stdin: Writable | undefined;
+  readonly stdout: Readable;
+  readonly stderr: Readable;
   /** SIGTERM to the group, then SIGKILL when it is still there after the grace period. */
   stop(graceMs: number): Promise<Exit>;
 }
@@ -105,12 +109,14 @@ export async function startProcess(spec: ProcessSpec): Promise<RunningProcess> {
       TMPDIR: '/tmp',
       ...spec.environment,
     },
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: [spec.stdin ? 'pipe' : 'ignore', 'pipe', 'pipe'],
     detached: true,
   });
   const exited = waitForExit(child);
-  if (child.stdout) spec.log.follow(child.stdout, 'stdout');
-  if (child.stderr) spec.log.follow(child.stderr, 'stderr');
+  const { stdin, stdout, stderr } = child;
+  if (!stdout || !stderr) throw new Error('a process without output');
+  // A process that ends before it has read everything is no failure of ours.
+  stdin?.on('error', () => undefined);
   await new Promise<void>((resolve, reject) => {
     child.once('spawn', () => resolve());
     child.once('error', (cause) =>
@@ -122,7 +128,14 @@ export async function startProcess(spec: ProcessSpec): Promise<RunningProcess> {
     );
   });
   const pid = child.pid ?? 0;
-  return { pid, exited, stop: (graceMs) => stopProcess(pid, exited, graceMs) };
+  return {
+    pid,
+    exited,
+    stdin: stdin ?? undefined,
+    stdout,
+    stderr,
+    stop: (graceMs) => stopProcess(pid, exited, graceMs),
+  };
 }
 
 async function stopProcess(pid: number, exited: Promise<Exit>, graceMs: number): Promise<Exit> {

@@ -16,6 +16,9 @@ function subresources(r: Resource): Subresource[] {
       ? [
           { name: 'log', verbs: ['get'] },
           { name: 'binding', verbs: ['create'] },
+          { name: 'exec', verbs: ['create', 'get'] },
+          { name: 'attach', verbs: ['create', 'get'] },
+          { name: 'portforward', verbs: ['create', 'get'] },
         ]
       : []),
   ];

@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
+import type { Duplex } from 'node:stream';
 import type { KeyPair, Logger } from '@shoal/core';
 import { authenticate, type TokenTable } from './authenticate.ts';
 import { createAutoscaler } from './autoscaling-v1.ts';
@@ -7,10 +8,12 @@ import { aggregatedDiscovery, groupList, oneGroup, resourceList } from './discov
 import { type Exchange, refuse, sendFailure, sendJson } from './exchange.ts';
 import type { LogProxy } from './log-proxy.ts';
 import type { OpenApi } from './openapi.ts';
+import { refuseUpgrade } from './refuse-upgrade.ts';
 import { ResourceHandler, type ResourceRequest } from './resource-handler.ts';
 import type { ResourceRegistry } from './resource-registry.ts';
 import { answerReview } from './reviews.ts';
 import { StatusError } from './status-error.ts';
+import { isStream, type StreamProxy, type UpgradeRequest } from './stream-proxy.ts';
 import type { Verbs } from './verbs.ts';
 
 /** The version whose client behaviour this server was built against. */
@@ -31,6 +34,7 @@ export interface HttpOptions {
   readonly registry: ResourceRegistry;
   readonly openApi: OpenApi;
   readonly logs: LogProxy;
+  readonly streams: StreamProxy;
   readonly tls: KeyPair;
   readonly authority: string;
   readonly tokens: TokenTable;
@@ -43,6 +47,7 @@ export class HttpFront {
   readonly server: Server;
   readonly #options: HttpOptions;
   readonly #resources: ResourceHandler;
+  readonly #upgraded = new Set<Duplex>();
 
   constructor(options: HttpOptions) {
     this.#options = options;
@@ -56,6 +61,9 @@ export class HttpFront {
         rejectUnauthorized: false,
       },
       (request, response) => void this.#serve(request, response),
+    );
+    this.server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) =>
+      this.#upgrade({ request, socket, head }),
     );
     this.server.requestTimeout = 60_000;
     this.server.headersTimeout = 10_000;
@@ -81,6 +89,34 @@ export class HttpFront {
     request.resume();
   }
 
+  /** exec, attach and port-forward; everything else has no business upgrading. */
+  #upgrade(upgrade: UpgradeRequest): void {
+    const { request, socket } = upgrade;
+    this.#upgraded.add(socket);
+    socket.on('close', () => this.#upgraded.delete(socket));
+    socket.on('error', () => socket.destroy());
+    try {
+      const user = authenticate(request, this.#options.tokens);
+      if (!user) refuse('Unauthorized', 'Unauthorized');
+      const url = new URL(request.url ?? '/', 'https://server');
+      const target = this.#parse(url.pathname);
+      const { namespace = '', name, subresource = '' } = target ?? {};
+      if (target?.resource.plural !== 'pods' || !name || !isStream(subresource))
+        refuse('BadRequest', `${url.pathname} cannot be upgraded`);
+      const query = url.searchParams;
+      this.#options.streams.serve(upgrade, { namespace, name, subresource, query });
+    } catch (error) {
+      refuseUpgrade(socket, error);
+    }
+  }
+
+  /** Ends every connection, upgraded ones too. */
+  async close(): Promise<void> {
+    for (const socket of this.#upgraded) socket.destroy();
+    this.server.closeAllConnections();
+    await new Promise((resolve) => this.server.close(resolve));
+  }
+
   async #route(exchange: Exchange): Promise<void> {
     const { path } = exchange;
     if (path === '/livez' || path === '/healthz') return sendText(exchange, 'ok');
@@ -99,6 +135,8 @@ export class HttpFront {
     if (request.subresource === 'log' && request.name) {
       return await this.#options.logs.serve(exchange, request.namespace ?? '', request.name);
     }
+    if (request.resource.plural === 'pods' && isStream(request.subresource))
+      refuse('BadRequest', 'Upgrade request required');
     await this.#resources.handle(exchange, request);
   }
 

@@ -3,6 +3,7 @@ import { type ApiObject, digString } from '../object.ts';
 import type { FieldValidation } from './admission.ts';
 import type { FieldManager } from './apply/managed-fields.ts';
 import { type Exchange, readDeleteOptions, readJson, refuse, sendJson } from './exchange.ts';
+import { ListPages, type Page } from './list-pages.ts';
 import { jsonPatch, mergePatch } from './patch.ts';
 import { apiVersionOf, type Resource } from './resource-registry.ts';
 import { readScale, scaleOf } from './scale.ts';
@@ -77,6 +78,7 @@ function selection(exchange: Exchange, request: ResourceRequest): Predicate {
 /** Serves the verbs of every stored kind. */
 export class ResourceHandler {
   readonly #verbs: Verbs;
+  readonly #pages = new ListPages();
 
   constructor(verbs: Verbs) {
     this.#verbs = verbs;
@@ -166,10 +168,9 @@ export class ResourceHandler {
 
   #list(exchange: Exchange, request: ResourceRequest): void {
     if (isWatch(exchange)) return this.#watch(exchange, request);
-    const { resource, namespace } = request;
-    const { items, revision } = this.#verbs.list(resource, namespace, selection(exchange, request));
-    const page = paginate(items, exchange.query);
-    const metadata = { resourceVersion: String(revision), ...page.metadata };
+    const { resource } = request;
+    const page = this.#page(exchange, request);
+    const { metadata } = page;
     if (wantsTable(exchange)) {
       sendJson(
         exchange,
@@ -187,6 +188,15 @@ export class ResourceHandler {
       metadata,
     });
     sendJson(exchange, `${head.slice(0, -1)},"items":[${page.items.map(textOf).join(',')}]}`);
+  }
+
+  #page(exchange: Exchange, request: ResourceRequest): Page {
+    const limit = Number(exchange.query.get('limit') ?? 0);
+    const token = exchange.query.get('continue');
+    if (token) return this.#pages.next(token, limit);
+    const filter = selection(exchange, request);
+    const { items, revision } = this.#verbs.list(request.resource, request.namespace, filter);
+    return this.#pages.first(items, revision, limit);
   }
 
   async #create(exchange: Exchange, request: ResourceRequest): Promise<void> {
@@ -292,22 +302,6 @@ function isWatch(exchange: Exchange): boolean {
 
 function includeObject(exchange: Exchange): string {
   return exchange.query.get('includeObject') ?? 'Metadata';
-}
-
-/** `limit` and `continue`: the token is the offset; pages are cut from the current state. */
-function paginate(
-  items: ApiObject[],
-  query: URLSearchParams,
-): { items: ApiObject[]; metadata: object } {
-  const limit = Number(query.get('limit') ?? 0);
-  const start = Number(query.get('continue') ?? 0) || 0;
-  if (!(limit > 0) || start + limit >= items.length)
-    return { items: items.slice(start), metadata: {} };
-  const rest = items.length - start - limit;
-  return {
-    items: items.slice(start, start + limit),
-    metadata: { continue: String(start + limit), remainingItemCount: rest },
-  };
 }
 
 const APPLY = 'application/apply-patch+yaml';

@@ -29,11 +29,36 @@ export interface Transaction {
 type Listener = (event: ChangeEvent) => void;
 type PendingWrite = { run: (tx: Transaction) => void; settle: (failure?: unknown) => void };
 
+/** Changes kept for watches that begin in the past. */
 const HISTORY = 20_000;
 
 /** The collection (resource and namespace) as one map key. */
 function collectionOf(key: Key): string {
   return `${key.resource}\n${key.namespace}`;
+}
+
+/** Objects of one resource and namespace; knows their order until a name comes or goes. */
+class Collection {
+  readonly #objects = new Map<string, ApiObject>();
+  #names: string[] | undefined;
+
+  get(name: string): ApiObject | undefined {
+    return this.#objects.get(name);
+  }
+
+  set(name: string, object: ApiObject): void {
+    if (!this.#objects.has(name)) this.#names = undefined;
+    this.#objects.set(name, object);
+  }
+
+  delete(name: string): void {
+    if (this.#objects.delete(name)) this.#names = undefined;
+  }
+
+  list(): ApiObject[] {
+    this.#names ??= [...this.#objects.keys()].toSorted();
+    return this.#names.flatMap((name) => this.#objects.get(name) ?? []);
+  }
 }
 
 /**
@@ -47,8 +72,9 @@ export class RevisionedStore {
   readonly #upsert: StatementSync;
   readonly #remove: StatementSync;
   readonly #setRevision: StatementSync;
-  readonly #objects = new Map<string, Map<string, ApiObject>>();
+  readonly #objects = new Map<string, Collection>();
   readonly #listeners = new Set<Listener>();
+  readonly #historyLimit: number;
   #history: ChangeEvent[] = [];
   #revision: number;
   #compacted: number;
@@ -56,7 +82,8 @@ export class RevisionedStore {
   #scheduled = false;
 
   /** @throws ShoalError when the file cannot be opened or is not such a database. */
-  constructor(path: string) {
+  constructor(path: string, history: number = HISTORY) {
+    this.#historyLimit = history;
     try {
       this.#db = new DatabaseSync(path);
       this.#db.exec(
@@ -91,14 +118,14 @@ export class RevisionedStore {
     return Number(row?.['value']);
   }
 
-  #collection(key: Key): Map<string, ApiObject> {
+  #collection(key: Key): Collection {
     const id = collectionOf(key);
-    let map = this.#objects.get(id);
-    if (!map) {
-      map = new Map();
-      this.#objects.set(id, map);
+    let collection = this.#objects.get(id);
+    if (!collection) {
+      collection = new Collection();
+      this.#objects.set(id, collection);
     }
-    return map;
+    return collection;
   }
 
   /** The newest revision. */
@@ -112,16 +139,11 @@ export class RevisionedStore {
 
   /** Objects of a resource in one namespace, or in all when none is given; ordered by name. */
   list(resource: string, namespace?: string): ApiObject[] {
-    const found: ApiObject[] = [];
-    if (namespace !== undefined) {
-      found.push(...(this.#objects.get(`${resource}\n${namespace}`)?.values() ?? []));
-    } else {
-      for (const [id, map] of this.#objects) {
-        if (id.startsWith(`${resource}\n`)) found.push(...map.values());
-      }
-    }
-    const rank = (o: ApiObject): string => `${o.metadata.namespace ?? ''}\n${o.metadata.name}`;
-    return found.sort((a, b) => (rank(a) < rank(b) ? -1 : 1));
+    if (namespace !== undefined)
+      return this.#objects.get(`${resource}\n${namespace}`)?.list() ?? [];
+    const prefix = `${resource}\n`;
+    const ids = [...this.#objects.keys()].filter((id) => id.startsWith(prefix));
+    return ids.toSorted().flatMap((id) => this.#objects.get(id)?.list() ?? []);
   }
 
   /**
@@ -230,8 +252,8 @@ export class RevisionedStore {
 
   #publish(events: readonly ChangeEvent[]): void {
     this.#history.push(...events);
-    if (this.#history.length > HISTORY * 1.25) {
-      const dropped = this.#history.length - HISTORY;
+    if (this.#history.length > this.#historyLimit * 1.25) {
+      const dropped = this.#history.length - this.#historyLimit;
       this.#compacted = this.#history[dropped - 1]?.revision ?? this.#compacted;
       this.#history = this.#history.slice(dropped);
     }

@@ -43,7 +43,9 @@ function run(step: Step, current: ApiObject | undefined, resource: Resource): Ap
 function withoutEmpties(value: unknown): unknown {
   if (Array.isArray(value)) return value.length === 0 ? undefined : value.map(withoutEmpties);
   if (!isJsonObject(value)) return value ?? undefined;
-  const entries = Object.entries(value).map(([key, inner]) => [key, withoutEmpties(inner)] as const);
+  const entries = Object.entries(value).map(
+    ([key, inner]) => [key, withoutEmpties(inner)] as const,
+  );
   const kept = entries.filter(([, inner]) => inner !== undefined);
   return kept.length === 0 ? undefined : Object.fromEntries(kept);
 }
@@ -61,7 +63,10 @@ function withoutTime(object: ApiObject): unknown {
 
 /** Times differ from run to run; the lines of a message come in the order of a hash map. */
 function withoutTimes(message: string): string[] {
-  return message.replaceAll(/ at \d{4}-\S+Z/g, '').split('\n').toSorted();
+  return message
+    .replaceAll(/ at \d{4}-\S+Z/g, '')
+    .split('\n')
+    .toSorted();
 }
 
 test.each((recorded as { kind: string; steps: Step[] }[]).map((c, i) => [i, c] as const))(

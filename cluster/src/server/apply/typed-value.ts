@@ -27,9 +27,7 @@ export class Shape {
 
   /** True for a field the schema names; a key of a map is not. */
   declares(element: PathElement): boolean {
-    return (
-      element.startsWith('f:') && this.#schema.properties?.[element.slice(2)] !== undefined
-    );
+    return element.startsWith('f:') && this.#schema.properties?.[element.slice(2)] !== undefined;
   }
 
   below(element: PathElement): Shape {
@@ -197,7 +195,13 @@ export class TypedValue {
         take(l);
         left.shift();
         right.shift();
-      } else if (l !== undefined && r !== undefined && stated.has(l) && shared[0] !== l && shared.length > 0) {
+      } else if (
+        l !== undefined &&
+        r !== undefined &&
+        stated.has(l) &&
+        shared[0] !== l &&
+        shared.length > 0
+      ) {
         left.shift();
       } else if (l !== undefined && !stated.has(l)) {
         result.push(before.get(l)?.value);

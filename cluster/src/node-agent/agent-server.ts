@@ -1,11 +1,15 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
+import type { Duplex } from 'node:stream';
 import { TLSSocket } from 'node:tls';
 import type { KeyPair } from '@shoal/core';
+import { refuseUpgrade } from '../server/refuse-upgrade.ts';
+import { StatusError } from '../server/status-error.ts';
 import { followLog, type LogQuery, readLog } from './container-log.ts';
 import type { PodRunner } from './pod-runner.ts';
+import type { Upgrade } from './streams/upgrade.ts';
 
-export interface LogServerOptions {
+export interface AgentServerOptions {
   readonly tls: KeyPair;
   readonly authority: string;
   readonly find: (uid: string) => PodRunner | undefined;
@@ -43,15 +47,20 @@ function fail(response: ServerResponse, code: number, message: string): void {
   );
 }
 
+/** Only the API server may ask: its certificate says who it is. */
+function isApiServer(request: IncomingMessage): boolean {
+  const { socket } = request;
+  return (
+    socket instanceof TLSSocket && socket.getPeerCertificate().subject?.CN === 'kube-apiserver'
+  );
+}
+
 async function serve(
   request: IncomingMessage,
   response: ServerResponse,
-  options: LogServerOptions,
+  options: AgentServerOptions,
 ): Promise<void> {
-  const peer =
-    request.socket instanceof TLSSocket ? request.socket.getPeerCertificate() : undefined;
-  if (peer?.subject?.CN !== 'kube-apiserver')
-    return fail(response, 403, 'only the API server may read logs here');
+  if (!isApiServer(request)) return fail(response, 403, 'only the API server may read logs here');
   const url = new URL(request.url ?? '/', 'https://agent');
   const uid = /^\/logs\/([\w-]+)$/.exec(url.pathname)?.[1] ?? '';
   const runner = options.find(uid);
@@ -87,9 +96,42 @@ async function serve(
   response.end();
 }
 
-/** Serves container logs to the API server, which must show the cluster's own certificate. */
-export function createLogServer(options: LogServerOptions): Server {
-  return createServer(
+/** Serves exec, attach and port-forward. */
+async function serveUpgrade(upgrade: Upgrade, options: AgentServerOptions): Promise<void> {
+  const { request } = upgrade;
+  if (!isApiServer(request)) throw new StatusError('Forbidden', 'only the API server may ask here');
+  const url = new URL(request.url ?? '/', 'https://agent');
+  const path = /^\/(exec|attach|portForward)\/([\w-]+)$/.exec(url.pathname);
+  const [, verb = '', uid = ''] = path ?? [];
+  const pod = options.find(uid);
+  if (!pod) throw new StatusError('NotFound', `pod ${uid} is not on this node`);
+  if (pod.ended) {
+    const message = `cannot ${verb} into a container in a completed pod; current phase is ${pod.phase}`;
+    throw new StatusError('BadRequest', message);
+  }
+  const query = url.searchParams;
+  // Loaded on first use: most agents are never asked for streams.
+  const { servePortForward } = await import('./streams/port-forward.ts');
+  const { serveAttach, serveExec } = await import('./streams/exec.ts');
+  if (verb === 'portForward') return await servePortForward(upgrade, pod.address, query);
+  const name = query.get('container') ?? '';
+  const runner = pod.container(name);
+  if (!runner?.running) {
+    const message = `unable to upgrade connection: container not found ("${name}"): it is not running in pod "${pod.pod.metadata.name}"`;
+    throw new StatusError('BadRequest', message);
+  }
+  await (verb === 'exec' ? serveExec : serveAttach)(upgrade, runner, query);
+}
+
+/**
+ * Serves container logs, exec, attach and port-forward to the API server, which must show the
+ * cluster's own certificate.
+ */
+export function createAgentServer(options: AgentServerOptions): {
+  readonly server: Server;
+  readonly close: () => void;
+} {
+  const server = createServer(
     {
       key: options.tls.privateKey,
       cert: options.tls.certificate,
@@ -103,4 +145,20 @@ export function createLogServer(options: LogServerOptions): Server {
       );
     },
   );
+  const sockets = new Set<Duplex>();
+  server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    sockets.add(socket);
+    socket.on('close', () => sockets.delete(socket));
+    socket.on('error', () => socket.destroy());
+    const upgrade = { request, socket, head };
+    serveUpgrade(upgrade, options).catch((error: unknown) => refuseUpgrade(socket, error));
+  });
+  return {
+    server,
+    close: () => {
+      for (const socket of sockets) socket.destroy();
+      server.closeAllConnections();
+      server.close();
+    },
+  };
 }

@@ -1,0 +1,62 @@
+import { type ApiObject, digList, digNumber, digString } from '../object.ts';
+import { refuse } from './exchange.ts';
+import type { ResourceRegistry } from './resource-registry.ts';
+import type { Verbs } from './verbs.ts';
+
+/** A container on a node whose agent can be asked about it. */
+export interface Located {
+  readonly pod: ApiObject;
+  readonly container: string;
+  readonly agent: { readonly host: string; readonly port: number; readonly node: string };
+}
+
+/** Finds the agent of the node that runs a pod. */
+export class AgentLocator {
+  readonly #verbs: Verbs;
+  readonly #registry: ResourceRegistry;
+
+  constructor(verbs: Verbs, registry: ResourceRegistry) {
+    this.#verbs = verbs;
+    this.#registry = registry;
+  }
+
+  /** @throws StatusError when there is no such pod, container or node, or it does not run yet. */
+  find(namespace: string, name: string, query: URLSearchParams): Located {
+    const resource = this.#registry.find('', 'v1', 'pods');
+    if (!resource) return refuse('NotFound', 'pods are not served');
+    const pod = this.#verbs.get({ resource, namespace, name });
+    const container = this.#containerOf(pod, query.get('container'));
+    const node = digString(pod, 'spec', 'nodeName');
+    if (!node) {
+      const message = `container "${container}" in pod "${name}" is waiting to start: the pod is not scheduled yet`;
+      return refuse('BadRequest', message);
+    }
+    return { pod, container, agent: { ...this.#agentOf(node), node } };
+  }
+
+  #containerOf(pod: ApiObject, asked: string | null): string {
+    const { name } = pod.metadata;
+    const named = (list: string): string[] =>
+      digList(pod, 'spec', list).map((c) => digString(c, 'name') ?? '');
+    const main = named('containers');
+    const all = [...main, ...named('initContainers')];
+    if (asked !== null && !all.includes(asked))
+      refuse('BadRequest', `container ${asked} is not valid for pod ${name}`);
+    if (asked === null && main.length !== 1) {
+      refuse(
+        'BadRequest',
+        `a container name must be specified for pod ${name}, choose one of: [${main.join(' ')}]`,
+      );
+    }
+    return asked ?? main[0] ?? '';
+  }
+
+  #agentOf(node: string): { host: string; port: number } {
+    const resource = this.#registry.find('', 'v1', 'nodes');
+    const object = resource ? this.#verbs.get({ resource, namespace: '', name: node }) : undefined;
+    const host = digString(digList(object, 'status', 'addresses')[0], 'address');
+    const port = digNumber(object, 'status', 'daemonEndpoints', 'kubeletEndpoint', 'Port');
+    if (!host || !port) refuse('ServiceUnavailable', `node "${node}" has no agent endpoint yet`);
+    return { host, port };
+  }
+}
