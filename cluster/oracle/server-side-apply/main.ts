@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 /**
- * Writes `src/server/apply/recorded-cases.json`: random sequences of applies and updates with what
+ * Writes `src/server/apply/recorded-cases-generated.json`: random sequences of applies and updates with what
  * Kubernetes' own field manager (k8s.io/apimachinery, by way of `main.go`) makes of them. Needs Go
  * and its module proxy: `npm run oracle:apply`.
  */
@@ -116,4 +116,4 @@ const out = execFileSync('go', ['run', '.'], {
   stdio: ['pipe', 'pipe', 'inherit'],
   maxBuffer: 64 * 1024 * 1024,
 });
-writeFileSync(join(folder, '../../src/server/apply/recorded-cases.json'), out);
+writeFileSync(join(folder, '../../src/server/apply/recorded-cases-generated.json'), out);

@@ -5,7 +5,7 @@ import { BUILTIN_RESOURCES, BUILTIN_SCHEMAS } from '../builtin-resources.ts';
 import { type Resource, ResourceRegistry } from '../resource-registry.ts';
 import { StatusError } from '../status-error.ts';
 import { applyConfig, trackUpdate } from './apply.ts';
-import recorded from './recorded-cases.json' with { type: 'json' };
+import recorded from './recorded-cases-generated.json' with { type: 'json' };
 
 interface Step {
   readonly op: string;
