@@ -189,11 +189,8 @@ test('a deployment: rolled out, watched, scaled, its pods’ logs, commands and 
     });
   await ready(2);
   const scale = await apps.readNamespacedDeploymentScale({ name: 'web', namespace });
-  await apps.replaceNamespacedDeploymentScale({
-    name: 'web',
-    namespace,
-    body: { ...scale, spec: { replicas: 1 } },
-  });
+  scale.spec = { replicas: 1 };
+  await apps.replaceNamespacedDeploymentScale({ name: 'web', namespace, body: scale });
   await ready(1);
   const pods = await core.listNamespacedPod({ namespace, labelSelector: 'app=web' });
   const pod = pods.items.find((p) => !p.metadata?.deletionTimestamp)?.metadata?.name ?? '';

@@ -11,6 +11,7 @@ import { CustomResourceController, serve } from './controllers/custom-resources.
 import { DeploymentController } from './controllers/deployment.ts';
 import { EndpointsController } from './controllers/endpoints.ts';
 import { GarbageCollector } from './controllers/garbage-collector.ts';
+import { HorizontalPodAutoscalerController } from './controllers/horizontal-pod-autoscaler.ts';
 import { JobController } from './controllers/job.ts';
 import { NamespaceController } from './controllers/namespace.ts';
 import { NodeLifecycleController } from './controllers/node-lifecycle.ts';
@@ -22,6 +23,7 @@ import type { TokenTable } from './server/authenticate.ts';
 import { BUILTIN_RESOURCES, BUILTIN_SCHEMAS } from './server/builtin-resources.ts';
 import { HttpFront } from './server/http.ts';
 import { LogProxy } from './server/log-proxy.ts';
+import { METRICS_RESOURCES, Metrics } from './server/metrics.ts';
 import { OpenApi } from './server/openapi.ts';
 import { ResourceRegistry } from './server/resource-registry.ts';
 import type { ServiceSubnets } from './server/service-address.ts';
@@ -54,8 +56,9 @@ export interface ApiServer {
 function controllersOf(
   context: ControllerContext,
   kinds: Kinds,
-  proxy: ServiceProxy,
+  parts: { readonly proxy: ServiceProxy; readonly metrics: Metrics },
 ): Controller[] {
+  const { proxy, metrics } = parts;
   return [
     new CustomResourceController(context, kinds),
     new NamespaceController(context, kinds),
@@ -63,6 +66,7 @@ function controllersOf(
     new DeploymentController(context, kinds),
     new ReplicaSetController(context, kinds),
     new JobController(context, kinds),
+    new HorizontalPodAutoscalerController(context, kinds, async () => await metrics.usage()),
     new GarbageCollector(context),
     new EndpointsController(context, kinds),
     new NodeLifecycleController(context, kinds),
@@ -88,13 +92,14 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
   const authority = await clusterAuthority(options.dataDir, clock.now());
   const tls = await serverCertificate(options.dataDir, clock.now());
   const store = new RevisionedStore(join(options.dataDir, 'cluster.db'), options.history);
-  const registry = new ResourceRegistry(BUILTIN_RESOURCES, BUILTIN_SCHEMAS);
+  const registry = new ResourceRegistry(BUILTIN_RESOURCES, BUILTIN_SCHEMAS, METRICS_RESOURCES);
   const verbs = new Verbs(store, registry, clock, options.serviceSubnets);
   const context: ControllerContext = { verbs, registry, clock, random, logger };
   const kinds = new Kinds(context);
   for (const crd of kinds.list('customresourcedefinitions')) serve(context, crd);
   await new NamespaceController(context, kinds).ensureDefaults();
   const locator = new AgentLocator(verbs, registry);
+  const metrics = new Metrics(locator, tls, authority.certificate);
   const front = new HttpFront({
     verbs,
     registry,
@@ -105,10 +110,13 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     isReady: () => true,
     openApi: new OpenApi(registry),
     logs: new LogProxy(locator, tls, authority.certificate),
+    metrics,
     streams: new StreamProxy(locator, tls, authority.certificate),
   });
   const proxy = new ServiceProxy(context, kinds);
-  const loops = controllersOf(context, kinds, proxy).map((c) => new ControlLoop(c, context));
+  const loops = controllersOf(context, kinds, { proxy, metrics }).map(
+    (c) => new ControlLoop(c, context),
+  );
   for (const loop of loops) loop.start();
   const port = await listen(front, options.port);
   return {

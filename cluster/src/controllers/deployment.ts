@@ -46,10 +46,10 @@ export class DeploymentController implements Controller {
     return owner?.kind === 'Deployment' ? [`${event.object.metadata.namespace}/${owner.name}`] : [];
   }
 
-  async reconcile(key: string): Promise<void> {
+  async reconcile(key: string): Promise<number | undefined> {
     const [namespace, name] = splitKey(key);
     const deployment = this.#kinds.find('deployments', namespace, name);
-    if (!deployment || deployment.metadata.deletionTimestamp) return;
+    if (!deployment || deployment.metadata.deletionTimestamp) return undefined;
     const sets = this.#kinds
       .list('replicasets', namespace)
       .filter((s) => isOwnedBy(s, deployment.metadata.uid));
@@ -58,9 +58,12 @@ export class DeploymentController implements Controller {
       sets.find((s) => s.metadata.labels?.[HASH_LABEL] === hash) ??
       (await this.#createSet(deployment, hash, sets));
     const old = sets.filter((s) => s.metadata.uid !== current.metadata.uid);
+    await this.#number(deployment, current, old);
     if (deployment.spec?.['paused'] !== true) await this.#roll(deployment, current, old);
     await this.#prune(deployment, old);
-    await this.#report(deployment, current, old);
+    const done = await this.#report(deployment, current, old);
+    const deadline = digNumber(deployment, 'spec', 'progressDeadlineSeconds') ?? 600;
+    return done ? undefined : deadline * 1000 + 100;
   }
 
   async #createSet(
@@ -99,6 +102,30 @@ export class DeploymentController implements Controller {
         template: { ...template, metadata: { ...digObject(template, 'metadata'), labels } },
       },
     });
+  }
+
+  /** A template that is used again (`rollout undo`) is the newest revision. */
+  async #number(
+    deployment: ApiObject,
+    current: ApiObject,
+    old: readonly ApiObject[],
+  ): Promise<void> {
+    const revisionOf = (o: ApiObject): number => Number(o.metadata.annotations?.[REVISION] ?? 0);
+    const newest = Math.max(0, ...old.map(revisionOf));
+    const own = revisionOf(current);
+    const revision = String(own > newest ? own : newest + 1);
+    const note = (o: ApiObject): ApiObject => ({
+      ...o,
+      metadata: { ...o.metadata, annotations: { ...o.metadata.annotations, [REVISION]: revision } },
+    });
+    for (const [plural, { metadata }] of [
+      ['replicasets', current],
+      ['deployments', deployment],
+    ] as const) {
+      if (metadata.annotations?.[REVISION] === revision) continue;
+      const { namespace = '', name } = metadata;
+      await this.#context.verbs.modify(this.#kinds.target(plural, namespace, name), note);
+    }
   }
 
   async #roll(deployment: ApiObject, current: ApiObject, old: readonly ApiObject[]): Promise<void> {
@@ -145,7 +172,7 @@ export class DeploymentController implements Controller {
     deployment: ApiObject,
     current: ApiObject,
     old: readonly ApiObject[],
-  ): Promise<void> {
+  ): Promise<boolean> {
     const wanted = digNumber(deployment, 'spec', 'replicas') ?? 1;
     const sum = (field: string): number =>
       [current, ...old].reduce((n, s) => n + (digNumber(s, 'status', field) ?? 0), 0);
@@ -166,15 +193,41 @@ export class DeploymentController implements Controller {
           available >= wanted,
           available >= wanted ? 'MinimumReplicasAvailable' : 'MinimumReplicasUnavailable',
         ),
-        this.#condition(
-          deployment,
-          'Progressing',
-          true,
-          done ? 'NewReplicaSetAvailable' : 'ReplicaSetUpdated',
-        ),
+        this.#progressing(deployment, current, { done, updated, available }),
       ],
     };
     await this.#kinds.mergeStatus('deployments', deployment, status);
+    return done;
+  }
+
+  /** False once nothing has moved for `progressDeadlineSeconds`; every step starts the time anew. */
+  #progressing(
+    deployment: ApiObject,
+    current: ApiObject,
+    state: { readonly done: boolean; readonly updated: number; readonly available: number },
+  ): object {
+    const { done, updated, available } = state;
+    if (done) return this.#condition(deployment, 'Progressing', true, 'NewReplicaSetAvailable');
+    const before = digList(deployment, 'status', 'conditions').find(
+      (c) => digString(c, 'type') === 'Progressing',
+    );
+    const moved =
+      digNumber(deployment, 'status', 'updatedReplicas') !== updated ||
+      digNumber(deployment, 'status', 'availableReplicas') !== available ||
+      digNumber(deployment, 'status', 'observedGeneration') !== deployment.metadata.generation;
+    const since = Date.parse(digString(before, 'lastUpdateTime') ?? '');
+    const deadline = (digNumber(deployment, 'spec', 'progressDeadlineSeconds') ?? 600) * 1000;
+    const now = this.#context.clock.now();
+    const late = !moved && deployment.spec?.['paused'] !== true && now - since >= deadline;
+    const stuck = digString(before, 'reason') === 'ProgressDeadlineExceeded' && !moved;
+    if (late || stuck) {
+      const name = current.metadata.name;
+      const message = `ReplicaSet "${name}" has timed out progressing.`;
+      const reason = 'ProgressDeadlineExceeded';
+      return { ...this.#condition(deployment, 'Progressing', false, reason), message };
+    }
+    const condition = this.#condition(deployment, 'Progressing', true, 'ReplicaSetUpdated');
+    return moved ? { ...condition, lastUpdateTime: rfc3339(now) } : condition;
   }
 
   #condition(deployment: ApiObject, type: string, holds: boolean, reason: string): object {
@@ -192,7 +245,7 @@ export class DeploymentController implements Controller {
       reason,
       message: `Deployment ${type.toLowerCase()}: ${reason}`,
       lastTransitionTime: since,
-      lastUpdateTime: since,
+      lastUpdateTime: same ? (digString(previous, 'lastUpdateTime') ?? since) : now,
     };
   }
 }

@@ -8,11 +8,14 @@ import { StatusError } from '../server/status-error.ts';
 import { followLog, type LogQuery, readLog } from './container-log.ts';
 import type { PodRunner } from './pod-runner.ts';
 import type { Upgrade } from './streams/upgrade.ts';
+import type { UsageMeter } from './usage.ts';
 
 export interface AgentServerOptions {
   readonly tls: KeyPair;
   readonly authority: string;
   readonly find: (uid: string) => PodRunner | undefined;
+  readonly pods: () => Iterable<PodRunner>;
+  readonly meter: UsageMeter;
 }
 
 function readQuery(query: URLSearchParams): LogQuery {
@@ -62,6 +65,7 @@ async function serve(
 ): Promise<void> {
   if (!isApiServer(request)) return fail(response, 403, 'only the API server may read logs here');
   const url = new URL(request.url ?? '/', 'https://agent');
+  if (url.pathname === '/stats') return await serveStats(response, options);
   const uid = /^\/logs\/([\w-]+)$/.exec(url.pathname)?.[1] ?? '';
   const runner = options.find(uid);
   const container = url.searchParams.get('container') ?? '';
@@ -94,6 +98,19 @@ async function serve(
     });
   }
   response.end();
+}
+
+/** What the containers of this node use. */
+async function serveStats(response: ServerResponse, options: AgentServerOptions): Promise<void> {
+  const { windowMs, bySession } = await options.meter.measure();
+  const containers = [...options.pods()].flatMap((pod) =>
+    pod.running().flatMap(({ name, pid }) => {
+      const rate = bySession.get(pid);
+      return rate ? [{ uid: pod.pod.metadata.uid, container: name, ...rate }] : [];
+    }),
+  );
+  response.writeHead(200, { 'Content-Type': 'application/json' });
+  response.end(JSON.stringify({ windowMs, containers }));
 }
 
 /** Serves exec, attach and port-forward. */

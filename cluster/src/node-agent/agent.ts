@@ -21,6 +21,7 @@ import { PodRunner } from './pod-runner.ts';
 import { PodStore } from './pod-store.ts';
 import { type ImageSource, killLeftover } from './process-runtime.ts';
 import { StatusWriter } from './status-writer.ts';
+import { UsageMeter } from './usage.ts';
 
 export interface AgentOptions {
   readonly identity: Omit<NodeIdentity, 'agentPort'>;
@@ -102,7 +103,13 @@ export class NodeAgent {
   #serve(): Promise<number> {
     const { tls, authority, identity } = this.#options;
     const find = (uid: string): PodRunner | undefined => this.#runners.get(uid);
-    const { server, close } = createAgentServer({ tls, authority, find });
+    const { server, close } = createAgentServer({
+      tls,
+      authority,
+      find,
+      pods: () => this.#runners.values(),
+      meter: new UsageMeter(),
+    });
     this.#closeServer = close;
     return new Promise((resolve, reject) => {
       server.once('error', (error) =>

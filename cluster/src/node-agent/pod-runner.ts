@@ -69,6 +69,13 @@ export class PodRunner {
     return [...this.#init, ...this.#main].find((r) => r.name === name);
   }
 
+  /** Containers that run now, with their processes. */
+  running(): { readonly name: string; readonly pid: number }[] {
+    return [...this.#init, ...this.#main].flatMap(({ name, process }) =>
+      process ? [{ name, pid: process.pid }] : [],
+    );
+  }
+
   get phase(): string {
     return this.#phase;
   }

@@ -51,12 +51,34 @@ export class AgentLocator {
     return asked ?? main[0] ?? '';
   }
 
+  /** The agents of all nodes that have said where theirs is. */
+  agents(): { readonly host: string; readonly port: number; readonly node: string }[] {
+    return this.#list('nodes').flatMap((object) => {
+      const endpoint = endpointOf(object);
+      return endpoint ? [{ ...endpoint, node: object.metadata.name }] : [];
+    });
+  }
+
+  pods(namespace: string | undefined): ApiObject[] {
+    return this.#list('pods', namespace);
+  }
+
+  #list(plural: string, namespace?: string): ApiObject[] {
+    const resource = this.#registry.find('', 'v1', plural);
+    return resource ? this.#verbs.list(resource, namespace, () => true).items : [];
+  }
+
   #agentOf(node: string): { host: string; port: number } {
     const resource = this.#registry.find('', 'v1', 'nodes');
     const object = resource ? this.#verbs.get({ resource, namespace: '', name: node }) : undefined;
-    const host = digString(digList(object, 'status', 'addresses')[0], 'address');
-    const port = digNumber(object, 'status', 'daemonEndpoints', 'kubeletEndpoint', 'Port');
-    if (!host || !port) refuse('ServiceUnavailable', `node "${node}" has no agent endpoint yet`);
-    return { host, port };
+    const endpoint = endpointOf(object);
+    if (!endpoint) return refuse('ServiceUnavailable', `node "${node}" has no agent endpoint yet`);
+    return endpoint;
   }
+}
+
+function endpointOf(node: ApiObject | undefined): { host: string; port: number } | undefined {
+  const host = digString(digList(node, 'status', 'addresses')[0], 'address');
+  const port = digNumber(node, 'status', 'daemonEndpoints', 'kubeletEndpoint', 'Port');
+  return host && port ? { host, port } : undefined;
 }

@@ -240,12 +240,20 @@ function jobCompletions(job: ApiObject): string {
   return `${digNumber(job, 'status', 'succeeded') ?? 0}/${digNumber(job, 'spec', 'completions') ?? 1}`;
 }
 
-/** `cpu: <unknown>/50%`: what is aimed at; nothing here measures it. */
+/** `cpu: 12%/50%`: what is measured and what is aimed at. */
 function autoscalerTargets(hpa: ApiObject): string {
+  const current = digList(hpa, 'status', 'currentMetrics');
   const targets = digList(hpa, 'spec', 'metrics').map((m) => {
-    const wanted = digNumber(m, 'resource', 'target', 'averageUtilization');
     const name = digString(m, 'resource', 'name') ?? digString(m, 'type') ?? '';
-    return `${name}: <unknown>/${wanted === undefined ? '<unknown>' : `${wanted}%`}`;
+    const now = current.find((c) => digString(c, 'resource', 'name') === name);
+    const percent = digNumber(m, 'resource', 'target', 'averageUtilization');
+    const value = digString(m, 'resource', 'target', 'averageValue') ?? '<unknown>';
+    if (percent === undefined) {
+      const used = digString(now, 'resource', 'current', 'averageValue') ?? '<unknown>';
+      return `${name}: ${used}/${value}`;
+    }
+    const used = digNumber(now, 'resource', 'current', 'averageUtilization');
+    return `${name}: ${used === undefined ? '<unknown>' : `${used}%`}/${percent}%`;
   });
   return targets.length > 0 ? targets.join(', ') : '<none>';
 }

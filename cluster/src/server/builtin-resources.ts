@@ -62,7 +62,6 @@ const ROWS: readonly Row[] = [
     all: true,
     status: true,
     model: 'V2HorizontalPodAutoscaler',
-    warning: 'this embedded cluster stores HorizontalPodAutoscalers but does not scale by them',
   },
   { gv: 'rbac.authorization.k8s.io/v1', kind: 'Role', plural: 'roles', warning: notEnforced },
   {

@@ -31,7 +31,7 @@ function aggregatedResource(r: Resource): unknown {
     responseKind,
     scope: r.namespaced ? 'Namespaced' : 'Cluster',
     singularResource: r.singular,
-    verbs: VERBS,
+    verbs: r.verbs ?? VERBS,
     shortNames: r.shortNames,
     categories: r.categories,
     subresources: subresources(r).map((s) => ({
@@ -111,7 +111,7 @@ export function resourceList(registry: ResourceRegistry, group: string, version:
       singularName: r.singular,
       namespaced: r.namespaced,
       kind: r.kind,
-      verbs: VERBS,
+      verbs: r.verbs ?? VERBS,
       shortNames: r.shortNames,
       categories: r.categories,
     },

@@ -7,6 +7,7 @@ import { createAutoscaler } from './autoscaling-v1.ts';
 import { aggregatedDiscovery, groupList, oneGroup, resourceList } from './discovery.ts';
 import { type Exchange, refuse, sendFailure, sendJson } from './exchange.ts';
 import type { LogProxy } from './log-proxy.ts';
+import type { Metrics } from './metrics.ts';
 import type { OpenApi } from './openapi.ts';
 import { refuseUpgrade } from './refuse-upgrade.ts';
 import { ResourceHandler, type ResourceRequest } from './resource-handler.ts';
@@ -35,6 +36,7 @@ export interface HttpOptions {
   readonly openApi: OpenApi;
   readonly logs: LogProxy;
   readonly streams: StreamProxy;
+  readonly metrics: Metrics;
   readonly tls: KeyPair;
   readonly authority: string;
   readonly tokens: TokenTable;
@@ -130,6 +132,7 @@ export class HttpFront {
     if (this.#meta(exchange) || (await answerReview(exchange, user))) return;
     const { registry, verbs } = this.#options;
     if (await createAutoscaler(exchange, registry, verbs)) return;
+    if (await this.#options.metrics.serve(exchange)) return;
     const request = this.#parse(path);
     if (!request) refuse('NotFound', 'the server could not find the requested resource');
     if (request.subresource === 'log' && request.name) {

@@ -29,6 +29,8 @@ export interface Resource {
   readonly columns: readonly Column[];
   /** Built-in kinds take strategic merge patches; custom kinds do not. */
   readonly builtin: boolean;
+  /** What can be done with it; default everything. */
+  readonly verbs?: readonly string[];
   /** Stored, but nothing here acts on it: every write answers with this warning. */
   readonly warning?: string;
 }
@@ -49,10 +51,15 @@ export class ResourceRegistry {
   /** Rises whenever a kind comes or goes; part of the OpenAPI hash. */
   generation = 0;
 
+  readonly #unstored: readonly Resource[];
+
+  /** @param unstored Kinds that discovery shows but that are answered elsewhere. */
   constructor(
     builtins: readonly Resource[],
     definitions: Readonly<Record<string, StructuralSchema>>,
+    unstored: readonly Resource[] = [],
   ) {
+    this.#unstored = unstored;
     this.resolveRef = (ref) => definitions[ref.slice(ref.lastIndexOf('/') + 1)];
     for (const resource of builtins) this.add(resource);
   }
@@ -85,7 +92,7 @@ export class ResourceRegistry {
 
   groupVersions(): { group: string; version: string; resources: Resource[] }[] {
     const found = new Map<string, { group: string; version: string; resources: Resource[] }>();
-    for (const r of this.all()) {
+    for (const r of [...this.all(), ...this.#unstored]) {
       const id = apiVersionOf(r);
       const entry = found.get(id) ?? { group: r.group, version: r.version, resources: [] };
       entry.resources.push(r);
