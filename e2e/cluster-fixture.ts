@@ -1,8 +1,9 @@
 import { spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { randomUUID } from 'node:crypto';
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import type { ApiClient } from '@shoal/cluster';
+import { ApiClient } from '@shoal/cluster';
 import type { JsonObject } from '@shoal/core';
 import { EmbeddedCluster, type Layout, layoutOf, Resources } from 'shoal';
 
@@ -31,6 +32,15 @@ export interface Live extends JsonObject {
   };
 }
 
+/** Where the requests of ended clusters are kept, for the test of the manager's rights. */
+const REQUESTS = join(import.meta.dirname, '../.cache/requests');
+
+function keepRequests(file: string): void {
+  if (!existsSync(file)) return;
+  mkdirSync(REQUESTS, { recursive: true });
+  copyFileSync(file, join(REQUESTS, `${randomUUID()}.jsonl`));
+}
+
 const MAIN = join(import.meta.dirname, '../cli/src/main.ts');
 
 /** A real embedded cluster in a folder of its own. */
@@ -57,9 +67,16 @@ export class ClusterFixture {
     );
   }
 
+  /** A client with a token of its own. */
+  clientAs(token: string): ApiClient {
+    const { server, authority } = this.cluster.state;
+    return new ApiClient({ server, authority, token });
+  }
+
   async stop(): Promise<void> {
     this.client.close();
     await this.cluster.stop();
+    keepRequests(join(this.layout.serverDir, 'requests.jsonl'));
     rmSync(this.folder, { recursive: true, force: true });
   }
 

@@ -49,9 +49,11 @@ const QUANTITY_FIELDS = new Set([
   'value',
   'averageValue',
   'allocatedResources',
+  'hard',
+  'used',
 ]);
 const QUANTITY_OWNERS =
-  /^V1(ResourceRequirements|VolumeResourceRequirements|NodeStatus|ResourceFieldSelector|EmptyDirVolumeSource|PodSpec|ContainerStatus)$|^V2Metric/;
+  /^V1(ResourceRequirements|VolumeResourceRequirements|NodeStatus|ResourceFieldSelector|EmptyDirVolumeSource|PodSpec|ContainerStatus|ResourceQuota(Spec|Status))$|^V2Metric/;
 
 const SCALARS: Record<string, Schema> = {
   string: { type: 'string' },
@@ -180,6 +182,7 @@ export const SERVED_MODELS = [
   'V1ConfigMap',
   'V1Secret',
   'V1ServiceAccount',
+  'V1ResourceQuota',
   'CoreV1Event',
   'V1Deployment',
   'V1ReplicaSet',

@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { stringify } from 'yaml';
 import { inline, readSchemas, type Schema, SERVED_MODELS } from './generate-kubernetes-schemas.ts';
 
 /**
@@ -79,6 +80,12 @@ const { KINDS } = await import('@shoal/api');
 emit('api/src/kinds/types-generated.ts', renderTypes());
 emit('docs/reference/api.md', renderReference());
 for (const kind of KINDS) emit(`deploy/crds/sedna.io_${kind.plural}.yaml`, renderCrd(kind));
+
+const { managerAccess } = await import('@shoal/global-manager');
+const access = managerAccess()
+  .map((o) => stringify(o))
+  .join('---\n');
+emit('deploy/rbac/global-manager.yaml', `# Written by npm run generate.\n${access}`);
 
 if (check && stale.length > 0) {
   console.error(`stale generated files (run npm run generate):\n  ${stale.join('\n  ')}`);

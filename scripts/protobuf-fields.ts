@@ -16,6 +16,7 @@ const FILES: readonly (readonly [pkg: string, path: string])[] = [
   ['k8s.io.api.autoscaling.v1', join(api, 'autoscaling/v1/generated.proto')],
   ['k8s.io.api.autoscaling.v2', join(api, 'autoscaling/v2/generated.proto')],
   ['k8s.io.api.rbac.v1', join(api, 'rbac/v1/generated.proto')],
+  ['k8s.io.api.policy.v1', join(api, 'policy/v1/generated.proto')],
   ['k8s.io.api.authorization.v1', join(api, 'authorization/v1/generated.proto')],
   ['k8s.io.api.authentication.v1', join(api, 'authentication/v1/generated.proto')],
   ['k8s.io.apimachinery.pkg.apis.meta.v1', join(machinery, 'pkg/apis/meta/v1/generated.proto')],
@@ -30,6 +31,7 @@ const KINDS: Readonly<Record<string, string>> = {
   'v1/Secret': 'k8s.io.api.core.v1.Secret',
   'v1/ServiceAccount': 'k8s.io.api.core.v1.ServiceAccount',
   'v1/Namespace': 'k8s.io.api.core.v1.Namespace',
+  'v1/ResourceQuota': 'k8s.io.api.core.v1.ResourceQuota',
   'v1/Service': 'k8s.io.api.core.v1.Service',
   'v1/Pod': 'k8s.io.api.core.v1.Pod',
   'apps/v1/Deployment': 'k8s.io.api.apps.v1.Deployment',
@@ -44,6 +46,8 @@ const KINDS: Readonly<Record<string, string>> = {
     'k8s.io.api.authorization.v1.SelfSubjectAccessReview',
   'authorization.k8s.io/v1/SelfSubjectRulesReview':
     'k8s.io.api.authorization.v1.SelfSubjectRulesReview',
+  'authentication.k8s.io/v1/TokenRequest': 'k8s.io.api.authentication.v1.TokenRequest',
+  'policy/v1/Eviction': 'k8s.io.api.policy.v1.Eviction',
   'authentication.k8s.io/v1/SelfSubjectReview': 'k8s.io.api.authentication.v1.SelfSubjectReview',
 };
 

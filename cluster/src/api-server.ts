@@ -8,6 +8,7 @@ import {
   Kinds,
 } from './controllers/control-loop.ts';
 import { CustomResourceController, serve } from './controllers/custom-resources.ts';
+import { ensureDefaultRoles } from './controllers/default-roles.ts';
 import { DeploymentController } from './controllers/deployment.ts';
 import { EndpointsController } from './controllers/endpoints.ts';
 import { GarbageCollector } from './controllers/garbage-collector.ts';
@@ -18,14 +19,18 @@ import { NodeLifecycleController } from './controllers/node-lifecycle.ts';
 import { ReplicaSetController } from './controllers/replica-set.ts';
 import { Scheduler } from './controllers/scheduler.ts';
 import { ServiceProxy } from './controllers/service-proxy.ts';
+import { Access } from './server/access.ts';
 import { AgentLocator } from './server/agent-locator.ts';
 import type { TokenTable } from './server/authenticate.ts';
+import { Authorizer } from './server/authorize.ts';
 import { BUILTIN_RESOURCES, BUILTIN_SCHEMAS } from './server/builtin-resources.ts';
 import { HttpFront } from './server/http.ts';
 import { LogProxy } from './server/log-proxy.ts';
 import { METRICS_RESOURCES, Metrics } from './server/metrics.ts';
 import { OpenApi } from './server/openapi.ts';
+import { RequestLog } from './server/request-log.ts';
 import { ResourceRegistry } from './server/resource-registry.ts';
+import { ServiceAccountTokens } from './server/service-account-tokens.ts';
 import type { ServiceSubnets } from './server/service-address.ts';
 import { StreamProxy } from './server/stream-proxy.ts';
 import { Verbs } from './server/verbs.ts';
@@ -98,13 +103,22 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
   const kinds = new Kinds(context);
   for (const crd of kinds.list('customresourcedefinitions')) serve(context, crd);
   await new NamespaceController(context, kinds).ensureDefaults();
+  await ensureDefaultRoles(kinds);
+  const accounts = new ServiceAccountTokens(options.dataDir, { verbs, registry, clock });
+  const access = new Access({
+    tokens,
+    accounts,
+    authorizer: new Authorizer(verbs, registry),
+    log: new RequestLog(join(options.dataDir, 'requests.jsonl'), logger),
+  });
   const locator = new AgentLocator(verbs, registry);
   const metrics = new Metrics(locator, tls, authority.certificate);
   const front = new HttpFront({
     verbs,
     registry,
     tls,
-    tokens,
+    access,
+    accounts,
     logger,
     authority: authority.certificate,
     isReady: () => true,

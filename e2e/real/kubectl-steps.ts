@@ -52,6 +52,8 @@ export interface Step {
   readonly embedded?: true;
 }
 
+const AS_BUILDER = '--as=system:serviceaccount:default:builder';
+
 /** Commands whose bodies are protobuf since kubectl 1.32, and what they make. */
 const IMPERATIVE: readonly Step[] = [
   { args: 'create configmap conf --from-literal=a=1', stdout: /configmap\/conf created/ },
@@ -85,11 +87,33 @@ const IMPERATIVE: readonly Step[] = [
   { args: 'create service clusterip tool --tcp=80:8080', stdout: /service\/tool created/ },
   { args: 'get service tool -o jsonpath={.spec.ports[0].targetPort}', stdout: /^8080$/ },
   {
-    embedded: true,
     args: 'create role reader --verb=get --resource=pods',
     stdout: /role\.rbac\.authorization\.k8s\.io\/reader created/,
-    stderr: /Warning: .*does not enforce/,
   },
+  {
+    args: 'create rolebinding builders --clusterrole=view --serviceaccount=default:builder',
+    stdout: /rolebinding\.rbac\.authorization\.k8s\.io\/builders created/,
+  },
+  { args: `auth can-i list pods ${AS_BUILDER}`, stdout: /^yes/ },
+  { args: `auth can-i delete pods ${AS_BUILDER}`, code: 1, stdout: /^no/ },
+  {
+    args: `auth can-i --list ${AS_BUILDER}`,
+    stdout: /deployments\.apps\s+\[\]\s+\[\]\s+\[get list watch\]/,
+  },
+  { args: `get configmaps ${AS_BUILDER}`, stdout: /NAME\s+DATA\s+AGE/ },
+  {
+    args: `delete configmap conf ${AS_BUILDER}`,
+    code: 1,
+    stderr:
+      /Error from server \(Forbidden\): configmaps "conf" is forbidden: User "system:serviceaccount:default:builder" cannot delete resource "configmaps" in API group "" in the namespace "default"/,
+  },
+  { args: 'create token builder --duration=20m', stdout: /^[\w-]+\.[\w-]+\.[\w-]+$/m },
+  {
+    args: 'create token builder --duration=1m',
+    code: 1,
+    stderr: /may not specify a duration less than 10 minutes/,
+  },
+  { args: 'create quota few --hard=pods=5', stdout: /resourcequota\/few created/ },
   { args: 'auth can-i create pods', stdout: /^yes/ },
   { args: 'auth can-i --list', stdout: /\*\.\*\s+\[\]\s+\[\]\s+\[\*\]/ },
   { embedded: true, args: 'auth whoami', stdout: /Username\s+admin/ },

@@ -1,6 +1,7 @@
 import { benchmarkSuites } from './benchmark-suites.ts';
 import { browserParticipants } from './browser-participants.ts';
 import { kubectlSession } from './kubectl-session.ts';
+import { managerAccess } from './manager-access.ts';
 import { findMinio, objectStorage } from './object-storage.ts';
 import { onnxConsumers } from './onnx-consumers.ts';
 import type { Outcome } from './outcome.ts';
@@ -24,6 +25,7 @@ const outcomes: Outcome[] = [
   ...(await benchmarkSuites()),
   ...(await objectStorage(minio)),
   ...(await simulated),
+  ...managerAccess(),
 ];
 let failed = 0;
 for (const { name, result, detail } of outcomes) {

@@ -21,6 +21,7 @@ import {
 import { type Addresses, freePort, MAX_NODES, takeAddresses } from './addresses.ts';
 import type { ClusterState, Layout } from './layout.ts';
 import { takeLock } from './lock.ts';
+import { grantManagerAccess, MANAGER_USER, writeManagerKubeconfig } from './manager-access.ts';
 import { type ProcessSpec, SupervisedProcess } from './supervisor.ts';
 
 export interface EmbeddedOptions {
@@ -93,6 +94,7 @@ export class EmbeddedCluster {
   readonly #addresses: Addresses;
   readonly #release: () => void;
   readonly #processes: SupervisedProcess[] = [];
+  readonly #managerToken = randomBytes(24).toString('base64url');
   #failure: ShoalError | undefined;
 
   private constructor(
@@ -204,6 +206,8 @@ export class EmbeddedCluster {
     writeFileSync(this.#layout.kubeconfig, renderKubeconfig({ ...state, user: 'admin' }), {
       mode: 0o600,
     });
+    await grantManagerAccess(client);
+    writeManagerKubeconfig(this.#layout.managerKubeconfig, state, this.#managerToken);
     step('starting the global manager, nodes and local controllers');
     await this.#spawnManager();
     await this.#spawnKnowledgeBase();
@@ -266,6 +270,7 @@ export class EmbeddedCluster {
   #spawnApiServer(): void {
     const tokens = [
       { token: this.state.token, user: { name: 'admin', groups: ['system:masters'] } },
+      { token: this.#managerToken, user: MANAGER_USER },
     ];
     const options = {
       dataDir: this.#layout.serverDir,
@@ -308,7 +313,7 @@ export class EmbeddedCluster {
         name: i === 0 ? 'global-manager' : `global-manager-${i + 1}`,
         entry: entryOf('@shoal/global-manager', 'operator/main.ts'),
         environment: {
-          SHOAL_GM_KUBECONFIG: this.#layout.kubeconfig,
+          SHOAL_GM_KUBECONFIG: this.#layout.managerKubeconfig,
           SHOAL_GM_DATA_DIR: this.#layout.managerDir,
           SHOAL_GM_EDGE_LINK_ADDRESS: edgeLink,
           SHOAL_GM_FLEET_ADDRESS: `${host}:${FLEET_PORT}`,

@@ -8,6 +8,8 @@ export interface Layout {
   readonly lockFile: string;
   readonly serverDir: string;
   readonly managerDir: string;
+  /** How the global manager reaches the API server: with its own account, not as admin. */
+  readonly managerKubeconfig: string;
   readonly knowledgeBaseDir: string;
   readonly logDir: string;
   readonly nodeDir: (node: string) => string;
@@ -26,6 +28,7 @@ export function layoutOf(folder: string): Layout {
     lockFile: join(root, 'lock.json'),
     serverDir: join(root, 'server'),
     managerDir: join(root, 'global-manager'),
+    managerKubeconfig: join(root, 'global-manager', 'kubeconfig'),
     knowledgeBaseDir: join(root, 'knowledge-base'),
     logDir: join(root, 'logs'),
     nodeDir,

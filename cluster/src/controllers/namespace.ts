@@ -9,7 +9,7 @@ import {
 
 const ALWAYS = ['default', 'kube-system', 'kube-public', 'kube-node-lease'];
 
-/** Creates the namespaces every cluster has; empties and removes those being deleted. */
+/** Creates the namespaces every cluster has, and each one's account; empties and removes those being deleted. */
 export class NamespaceController implements Controller {
   readonly name = 'namespace';
   readonly #context: ControllerContext;
@@ -28,15 +28,20 @@ export class NamespaceController implements Controller {
     }
   }
 
+  /** Pods that name no account run as this one. */
+  async #ensureAccount(namespace: string): Promise<void> {
+    if (this.#kinds.find('serviceaccounts', namespace, 'default')) return;
+    await this.#kinds.create('serviceaccounts', namespace, { metadata: { name: 'default' } });
+  }
+
   keysOf(event: { resource: string; object: ApiObject }): string[] {
-    return event.resource === '/namespaces' && event.object.metadata.deletionTimestamp
-      ? [event.object.metadata.name]
-      : [];
+    return event.resource === '/namespaces' ? [event.object.metadata.name] : [];
   }
 
   async reconcile(key: string): Promise<number | void> {
     const namespace = this.#kinds.find('namespaces', '', key);
-    if (!namespace?.metadata.deletionTimestamp) return;
+    if (!namespace) return;
+    if (!namespace.metadata.deletionTimestamp) return await this.#ensureAccount(key);
     let left = 0;
     for (const resource of this.#context.registry.all().filter((r) => r.namespaced)) {
       for (const object of this.#context.verbs.store.list(storeName(resource), key)) {

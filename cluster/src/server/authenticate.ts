@@ -5,6 +5,7 @@ import { TLSSocket } from 'node:tls';
 export interface User {
   readonly name: string;
   readonly groups: readonly string[];
+  readonly uid?: string;
 }
 
 /** Bearer tokens and who they stand for. */
@@ -31,10 +32,23 @@ function sameText(a: string, b: string): boolean {
 }
 
 /** Who sends this request: by client certificate, else by bearer token; undefined for nobody. */
-export function authenticate(request: IncomingMessage, tokens: TokenTable): User | undefined {
+export function authenticate(
+  request: IncomingMessage,
+  tokens: TokenTable,
+  accounts: { userOf(token: string): User | undefined },
+): User | undefined {
   const user = fromCertificate(request);
   if (user) return user;
   const bearer = /^Bearer (.+)$/.exec(request.headers.authorization ?? '')?.[1];
   if (bearer === undefined) return undefined;
-  return tokens.find((t) => sameText(t.token, bearer))?.user;
+  return tokens.find((t) => sameText(t.token, bearer))?.user ?? accounts.userOf(bearer);
+}
+
+/** Whom a request wants to be taken for (`kubectl --as`); undefined when for nobody else. */
+export function impersonated(request: IncomingMessage): User | undefined {
+  const name = request.headers['impersonate-user'];
+  if (typeof name !== 'string') return undefined;
+  // Node joins repeated headers of this name with commas.
+  const groups = [request.headers['impersonate-group'] ?? []].flat().flatMap((g) => g.split(/, */));
+  return { name, groups };
 }

@@ -21,8 +21,6 @@ interface Row {
   readonly warning?: string;
 }
 
-const notEnforced = 'this embedded cluster stores RBAC objects but does not enforce them';
-
 const ROWS: readonly Row[] = [
   { gv: 'v1', kind: 'Namespace', plural: 'namespaces', short: ['ns'], cluster: true, status: true },
   { gv: 'v1', kind: 'Node', plural: 'nodes', short: ['no'], cluster: true, status: true },
@@ -32,6 +30,14 @@ const ROWS: readonly Row[] = [
   { gv: 'v1', kind: 'ConfigMap', plural: 'configmaps', short: ['cm'] },
   { gv: 'v1', kind: 'Secret', plural: 'secrets' },
   { gv: 'v1', kind: 'ServiceAccount', plural: 'serviceaccounts', short: ['sa'] },
+  {
+    gv: 'v1',
+    kind: 'ResourceQuota',
+    plural: 'resourcequotas',
+    short: ['quota'],
+    status: true,
+    warning: 'this embedded cluster stores ResourceQuotas but does not enforce them',
+  },
   { gv: 'v1', kind: 'Event', plural: 'events', short: ['ev'], model: 'CoreV1Event' },
   {
     gv: 'apps/v1',
@@ -63,26 +69,23 @@ const ROWS: readonly Row[] = [
     status: true,
     model: 'V2HorizontalPodAutoscaler',
   },
-  { gv: 'rbac.authorization.k8s.io/v1', kind: 'Role', plural: 'roles', warning: notEnforced },
+  { gv: 'rbac.authorization.k8s.io/v1', kind: 'Role', plural: 'roles' },
   {
     gv: 'rbac.authorization.k8s.io/v1',
     kind: 'RoleBinding',
     plural: 'rolebindings',
-    warning: notEnforced,
   },
   {
     gv: 'rbac.authorization.k8s.io/v1',
     kind: 'ClusterRole',
     plural: 'clusterroles',
     cluster: true,
-    warning: notEnforced,
   },
   {
     gv: 'rbac.authorization.k8s.io/v1',
     kind: 'ClusterRoleBinding',
     plural: 'clusterrolebindings',
     cluster: true,
-    warning: notEnforced,
   },
   {
     gv: 'apiextensions.k8s.io/v1',

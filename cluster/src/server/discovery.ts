@@ -3,10 +3,26 @@ import { apiVersionOf, type Resource, type ResourceRegistry } from './resource-r
 const VERBS = ['create', 'delete', 'deletecollection', 'get', 'list', 'patch', 'update', 'watch'];
 const SUB_VERBS = ['get', 'patch', 'update'];
 
+interface Gvk {
+  readonly group: string;
+  readonly version: string;
+  readonly kind: string;
+}
+
 interface Subresource {
   readonly name: string;
   readonly verbs: readonly string[];
+  /** What it takes, when not the kind it belongs to. */
+  readonly kind?: Gvk;
 }
+
+/** `kubectl drain` evicts only where discovery says so. */
+const EVICTION: Gvk = { group: 'policy', version: 'v1', kind: 'Eviction' };
+const TOKEN_REQUEST: Gvk = {
+  group: 'authentication.k8s.io',
+  version: 'v1',
+  kind: 'TokenRequest',
+};
 
 function subresources(r: Resource): Subresource[] {
   return [
@@ -16,10 +32,14 @@ function subresources(r: Resource): Subresource[] {
       ? [
           { name: 'log', verbs: ['get'] },
           { name: 'binding', verbs: ['create'] },
+          { name: 'eviction', verbs: ['create'], kind: EVICTION },
           { name: 'exec', verbs: ['create', 'get'] },
           { name: 'attach', verbs: ['create', 'get'] },
           { name: 'portforward', verbs: ['create', 'get'] },
         ]
+      : []),
+    ...(r.plural === 'serviceaccounts'
+      ? [{ name: 'token', verbs: ['create'], kind: TOKEN_REQUEST }]
       : []),
   ];
 }
@@ -36,7 +56,7 @@ function aggregatedResource(r: Resource): unknown {
     categories: r.categories,
     subresources: subresources(r).map((s) => ({
       subresource: s.name,
-      responseKind,
+      responseKind: s.kind ?? responseKind,
       verbs: s.verbs,
     })),
   };
@@ -119,7 +139,7 @@ export function resourceList(registry: ResourceRegistry, group: string, version:
       name: `${r.plural}/${s.name}`,
       singularName: '',
       namespaced: r.namespaced,
-      kind: r.kind,
+      ...(s.kind ?? { kind: r.kind }),
       verbs: s.verbs,
     })),
   ]);

@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import type { Duplex } from 'node:stream';
 import type { KeyPair, Logger } from '@shoal/core';
-import { authenticate, type TokenTable } from './authenticate.ts';
+import { type Access, parsePath, type ResourcePath } from './access.ts';
 import { createAutoscaler } from './autoscaling-v1.ts';
 import { aggregatedDiscovery, groupList, oneGroup, resourceList } from './discovery.ts';
 import { type Exchange, refuse, sendFailure, sendJson } from './exchange.ts';
@@ -10,9 +10,10 @@ import type { LogProxy } from './log-proxy.ts';
 import type { Metrics } from './metrics.ts';
 import type { OpenApi } from './openapi.ts';
 import { refuseUpgrade } from './refuse-upgrade.ts';
-import { ResourceHandler, type ResourceRequest } from './resource-handler.ts';
+import { ResourceHandler } from './resource-handler.ts';
 import type { ResourceRegistry } from './resource-registry.ts';
 import { answerReview } from './reviews.ts';
+import type { ServiceAccountTokens } from './service-account-tokens.ts';
 import { StatusError } from './status-error.ts';
 import { isStream, type StreamProxy, type UpgradeRequest } from './stream-proxy.ts';
 import type { Verbs } from './verbs.ts';
@@ -39,7 +40,8 @@ export interface HttpOptions {
   readonly metrics: Metrics;
   readonly tls: KeyPair;
   readonly authority: string;
-  readonly tokens: TokenTable;
+  readonly access: Access;
+  readonly accounts: ServiceAccountTokens;
   readonly logger: Logger;
   readonly isReady: () => boolean;
 }
@@ -98,14 +100,14 @@ export class HttpFront {
     socket.on('close', () => this.#upgraded.delete(socket));
     socket.on('error', () => socket.destroy());
     try {
-      const user = authenticate(request, this.#options.tokens);
-      if (!user) refuse('Unauthorized', 'Unauthorized');
-      const url = new URL(request.url ?? '/', 'https://server');
-      const target = this.#parse(url.pathname);
-      const { namespace = '', name, subresource = '' } = target ?? {};
-      if (target?.resource.plural !== 'pods' || !name || !isStream(subresource))
-        refuse('BadRequest', `${url.pathname} cannot be upgraded`);
-      const query = url.searchParams;
+      const { access } = this.#options;
+      const user = access.identify(request);
+      const { pathname, searchParams: query } = new URL(request.url ?? '/', 'https://server');
+      const path = parsePath(pathname);
+      const { plural, namespace = '', name, subresource = '' } = path ?? {};
+      if (!path || plural !== 'pods' || !name || !isStream(subresource))
+        return refuse('BadRequest', `${pathname} cannot be upgraded`);
+      access.check(user, request.method ?? 'GET', path, query);
       this.#options.streams.serve(upgrade, { namespace, name, subresource, query });
     } catch (error) {
       refuseUpgrade(socket, error);
@@ -127,20 +129,29 @@ export class HttpFront {
         ? sendText(exchange, 'ok')
         : refuse('ServiceUnavailable', 'not ready');
     }
-    const user = authenticate(exchange.request, this.#options.tokens);
-    if (!user) refuse('Unauthorized', 'Unauthorized');
-    if (this.#meta(exchange) || (await answerReview(exchange, user))) return;
-    const { registry, verbs } = this.#options;
+    const { access } = this.#options;
+    const user = access.identify(exchange.request);
+    if (this.#meta(exchange) || (await answerReview(exchange, user, access.authorizer))) return;
+    const parsed = parsePath(path);
+    if (!parsed) return refuse('NotFound', 'the server could not find the requested resource');
+    access.check(user, exchange.method, parsed, exchange.query);
+    await this.#resource(exchange, parsed);
+  }
+
+  async #resource(exchange: Exchange, path: ResourcePath): Promise<void> {
+    const { registry, verbs, metrics, accounts, logs } = this.#options;
     if (await createAutoscaler(exchange, registry, verbs)) return;
-    if (await this.#options.metrics.serve(exchange)) return;
-    const request = this.#parse(path);
-    if (!request) refuse('NotFound', 'the server could not find the requested resource');
-    if (request.subresource === 'log' && request.name) {
-      return await this.#options.logs.serve(exchange, request.namespace ?? '', request.name);
-    }
-    if (request.resource.plural === 'pods' && isStream(request.subresource))
+    if (await metrics.serve(exchange)) return;
+    const { namespace = '', name, subresource, plural } = path;
+    const resource = registry.find(path.group, path.version, plural);
+    if (!resource) refuse('NotFound', 'the server could not find the requested resource');
+    if (plural === 'serviceaccounts' && subresource === 'token' && name !== undefined)
+      return await accounts.issue(exchange, namespace, name);
+    if (plural === 'pods' && subresource === 'log' && name !== undefined)
+      return await logs.serve(exchange, namespace, name);
+    if (plural === 'pods' && isStream(subresource))
       refuse('BadRequest', 'Upgrade request required');
-    await this.#resources.handle(exchange, request);
+    await this.#resources.handle(exchange, { ...path, resource });
   }
 
   /** Discovery, OpenAPI, version. */
@@ -200,21 +211,6 @@ export class HttpFront {
     } else {
       sendJson(exchange, groupList(registry));
     }
-  }
-
-  /** `/api/v1/namespaces/n/pods/p/log` and its kin. */
-  #parse(path: string): ResourceRequest | undefined {
-    const parts = path.split('/').slice(1).map(decodeURIComponent);
-    const core = parts[0] === 'api';
-    if (!core && parts[0] !== 'apis') return undefined;
-    const [group = '', version = ''] = core ? ['', parts[1]] : [parts[1], parts[2]];
-    const rest = parts.slice(core ? 2 : 3).filter((p) => p !== '');
-    const scoped =
-      rest[0] === 'namespaces' && rest.length > 2 && rest[2] !== 'status' && rest[2] !== 'finalize';
-    const [plural = '', name, subresource] = scoped ? rest.slice(2) : rest;
-    const resource = this.#options.registry.find(group, version, plural);
-    if (!resource || rest.length > (scoped ? 5 : 3)) return undefined;
-    return { resource, namespace: scoped ? rest[1] : undefined, name, subresource };
   }
 }
 

@@ -88,6 +88,7 @@ export class ResourceHandler {
     if (request.name === undefined) await this.#collection(exchange, request);
     else if (request.subresource === 'scale') await this.#scale(exchange, request, request.name);
     else if (request.subresource === 'binding') await this.#bind(exchange, request, request.name);
+    else if (request.subresource === 'eviction') await this.#evict(exchange, request, request.name);
     else await this.#object(exchange, request, request.name);
   }
 
@@ -284,6 +285,18 @@ export class ResourceHandler {
     const options = { ...writeOptions(exchange), manager };
     const { object } = await this.#verbs.modify(target, change, options);
     sendJson(exchange, scaleOf(object));
+  }
+
+  /** `kubectl drain`: a delete that disruption budgets could forbid; there are none here. */
+  async #evict(exchange: Exchange, request: ResourceRequest, name: string): Promise<void> {
+    const { resource, namespace = '' } = request;
+    if (resource.plural !== 'pods' || exchange.method !== 'POST')
+      refuse('NotFound', 'the server could not find the requested resource');
+    const body = await readJson(exchange);
+    const options = isJsonObject(body) ? body['deleteOptions'] : undefined;
+    const target: Target = { resource, namespace, name };
+    await this.#verbs.delete(target, readDeleteOptions(options, exchange.query));
+    sendJson(exchange, success({ name, kind: 'pods' }), { code: 201 });
   }
 
   async #bind(exchange: Exchange, request: ResourceRequest, name: string): Promise<void> {

@@ -1,29 +1,80 @@
 import { isJsonObject } from '@shoal/core';
+import { digString } from '../object.ts';
 import type { User } from './authenticate.ts';
+import { AUTHENTICATED, type Authorizer } from './authorize.ts';
 import { type Exchange, readJson, sendJson } from './exchange.ts';
 
-const NOT_ENFORCED = 'this embedded cluster stores RBAC objects but does not enforce them';
+type Answer = (user: User, spec: unknown, authorizer: Authorizer) => object;
 
-type Answer = (user: User) => object;
-
-/** What clients ask about themselves: everybody who is known may do everything here. */
-const REVIEWS: Readonly<Record<string, readonly [kind: string, answer: Answer]>> = {
-  '/apis/authorization.k8s.io/v1/selfsubjectaccessreviews': [
-    'SelfSubjectAccessReview',
-    () => ({ allowed: true, reason: NOT_ENFORCED }),
+const DISCOVERY = {
+  verbs: ['get'],
+  nonResourceURLs: [
+    '/api',
+    '/api/*',
+    '/apis',
+    '/apis/*',
+    '/healthz',
+    '/livez',
+    '/openapi',
+    '/openapi/*',
+    '/readyz',
+    '/version',
   ],
-  '/apis/authorization.k8s.io/v1/selfsubjectrulesreviews': [
-    'SelfSubjectRulesReview',
-    () => ({
+};
+
+function accessReview(user: User, spec: unknown, authorizer: Authorizer): object {
+  const at = (field: string): string => digString(spec, 'resourceAttributes', field) ?? '';
+  const path = digString(spec, 'nonResourceAttributes', 'path');
+  if (path !== undefined) return { allowed: authorizer.isTrusted(user) || isDiscovery(path) };
+  const wanted = {
+    verb: at('verb'),
+    group: at('group'),
+    resource: at('resource'),
+    subresource: at('subresource'),
+    namespace: at('namespace'),
+    name: at('name'),
+  };
+  const allowed = authorizer.may(user, wanted);
+  return { allowed, ...(allowed ? { reason: 'RBAC: allowed' } : {}) };
+}
+
+function isDiscovery(path: string): boolean {
+  return DISCOVERY.nonResourceURLs.some((p) =>
+    p.endsWith('*') ? path.startsWith(p.slice(0, -1)) : path === p,
+  );
+}
+
+function rulesReview(user: User, spec: unknown, authorizer: Authorizer): object {
+  if (authorizer.isTrusted(user)) {
+    return {
       resourceRules: [{ verbs: ['*'], apiGroups: ['*'], resources: ['*'] }],
       nonResourceRules: [{ verbs: ['*'], nonResourceURLs: ['*'] }],
       incomplete: false,
-    }),
+    };
+  }
+  const rules = authorizer.rulesFor(user, digString(spec, 'namespace') ?? '');
+  const resourceRules = rules
+    .filter((r) => r.resources.length > 0)
+    .map(({ verbs, apiGroups, resources, resourceNames }) => ({
+      verbs,
+      apiGroups,
+      resources,
+      ...(resourceNames.length > 0 ? { resourceNames } : {}),
+    }));
+  return { resourceRules, nonResourceRules: [DISCOVERY], incomplete: false };
+}
+
+/** What clients ask about themselves. */
+const REVIEWS: Readonly<Record<string, readonly [kind: string, answer: Answer]>> = {
+  '/apis/authorization.k8s.io/v1/selfsubjectaccessreviews': [
+    'SelfSubjectAccessReview',
+    accessReview,
   ],
+  '/apis/authorization.k8s.io/v1/selfsubjectrulesreviews': ['SelfSubjectRulesReview', rulesReview],
   '/apis/authentication.k8s.io/v1/selfsubjectreviews': [
     'SelfSubjectReview',
-    ({ name, groups }) => ({
-      userInfo: { username: name, groups: [...groups, 'system:authenticated'] },
+    ({ name, groups, uid }) => ({
+      userInfo: { username: name, ...(uid ? { uid } : {}), groups: [...groups, AUTHENTICATED] },
     }),
   ],
 };
@@ -33,7 +84,11 @@ const REVIEWS: Readonly<Record<string, readonly [kind: string, answer: Answer]>>
  *
  * @returns False for any other request.
  */
-export async function answerReview(exchange: Exchange, user: User): Promise<boolean> {
+export async function answerReview(
+  exchange: Exchange,
+  user: User,
+  authorizer: Authorizer,
+): Promise<boolean> {
   const review = REVIEWS[exchange.path];
   if (!review || exchange.method !== 'POST') return false;
   const [kind, answer] = review;
@@ -41,7 +96,7 @@ export async function answerReview(exchange: Exchange, user: User): Promise<bool
   const spec = isJsonObject(body) ? body['spec'] : undefined;
   const apiVersion = exchange.path.split('/').slice(2, 4).join('/');
   const metadata = { creationTimestamp: null };
-  const status = answer(user);
+  const status = answer(user, spec, authorizer);
   sendJson(
     exchange,
     { kind, apiVersion, metadata, ...(spec === undefined ? {} : { spec }), status },

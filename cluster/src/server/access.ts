@@ -1,0 +1,76 @@
+import type { IncomingMessage } from 'node:http';
+import { authenticate, impersonated, type TokenTable, type User } from './authenticate.ts';
+import { type Authorizer, verbOf } from './authorize.ts';
+import type { RequestLog } from './request-log.ts';
+import type { ServiceAccountTokens } from './service-account-tokens.ts';
+import { StatusError } from './status-error.ts';
+
+/** A URL of the API, taken apart: `/api/v1/namespaces/n/pods/p/log` and its kin. */
+export interface ResourcePath {
+  readonly group: string;
+  readonly version: string;
+  readonly plural: string;
+  readonly namespace: string | undefined;
+  readonly name: string | undefined;
+  readonly subresource: string | undefined;
+}
+
+/** Undefined for what is no resource: discovery, health, OpenAPI. */
+export function parsePath(path: string): ResourcePath | undefined {
+  const parts = path.split('/').slice(1).map(decodeURIComponent);
+  const core = parts[0] === 'api';
+  if (!core && parts[0] !== 'apis') return undefined;
+  const [group = '', version = ''] = core ? ['', parts[1]] : [parts[1], parts[2]];
+  const rest = parts.slice(core ? 2 : 3).filter((p) => p !== '');
+  const scoped =
+    rest[0] === 'namespaces' && rest.length > 2 && rest[2] !== 'status' && rest[2] !== 'finalize';
+  const [plural = '', name, subresource] = scoped ? rest.slice(2) : rest;
+  if (plural === '' || rest.length > (scoped ? 5 : 3)) return undefined;
+  return { group, version, plural, namespace: scoped ? rest[1] : undefined, name, subresource };
+}
+
+/** Who asks, and whether they may. */
+export class Access {
+  readonly #tokens: TokenTable;
+  readonly #accounts: ServiceAccountTokens;
+  readonly #log: RequestLog;
+  readonly authorizer: Authorizer;
+
+  constructor(options: {
+    readonly tokens: TokenTable;
+    readonly accounts: ServiceAccountTokens;
+    readonly authorizer: Authorizer;
+    readonly log: RequestLog;
+  }) {
+    this.#tokens = options.tokens;
+    this.#accounts = options.accounts;
+    this.#log = options.log;
+    this.authorizer = options.authorizer;
+  }
+
+  /** @throws StatusError `Unauthorized` for nobody, `Forbidden` for who may not act as another. */
+  identify(request: IncomingMessage): User {
+    const user = authenticate(request, this.#tokens, this.#accounts);
+    if (!user) throw new StatusError('Unauthorized', 'Unauthorized');
+    const other = impersonated(request);
+    if (!other) return user;
+    if (!this.authorizer.isTrusted(user)) {
+      const message = `users "${other.name}" is forbidden: User "${user.name}" cannot impersonate resource "users" in API group "" at the cluster scope`;
+      throw new StatusError('Forbidden', message, { name: other.name, kind: 'users' });
+    }
+    return other;
+  }
+
+  /** @throws StatusError `Forbidden` when no role lets the user do this. */
+  check(user: User, method: string, path: ResourcePath, query: URLSearchParams): void {
+    const { group, plural: resource, name = '', subresource = '' } = path;
+    const watching = query.get('watch');
+    const watch = watching === 'true' || watching === '1';
+    const verb = verbOf(method, { name: path.name, watch });
+    // A namespace is in itself, as far as rights go.
+    const namespace = path.namespace ?? (group === '' && resource === 'namespaces' ? name : '');
+    const wanted = { verb, group, resource, subresource, namespace, name };
+    this.authorizer.check(user, wanted);
+    this.#log.note(user, wanted);
+  }
+}
