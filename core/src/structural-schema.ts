@@ -28,11 +28,16 @@ export interface StructuralSchema {
   readonly maxItems?: number;
   readonly minProperties?: number;
   readonly maxProperties?: number;
+  readonly allOf?: readonly StructuralSchema[];
+  readonly anyOf?: readonly StructuralSchema[];
+  readonly oneOf?: readonly StructuralSchema[];
+  readonly not?: StructuralSchema;
   readonly 'x-kubernetes-int-or-string'?: boolean;
   readonly 'x-kubernetes-preserve-unknown-fields'?: boolean;
   readonly 'x-kubernetes-list-type'?: 'atomic' | 'set' | 'map';
   readonly 'x-kubernetes-list-map-keys'?: readonly string[];
   readonly 'x-kubernetes-map-type'?: 'granular' | 'atomic';
+  readonly 'x-kubernetes-validations'?: readonly unknown[];
 }
 
 export type FieldErrorReason =
@@ -40,7 +45,8 @@ export type FieldErrorReason =
   | 'FieldValueInvalid'
   | 'FieldValueTypeInvalid'
   | 'FieldValueNotSupported'
-  | 'FieldValueDuplicate';
+  | 'FieldValueDuplicate'
+  | 'FieldValueForbidden';
 
 /** One fault of an object: which field, and what is wrong with it. */
 export interface FieldError {
@@ -203,6 +209,19 @@ function numberFaults(value: number, shape: StructuralSchema, field: string): Fi
 
 const DATE_TIME = /^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$/;
 
+/** Formats of text that are checked; any other says nothing, as with a real API server. */
+const FORMATS: Readonly<Record<string, (text: string) => boolean>> = {
+  'date-time': (text) => DATE_TIME.test(text),
+  date: (text) => /^\d{4}-\d{2}-\d{2}$/.test(text) && !Number.isNaN(Date.parse(text)),
+  byte: (text) => /^[A-Za-z0-9+/]*={0,2}$/.test(text) && text.length % 4 === 0,
+  email: (text) => /^[^\s@]+@[^\s@]+$/.test(text),
+  ipv4: (text) => /^((25[0-5]|2[0-4]\d|1?\d?\d)(\.|$)){4}(?<!\.)$/.test(text),
+  ipv6: (text) => text.includes(':') && URL.canParse(`http://[${text}]`),
+  uri: (text) => URL.canParse(text),
+  uuid: (text) => /^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$/i.test(text),
+  duration: (text) => /^([+-]?(\d+(\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h))+$|^0$/.test(text),
+};
+
 function stringFaults(value: string, shape: StructuralSchema, field: string): FieldError[] {
   const faults: FieldError[] = [];
   const say = (what: string): void => {
@@ -217,7 +236,8 @@ function stringFaults(value: string, shape: StructuralSchema, field: string): Fi
   if (shape.pattern !== undefined && !new RegExp(shape.pattern, 'u').test(value)) {
     say(`match '${shape.pattern}'`);
   }
-  if (shape.format === 'date-time' && !DATE_TIME.test(value)) say('be of type date-time');
+  const format = shape.format === undefined ? undefined : FORMATS[shape.format];
+  if (format && !format(value)) say(`be of type ${shape.format}`);
   return faults;
 }
 
@@ -291,6 +311,14 @@ function objectFaults(value: JsonObject, at: Position): FieldError[] {
       ),
     );
   }
+  if (shape.maxProperties !== undefined && Object.keys(value).length > shape.maxProperties) {
+    faults.push(
+      invalid(
+        field,
+        `Invalid value: ${field} in body should have at most ${shape.maxProperties} properties`,
+      ),
+    );
+  }
   for (const [key, inner] of Object.entries(value)) {
     const child = childSchema(shape, key);
     if (child) faults.push(...validate(inner, child, { ...rest, path: join(field, key) }));
@@ -334,5 +362,26 @@ export function validate(
   else if (typeof value === 'string') faults.push(...stringFaults(value, shape, field));
   else if (Array.isArray(value)) faults.push(...arrayFaults(value, { shape, field, ...rest }));
   else if (isJsonObject(value)) faults.push(...objectFaults(value, { shape, field, ...rest }));
+  faults.push(...junctorFaults(value, { shape, field, ...rest }));
+  return faults;
+}
+
+/** `allOf`, `anyOf`, `oneOf`, `not`. */
+function junctorFaults(value: unknown, { shape, field, ...rest }: Position): FieldError[] {
+  const fits = (schema: StructuralSchema): boolean =>
+    validate(value, schema, { ...rest, path: field }).length === 0;
+  const say = (what: string): FieldError =>
+    invalid(field, `Invalid value: ${show(value)}: ${field} in body must ${what}`);
+  const faults: FieldError[] = [];
+  for (const schema of shape.allOf ?? [])
+    faults.push(...validate(value, schema, { ...rest, path: field }));
+  if (shape.anyOf && !shape.anyOf.some(fits))
+    faults.push(say('validate at least one schema (anyOf)'));
+  const valid = shape.oneOf?.filter(fits).length;
+  if (valid !== undefined && valid !== 1)
+    faults.push(
+      say(`validate one and only one schema (oneOf). Found ${valid === 0 ? 'none' : valid} valid`),
+    );
+  if (shape.not && fits(shape.not)) faults.push(say('not validate the schema (not)'));
   return faults;
 }

@@ -1,6 +1,7 @@
 import { messageOf, rfc3339 } from '@shoal/core';
 import { type ApiObject, digList, digNumber, digObject, digString } from '../object.ts';
 import type { NodeUsage } from '../server/metrics.ts';
+import { WORKLOAD_SCALE, withReplicas } from '../server/scale.ts';
 import { matchesSelector } from '../server/selectors.ts';
 import type { Target } from '../server/verbs.ts';
 import {
@@ -93,7 +94,8 @@ export class HorizontalPodAutoscalerController implements Controller {
       const message = `there is no ${String(kind)} "${String(name)}" that can be scaled`;
       return await this.#report(hpa, { conditions: [able(false, 'FailedGetScale', message)] });
     }
-    const replicas = digNumber(found.object, 'spec', 'replicas') ?? 1;
+    const paths = found.target.resource.scale ?? WORKLOAD_SCALE;
+    const replicas = digNumber(found.object, ...paths.specReplicas) ?? 1;
     if (replicas === 0) {
       const message = 'scaling is disabled since the replica count of the target is zero';
       const conditions = [active(false, 'ScalingDisabled', message)];
@@ -162,7 +164,8 @@ export class HorizontalPodAutoscalerController implements Controller {
       apiVersion,
       subresource: 'scale',
     } as const;
-    const change = (o: ApiObject): unknown => ({ ...o, spec: { ...o.spec, replicas } });
+    const paths = target.resource.scale ?? WORKLOAD_SCALE;
+    const change = (o: ApiObject): unknown => withReplicas(o, paths, replicas);
     await this.#context.verbs.modify(target, change, { manager });
     await this.#events.record(hpa, {
       type: 'Normal',

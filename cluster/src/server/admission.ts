@@ -13,6 +13,7 @@ import { applyBuiltinDefaults, completeBuiltin } from './builtin-defaults.ts';
 import { builtinFaults, immutableFaults } from './builtin-rules.ts';
 import { apiVersionOf, type Resource, type ResourceRegistry } from './resource-registry.ts';
 import { invalid, StatusError } from './status-error.ts';
+import { brokenRules } from './validation-rules.ts';
 
 export type FieldValidation = 'Strict' | 'Warn' | 'Ignore';
 
@@ -115,7 +116,12 @@ function metadataFaults(resource: Resource, object: ApiObject): FieldError[] {
     : [];
 }
 
-function check(resource: Resource, registry: ResourceRegistry, object: ApiObject): void {
+function check(
+  resource: Resource,
+  registry: ResourceRegistry,
+  object: ApiObject,
+  before?: ApiObject,
+): void {
   const faults = [
     ...metadataFaults(resource, object),
     ...validate(object, resource.schema, {
@@ -124,6 +130,8 @@ function check(resource: Resource, registry: ResourceRegistry, object: ApiObject
     }),
     ...(resource.builtin ? builtinFaults(resource.plural, object) : []),
   ];
+  // Rules may rely on what the schema promises.
+  if (faults.length === 0) faults.push(...brokenRules(object, resource.schema, before));
   if (faults.length > 0) throw invalid(resource, object.metadata.name, faults);
 }
 
@@ -255,7 +263,7 @@ export function admitUpdate(
   if (hasGeneration(resource))
     next.metadata.generation = (current.metadata.generation ?? 1) + (changed ? 1 : 0);
   else delete next.metadata.generation;
-  check(resource, registry, next);
+  check(resource, registry, next, current);
   const frozen = resource.builtin ? immutableFaults(resource.plural, next, current) : [];
   if (frozen.length > 0) throw invalid(resource, next.metadata.name, frozen);
   return { object: next, warnings };

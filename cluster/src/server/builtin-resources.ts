@@ -2,6 +2,7 @@ import type { StructuralSchema } from '@shoal/core';
 import { ageColumn, BUILTIN_COLUMNS, nameColumn } from './builtin-columns.ts';
 import schemas from './builtin-schemas-generated.json' with { type: 'json' };
 import type { Resource } from './resource-registry.ts';
+import { WORKLOAD_SCALE } from './scale.ts';
 
 export const BUILTIN_SCHEMAS: Readonly<Record<string, StructuralSchema>> = schemas as Record<
   string,
@@ -97,6 +98,39 @@ const ROWS: readonly Row[] = [
   },
 ];
 
+/** Fields that Kubernetes lets field selectors of its own kinds name. */
+const SELECTABLE: Readonly<Record<string, readonly string[]>> = {
+  pods: [
+    'spec.nodeName',
+    'spec.restartPolicy',
+    'spec.schedulerName',
+    'spec.serviceAccountName',
+    'spec.hostNetwork',
+    'status.phase',
+    'status.podIP',
+    'status.nominatedNodeName',
+  ],
+  events: [
+    'involvedObject.kind',
+    'involvedObject.namespace',
+    'involvedObject.name',
+    'involvedObject.uid',
+    'involvedObject.apiVersion',
+    'involvedObject.resourceVersion',
+    'involvedObject.fieldPath',
+    'reason',
+    'reportingComponent',
+    'source',
+    'type',
+  ],
+  jobs: ['status.successful'],
+  namespaces: ['status.phase'],
+  nodes: ['spec.unschedulable'],
+  replicasets: ['status.replicas'],
+  secrets: ['type'],
+  services: ['spec.clusterIP', 'spec.type'],
+};
+
 function toResource(row: Row): Resource {
   const slash = row.gv.indexOf('/');
   return {
@@ -109,7 +143,8 @@ function toResource(row: Row): Resource {
     categories: row.all ? ['all'] : [],
     namespaced: row.cluster !== true,
     status: row.status === true,
-    scale: row.scale === true,
+    scale: row.scale ? WORKLOAD_SCALE : undefined,
+    selectable: SELECTABLE[row.plural] ?? [],
     schema: BUILTIN_SCHEMAS[row.model ?? `V1${row.kind}`] ?? {},
     columns: BUILTIN_COLUMNS[row.plural] ?? [nameColumn, ageColumn],
     builtin: true,

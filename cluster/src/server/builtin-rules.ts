@@ -1,6 +1,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { FieldError } from '@shoal/core';
 import { type ApiObject, digList, digObject, digString } from '../object.ts';
+import { definitionFaults } from './definition-rules.ts';
 import { matchesSelector } from './selectors.ts';
 
 function fault(field: string, message: string): FieldError {
@@ -89,6 +90,7 @@ const CREATE_RULES: Readonly<Record<string, (object: ApiObject) => FieldError[]>
   deployments: workloadFaults,
   replicasets: workloadFaults,
   jobs: jobFaults,
+  customresourcedefinitions: definitionFaults,
   services: (o) => (digList(o, 'spec', 'ports').length === 0 ? [required('spec.ports')] : []),
 };
 

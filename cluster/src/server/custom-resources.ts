@@ -3,6 +3,7 @@ import { type ApiObject, dig, digList, digObject, digString, scalarText } from '
 import { ageColumn, ageOf, nameColumn } from './builtin-columns.ts';
 import { evaluateJsonPath } from './json-path.ts';
 import type { Cell, Column, Resource } from './resource-registry.ts';
+import { customScale } from './scale.ts';
 
 function cellOf(values: unknown[] | undefined, type: string, nowMs: number): Cell {
   const value = values?.[0];
@@ -65,7 +66,10 @@ export function resourcesOf(crd: ApiObject): Resource[] {
         categories: strings(names['categories']),
         namespaced: dig(crd, 'spec', 'scope') !== 'Cluster',
         status: isJsonObject(dig(version, 'subresources', 'status')),
-        scale: false,
+        scale: customScale(version),
+        selectable: digList(version, 'selectableFields').map((f) =>
+          (digString(f, 'jsonPath') ?? '').replace(/^\./, ''),
+        ),
         schema: withObjectFields(
           digObject(version, 'schema', 'openAPIV3Schema') as StructuralSchema,
         ),

@@ -16,6 +16,7 @@ interface Subresource {
   readonly kind?: Gvk;
 }
 
+const SCALE: Gvk = { group: 'autoscaling', version: 'v1', kind: 'Scale' };
 /** `kubectl drain` evicts only where discovery says so. */
 const EVICTION: Gvk = { group: 'policy', version: 'v1', kind: 'Eviction' };
 const TOKEN_REQUEST: Gvk = {
@@ -27,7 +28,7 @@ const TOKEN_REQUEST: Gvk = {
 function subresources(r: Resource): Subresource[] {
   return [
     ...(r.status ? [{ name: 'status', verbs: SUB_VERBS }] : []),
-    ...(r.scale ? [{ name: 'scale', verbs: SUB_VERBS }] : []),
+    ...(r.scale ? [{ name: 'scale', verbs: SUB_VERBS, kind: SCALE }] : []),
     ...(r.plural === 'pods' && r.group === ''
       ? [
           { name: 'log', verbs: ['get'] },

@@ -27,7 +27,7 @@ export const METRICS_RESOURCES: readonly Resource[] = (
   categories: [],
   namespaced,
   status: false,
-  scale: false,
+  scale: undefined,
   schema: {},
   columns: [],
   builtin: true,

@@ -125,10 +125,13 @@ test.each([
   expect(parseLabelSelector(selector)(labelled({ a: '1' }))).toBe(wanted);
 });
 
+const PODS = { selectable: ['status.phase'] };
+
 test('field selectors and selector objects', () => {
-  expect(parseFieldSelector('metadata.name=n,status.phase!=Failed')(labelled({}))).toBe(true);
-  expect(parseFieldSelector('status.phase=Failed')(labelled({}))).toBe(false);
-  expect(() => parseFieldSelector('nonsense')).toThrow(/invalid field selector/);
+  expect(parseFieldSelector('metadata.name=n,status.phase!=Failed', PODS)(labelled({}))).toBe(true);
+  expect(parseFieldSelector('status.phase=Failed', PODS)(labelled({}))).toBe(false);
+  expect(() => parseFieldSelector('nonsense', PODS)).toThrow(/invalid field selector/);
+  expect(() => parseFieldSelector('spec.x=1', PODS)).toThrow('field label not supported: spec.x');
   expect(
     matchesSelector(
       { matchLabels: { a: '1' }, matchExpressions: [{ key: 'b', operator: 'DoesNotExist' }] },

@@ -6,13 +6,13 @@ import { type Exchange, readDeleteOptions, readJson, refuse, sendJson } from './
 import { ListPages, type Page } from './list-pages.ts';
 import { jsonPatch, mergePatch } from './patch.ts';
 import { apiVersionOf, type Resource } from './resource-registry.ts';
-import { readScale, scaleOf } from './scale.ts';
+import { readScale, scaleOf, withReplicas } from './scale.ts';
 import { type Predicate, parseFieldSelector, parseLabelSelector } from './selectors.ts';
 import { success } from './status-error.ts';
 import { strategicMergePatch } from './strategic-merge.ts';
 import { toTable } from './table.ts';
 import type { Target, Verbs, WriteOptions } from './verbs.ts';
-import { serveWatch, textOf } from './watch.ts';
+import { inVersion, serveWatch, textOf } from './watch.ts';
 
 /** A parsed resource URL. */
 export interface ResourceRequest {
@@ -70,7 +70,7 @@ function selection(exchange: Exchange, request: ResourceRequest): Predicate {
   const fields = exchange.query.get('fieldSelector');
   const tests: Predicate[] = [];
   if (labels) tests.push(parseLabelSelector(labels));
-  if (fields) tests.push(parseFieldSelector(fields));
+  if (fields) tests.push(parseFieldSelector(fields, request.resource));
   if (request.name !== undefined) tests.push((o) => o.metadata.name === request.name);
   return (object) => tests.every((t) => t(object));
 }
@@ -153,7 +153,7 @@ export class ResourceHandler {
           includeObject: includeObject(exchange),
           metadata: { resourceVersion: object.metadata.resourceVersion },
         })
-      : textOf(object);
+      : textOf(inVersion(resource, object));
     sendJson(exchange, body, { ...reply, warnings });
   }
 
@@ -188,7 +188,10 @@ export class ResourceHandler {
       apiVersion: apiVersionOf(resource),
       metadata,
     });
-    sendJson(exchange, `${head.slice(0, -1)},"items":[${page.items.map(textOf).join(',')}]}`);
+    sendJson(
+      exchange,
+      `${head.slice(0, -1)},"items":[${page.items.map((o) => textOf(inVersion(resource, o))).join(',')}]}`,
+    );
   }
 
   #page(exchange: Exchange, request: ResourceRequest): Page {
@@ -272,19 +275,18 @@ export class ResourceHandler {
 
   async #scale(exchange: Exchange, request: ResourceRequest, name: string): Promise<void> {
     const { resource, namespace = '' } = request;
-    if (!resource.scale) refuse('NotFound', 'the server could not find the requested resource');
+    const paths = resource.scale;
+    if (!paths) return refuse('NotFound', 'the server could not find the requested resource');
     const target: Target = { resource, namespace, name };
     const current = this.#verbs.get(target);
-    if (exchange.method === 'GET') return sendJson(exchange, scaleOf(current));
+    if (exchange.method === 'GET') return sendJson(exchange, scaleOf(current, paths));
     const body = await readJson(exchange);
-    const wanted = readScale(
-      exchange.method === 'PATCH' ? mergePatch(scaleOf(current), body) : body,
-    );
-    const change = (o: ApiObject): unknown => ({ ...o, spec: { ...o.spec, replicas: wanted } });
+    const asked = exchange.method === 'PATCH' ? mergePatch(scaleOf(current, paths), body) : body;
     const manager = fieldManager(exchange, request);
     const options = { ...writeOptions(exchange), manager };
+    const change = (o: ApiObject): ApiObject => withReplicas(o, paths, readScale(asked, o));
     const { object } = await this.#verbs.modify(target, change, options);
-    sendJson(exchange, scaleOf(object));
+    sendJson(exchange, scaleOf(object, paths));
   }
 
   /** `kubectl drain`: a delete that disruption budgets could forbid; there are none here. */

@@ -1,5 +1,6 @@
 import type { ResolveRef, StructuralSchema } from '@shoal/core';
 import type { ApiObject } from '../object.ts';
+import type { ScalePaths } from './scale.ts';
 
 export type Cell = string | number | boolean | null;
 
@@ -24,7 +25,9 @@ export interface Resource {
   readonly namespaced: boolean;
   /** Subresources besides the object itself. */
   readonly status: boolean;
-  readonly scale: boolean;
+  readonly scale: ScalePaths | undefined;
+  /** Fields that field selectors may name, besides `metadata.name` and `metadata.namespace`. */
+  readonly selectable?: readonly string[];
   readonly schema: StructuralSchema;
   readonly columns: readonly Column[];
   /** Built-in kinds take strategic merge patches; custom kinds do not. */

@@ -76,12 +76,23 @@ function fieldValue(object: ApiObject, path: string): string {
   return scalarText(value);
 }
 
-/** Parses a field selector (`metadata.name=x,status.phase!=Running`). */
-export function parseFieldSelector(text: string): Predicate {
+const ALWAYS_SELECTABLE = ['metadata.name', 'metadata.namespace'];
+
+/**
+ * Parses a field selector (`metadata.name=x,status.phase!=Running`).
+ *
+ * @param kind Whose fields may be named. @throws StatusError for any other field.
+ */
+export function parseFieldSelector(
+  text: string,
+  kind: { readonly selectable?: readonly string[] },
+): Predicate {
   const tests = clauses(text).map((clause): Predicate => {
     const match = /^([\w.]+)\s*(==|=|!=)\s*(.*)$/.exec(clause);
     if (!match) throw new StatusError('BadRequest', `invalid field selector: ${clause}`);
     const [, path = '', operator, value = ''] = match;
+    if (!ALWAYS_SELECTABLE.includes(path) && !kind.selectable?.includes(path))
+      throw new StatusError('BadRequest', `field label not supported: ${path}`);
     return operator === '!='
       ? (object) => fieldValue(object, path) !== value
       : (object) => fieldValue(object, path) === value;

@@ -1,7 +1,7 @@
 import type { ApiObject } from '../object.ts';
 import type { ChangeEvent, RevisionedStore } from '../store/revisioned-store.ts';
 import type { Exchange } from './exchange.ts';
-import { type Resource, storeName } from './resource-registry.ts';
+import { apiVersionOf, type Resource, storeName } from './resource-registry.ts';
 import type { Predicate } from './selectors.ts';
 import { StatusError } from './status-error.ts';
 import { toTable } from './table.ts';
@@ -40,6 +40,18 @@ export function textOf(object: ApiObject): string {
   return text;
 }
 
+const converted = new WeakMap<ApiObject, Map<string, ApiObject>>();
+
+/** An object in the version it is asked for in: the same but for `apiVersion` (conversion `None`). */
+export function inVersion(resource: Resource, object: ApiObject): ApiObject {
+  const apiVersion = apiVersionOf(resource);
+  if (object.apiVersion === apiVersion) return object;
+  const known = converted.get(object) ?? new Map<string, ApiObject>();
+  const other = known.get(apiVersion) ?? { ...object, apiVersion };
+  converted.set(object, known.set(apiVersion, other));
+  return other;
+}
+
 /** One running watch: writes a line of JSON per event until the client or the timeout ends it. */
 class WatchStream {
   readonly #exchange: Exchange;
@@ -64,7 +76,7 @@ class WatchStream {
       ? JSON.stringify(
           toTable(resource, [object], { nowMs: Date.now(), includeObject, headers: this.#first }),
         )
-      : textOf(object);
+      : textOf(type === 'BOOKMARK' ? object : inVersion(resource, object));
     this.#first = false;
     this.#line(`{"type":"${type}","object":${body}}\n`);
   }
@@ -132,7 +144,7 @@ function keepAlive(
 ): void {
   const { stream, stop, resource } = watch;
   const bookmarks = exchange.query.get('allowWatchBookmarks') === 'true';
-  const apiVersion = resource.group ? `${resource.group}/${resource.version}` : resource.version;
+  const apiVersion = apiVersionOf(resource);
   const bookmark = setInterval(() => {
     if (!bookmarks || !stream.open) return;
     const metadata = { name: '', resourceVersion: String(store.revision), creationTimestamp: null };

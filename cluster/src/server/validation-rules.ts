@@ -1,0 +1,306 @@
+import { Environment, type ParseResult } from '@marcbachmann/cel-js';
+import {
+  type FieldError,
+  type FieldErrorReason,
+  isJsonObject,
+  messageOf,
+  type StructuralSchema,
+} from '@shoal/core';
+import { digList, digString } from '../object.ts';
+
+/**
+ * `x-kubernetes-validations`: rules in the Common Expression Language that an object must keep.
+ * Source: Kubernetes documentation, "Extend the Kubernetes API with CustomResourceDefinitions",
+ * validation rules.
+ */
+interface Rule {
+  readonly text: string;
+  readonly program: ParseResult;
+  readonly message: string;
+  readonly messageProgram: ParseResult | undefined;
+  readonly reason: FieldErrorReason;
+  readonly fieldPath: string;
+  /** Compares with the object as it was: holds for updates only. */
+  readonly isTransition: boolean;
+}
+
+const REASONS: readonly string[] = [
+  'FieldValueInvalid',
+  'FieldValueForbidden',
+  'FieldValueRequired',
+  'FieldValueDuplicate',
+];
+
+function isDescendingFree(list: readonly unknown[]): boolean {
+  return list.every((value, i) => {
+    const before = list[i - 1] as number;
+    return i === 0 || before <= (value as number);
+  });
+}
+
+function extreme(list: readonly unknown[], name: 'min' | 'max'): unknown {
+  if (list.length === 0) throw new Error(`${name} called on empty list`);
+  return list.reduce((best, value) => {
+    const less = (value as number) < (best as number);
+    return less === (name === 'min') ? value : best;
+  });
+}
+
+function total(list: readonly unknown[]): unknown {
+  if (list.length === 0) return 0n;
+  return list.reduce((sum, value) => (sum as number) + (value as number));
+}
+
+function same(a: unknown, b: unknown): boolean {
+  return a === b || (typeof a === 'object' && JSON.stringify(a) === JSON.stringify(b));
+}
+
+function isUrl(text: string): boolean {
+  return URL.canParse(text);
+}
+
+/** What Kubernetes adds to the language, as far as it is known here. */
+function environment(): Environment {
+  const env = new Environment({
+    enableOptionalTypes: true,
+    homogeneousAggregateLiterals: false,
+    limits: { maxAstNodes: 10_000, maxDepth: 100 },
+  });
+  env.registerVariable('self', 'dyn').registerVariable('oldSelf', 'dyn');
+  const on = (signature: string, handler: (...args: never[]) => unknown): unknown =>
+    env.registerFunction(signature, handler);
+  on('list.isSorted(): bool', (list: unknown[]) => isDescendingFree(list));
+  on('list.sum(): dyn', (list: unknown[]) => total(list));
+  on('list.min(): dyn', (list: unknown[]) => extreme(list, 'min'));
+  on('list.max(): dyn', (list: unknown[]) => extreme(list, 'max'));
+  on('list.indexOf(dyn): int', (list: unknown[], item: unknown) =>
+    BigInt(list.findIndex((x) => same(x, item))),
+  );
+  on('list.lastIndexOf(dyn): int', (list: unknown[], item: unknown) =>
+    BigInt(list.findLastIndex((x) => same(x, item))),
+  );
+  on('string.replace(string, string): string', (text: string, a: string, b: string) =>
+    text.replaceAll(a, b),
+  );
+  on(
+    'string.find(string): string',
+    (text: string, pattern: string) => new RegExp(pattern, 'u').exec(text)?.[0] ?? '',
+  );
+  on('string.findAll(string): list<string>', (text: string, pattern: string) =>
+    [...text.matchAll(new RegExp(pattern, 'gu'))].map((m) => m[0]),
+  );
+  on('isURL(string): bool', isUrl);
+  return env;
+}
+
+let known: Environment | undefined;
+
+function celEnvironment(): Environment {
+  known ??= environment();
+  return known;
+}
+
+function firstLine(error: unknown): string {
+  return messageOf(error).split('\n')[0] ?? '';
+}
+
+/** Compiles a rule. @throws Error saying what is wrong with it. */
+function compile(text: string, returns: 'bool' | 'string'): ParseResult {
+  const env = celEnvironment();
+  const checked = env.check(text);
+  if (!checked.valid) throw new Error(firstLine(checked.error));
+  if (checked.type !== returns && checked.type !== 'dyn')
+    throw new Error(`it must evaluate to a ${returns}, not a ${checked.type}`);
+  return env.parse(text);
+}
+
+function readRule(rule: unknown): Rule {
+  const text = digString(rule, 'rule') ?? '';
+  const messageExpression = digString(rule, 'messageExpression');
+  const reason = digString(rule, 'reason') ?? 'FieldValueInvalid';
+  return {
+    text,
+    program: compile(text, 'bool'),
+    message: digString(rule, 'message') ?? `failed rule: ${text}`,
+    messageProgram: messageExpression ? compile(messageExpression, 'string') : undefined,
+    reason: reason as FieldErrorReason,
+    fieldPath: digString(rule, 'fieldPath') ?? '',
+    isTransition: /\boldSelf\b/.test(text),
+  };
+}
+
+/** What is wrong with the rules of a schema, for those who define kinds. */
+export function ruleFaults(schema: StructuralSchema, path: string): FieldError[] {
+  return digList(schema, 'x-kubernetes-validations').flatMap((rule, i): FieldError[] => {
+    const field = `${path}.x-kubernetes-validations[${i}].rule`;
+    const text = digString(rule, 'rule') ?? '';
+    const reason = digString(rule, 'reason');
+    if (isJsonObject(rule) && rule['optionalOldSelf'] !== undefined) {
+      const message = 'Invalid value: optionalOldSelf is not supported by this embedded cluster';
+      return [{ field, reason: 'FieldValueInvalid', message }];
+    }
+    if (reason !== undefined && !REASONS.includes(reason)) {
+      const message = `Unsupported value: ${JSON.stringify(reason)}: supported values: ${REASONS.map((r) => JSON.stringify(r)).join(', ')}`;
+      return [{ field, reason: 'FieldValueNotSupported', message }];
+    }
+    try {
+      readRule(rule);
+      return [];
+    } catch (error) {
+      const message = `Invalid value: ${JSON.stringify(text)}: compilation failed: ${firstLine(error)}`;
+      return [{ field, reason: 'FieldValueInvalid', message }];
+    }
+  });
+}
+
+const compiled = new WeakMap<StructuralSchema, readonly Rule[]>();
+
+function rulesOf(schema: StructuralSchema): readonly Rule[] {
+  let rules = compiled.get(schema);
+  if (!rules) {
+    rules = digList(schema, 'x-kubernetes-validations').map(readRule);
+    compiled.set(schema, rules);
+  }
+  return rules;
+}
+
+const KEYWORDS = new Set(
+  'true false null in as break const continue else for function if import let loop package namespace return var void while'.split(
+    ' ',
+  ),
+);
+
+/** Names of properties as rules write them: `__dash__` for `-`, `__namespace__` for a keyword. */
+function escaped(name: string): string {
+  if (KEYWORDS.has(name)) return `__${name}__`;
+  return name
+    .replaceAll('__', '__underscores__')
+    .replaceAll('.', '__dot__')
+    .replaceAll('-', '__dash__')
+    .replaceAll('/', '__slash__');
+}
+
+/** A JSON value as the language sees it: whole numbers are integers, times are timestamps. */
+function toCel(value: unknown, schema: StructuralSchema | undefined): unknown {
+  if (Array.isArray(value)) return value.map((item) => toCel(item, schema?.items));
+  if (isJsonObject(value)) {
+    const { properties, additionalProperties } = schema ?? {};
+    const rest = typeof additionalProperties === 'object' ? additionalProperties : undefined;
+    return Object.fromEntries(
+      Object.entries(value).map(([key, inner]) => [
+        properties?.[key] ? escaped(key) : key,
+        toCel(inner, properties?.[key] ?? rest),
+      ]),
+    );
+  }
+  if (typeof value === 'number') {
+    const whole =
+      schema?.type === 'integer' || (schema?.type !== 'number' && Number.isInteger(value));
+    return whole && Number.isSafeInteger(value) ? BigInt(value) : value;
+  }
+  if (typeof value === 'string' && schema?.type === 'string' && schema.format === 'date-time')
+    return new Date(value);
+  return value;
+}
+
+interface Place {
+  readonly field: string;
+  readonly schema: StructuralSchema;
+  readonly value: unknown;
+  /** The same place before the update; undefined when there was none. */
+  readonly before: unknown;
+}
+
+function typeName(value: unknown): string {
+  return Array.isArray(value) ? 'array' : value === null ? 'null' : typeof value;
+}
+
+function shown(value: unknown): string {
+  return typeof value === 'object' ? `"${typeName(value)}"` : JSON.stringify(value);
+}
+
+function judge(rule: Rule, place: Place): FieldError[] {
+  const { field, schema, value, before } = place;
+  if (rule.isTransition && before === undefined) return [];
+  const context = { self: toCel(value, schema), oldSelf: toCel(before, schema) };
+  const at = `${field}${rule.fieldPath}`.replace(/^\./, '');
+  const fault = (what: string): FieldError[] => [
+    { field: at, reason: rule.reason, message: `Invalid value: ${shown(value)}: ${what}` },
+  ];
+  try {
+    if (rule.program(context) === true) return [];
+    return fault(messageFor(rule, context));
+  } catch (error) {
+    return fault(`${firstLine(error)} evaluating rule: ${rule.text}`);
+  }
+}
+
+function messageFor(rule: Rule, context: Record<string, unknown>): string {
+  try {
+    const text: unknown = rule.messageProgram?.(context);
+    return typeof text === 'string' && text.trim() !== '' ? text : rule.message;
+  } catch {
+    return rule.message;
+  }
+}
+
+/** The item of an older list with the same keys; lists without keys have no history. */
+function counterpart(item: unknown, list: unknown, schema: StructuralSchema): unknown {
+  if (schema['x-kubernetes-list-type'] !== 'map' || !Array.isArray(list)) return undefined;
+  const keys = schema['x-kubernetes-list-map-keys'] ?? [];
+  const idOf = (o: unknown): string =>
+    JSON.stringify(keys.map((k) => (isJsonObject(o) ? o[k] : o)));
+  return list.find((other) => idOf(other) === idOf(item));
+}
+
+function* placesBelow({ field, schema, value, before }: Place): Generator<Place> {
+  if (Array.isArray(value) && schema.items) {
+    for (const [i, item] of value.entries()) {
+      const old = counterpart(item, before, schema);
+      yield { field: `${field}[${i}]`, schema: schema.items, value: item, before: old };
+    }
+  } else if (isJsonObject(value)) {
+    const { properties, additionalProperties } = schema;
+    const rest = typeof additionalProperties === 'object' ? additionalProperties : undefined;
+    for (const [key, inner] of Object.entries(value)) {
+      const child = properties?.[key] ?? rest;
+      if (!child) continue;
+      const old = isJsonObject(before) ? before[key] : undefined;
+      yield {
+        field: field === '' ? key : `${field}.${key}`,
+        schema: child,
+        value: inner,
+        before: old,
+      };
+    }
+  }
+}
+
+function check(place: Place): FieldError[] {
+  const own = rulesOf(place.schema).flatMap((rule) => judge(rule, place));
+  return [...own, ...[...placesBelow(place)].flatMap(check)];
+}
+
+const marked = new WeakMap<StructuralSchema, boolean>();
+
+function hasRules(schema: StructuralSchema): boolean {
+  let found = marked.get(schema);
+  if (found === undefined) {
+    found = JSON.stringify(schema).includes('"x-kubernetes-validations"');
+    marked.set(schema, found);
+  }
+  return found;
+}
+
+/**
+ * The rules of its schema that an object breaks.
+ *
+ * @param before The object before an update; undefined for a new one.
+ */
+export function brokenRules(
+  object: unknown,
+  schema: StructuralSchema,
+  before?: unknown,
+): FieldError[] {
+  return hasRules(schema) ? check({ field: '', schema, value: object, before }) : [];
+}
