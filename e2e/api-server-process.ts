@@ -84,13 +84,17 @@ export class ApiServerProcess {
     return this.#child?.pid ?? 0;
   }
 
-  get #authority(): string {
+  get token(): string {
+    return TOKEN;
+  }
+
+  get authority(): string {
     const file = readFileSync(join(this.folder, 'ca.json'), 'utf8');
     return (JSON.parse(file) as { certificate: string }).certificate;
   }
 
   client(): ApiClient {
-    return new ApiClient({ server: this.url, authority: this.#authority, token: TOKEN });
+    return new ApiClient({ server: this.url, authority: this.authority, token: TOKEN });
   }
 
   kubeConfig(): KubeConfig {
@@ -101,7 +105,7 @@ export class ApiServerProcess {
 
   kubeconfig(): string {
     const { url: server } = this;
-    return renderKubeconfig({ server, authority: this.#authority, user: 'admin', token: TOKEN });
+    return renderKubeconfig({ server, authority: this.authority, user: 'admin', token: TOKEN });
   }
 
   /** Ends the process: at once, or as `shoal down` does. */

@@ -15,9 +15,17 @@ export interface ResourcePath {
   readonly subresource: string | undefined;
 }
 
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    throw new StatusError('BadRequest', `the URL is not valid: ${part}`);
+  }
+}
+
 /** Undefined for what is no resource: discovery, health, OpenAPI. */
 export function parsePath(path: string): ResourcePath | undefined {
-  const parts = path.split('/').slice(1).map(decodeURIComponent);
+  const parts = path.split('/').slice(1).map(decoded);
   const core = parts[0] === 'api';
   if (!core && parts[0] !== 'apis') return undefined;
   const [group = '', version = ''] = core ? ['', parts[1]] : [parts[1], parts[2]];

@@ -110,7 +110,9 @@ export function sendFailure(exchange: Exchange, error: unknown): void {
     error instanceof StatusError
       ? error
       : new StatusError('InternalError', error instanceof Error ? error.message : String(error));
-  sendJson(exchange, failure.status, { code: failure.code });
+  const seconds = failure.status.details?.retryAfterSeconds;
+  const headers: Record<string, string> = seconds ? { 'Retry-After': String(seconds) } : {};
+  sendJson(exchange, failure.status, { code: failure.code, headers });
 }
 
 export function refuse(reason: StatusReason, message: string): never {

@@ -63,6 +63,7 @@ export class HttpFront {
         ca: options.authority,
         requestCert: true,
         rejectUnauthorized: false,
+        connectionsCheckingInterval: 1_000,
       },
       (request, response) => void this.#serve(request, response),
     );
@@ -70,7 +71,7 @@ export class HttpFront {
       this.#upgrade({ request, socket, head }),
     );
     this.server.requestTimeout = 60_000;
-    this.server.headersTimeout = 10_000;
+    this.server.headersTimeout = 5_000;
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {

@@ -12,6 +12,8 @@ function clauses(text: string): string[] {
     .filter((c) => c !== '');
 }
 
+const LABEL_VALUE = /^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$/;
+
 function labelClause(clause: string): (labels: Record<string, string>) => boolean {
   const set = /^(\S+)\s+(in|notin)\s*\(([^)]*)\)$/.exec(clause);
   if (set) {
@@ -24,6 +26,8 @@ function labelClause(clause: string): (labels: Record<string, string>) => boolea
   const equality = /^([^=!\s]+)\s*(==|=|!=)\s*(.*)$/.exec(clause);
   if (equality) {
     const [, key = '', operator, value = ''] = equality;
+    if (!LABEL_VALUE.test(value.trim()))
+      throw new StatusError('BadRequest', `unable to parse requirement: values: ${value}`);
     return operator === '!='
       ? (labels) => labels[key] !== value.trim()
       : (labels) => labels[key] === value.trim();

@@ -83,27 +83,38 @@ export class ServiceAccountTokens {
         `TokenRequest.authentication.k8s.io "" is invalid: spec.expirationSeconds: Invalid value: ${seconds}: may not specify a duration ${range}`,
       );
     }
-    const audiences = digList(body, 'spec', 'audiences').map(String);
+    const given = digList(body, 'spec', 'audiences').map(String);
+    const audiences = given.length > 0 ? given : [ISSUER];
+    const { token, issuedMs } = this.create({ namespace, name, uid }, seconds, audiences);
+    const answer = {
+      kind: 'TokenRequest',
+      apiVersion: 'authentication.k8s.io/v1',
+      metadata: { name, namespace, creationTimestamp: rfc3339(issuedMs) },
+      spec: { audiences, expirationSeconds: seconds },
+      status: { token, expirationTimestamp: rfc3339(issuedMs + seconds * 1000) },
+    };
+    sendJson(exchange, answer, { code: 201 });
+  }
+
+  /** Makes a token of an account that ends after some seconds. */
+  create(
+    account: { readonly namespace: string; readonly name: string; readonly uid: string },
+    seconds: number,
+    audiences: readonly string[] = [ISSUER],
+  ): { readonly token: string; readonly issuedMs: number } {
+    const { namespace, name, uid } = account;
     const now = Math.floor(this.#clock.now() / 1000);
     const payload = {
       iss: ISSUER,
       sub: serviceAccountUser(namespace, name).name,
-      aud: audiences.length > 0 ? audiences : [ISSUER],
+      aud: audiences,
       iat: now,
       nbf: now,
       exp: now + seconds,
       'kubernetes.io': { namespace, serviceaccount: { name, uid } },
     };
     const text = `${encoded({ alg: 'HS256', typ: 'JWT' })}.${encoded(payload)}`;
-    const expirationTimestamp = rfc3339((now + seconds) * 1000);
-    const answer = {
-      kind: 'TokenRequest',
-      apiVersion: 'authentication.k8s.io/v1',
-      metadata: { name, namespace, creationTimestamp: rfc3339(now * 1000) },
-      spec: { audiences: payload.aud, expirationSeconds: seconds },
-      status: { token: `${text}.${this.#sign(text)}`, expirationTimestamp },
-    };
-    sendJson(exchange, answer, { code: 201 });
+    return { token: `${text}.${this.#sign(text)}`, issuedMs: now * 1000 };
   }
 
   /** Whose token this is; undefined when it is none of ours, has ended, or its account is gone. */

@@ -16,6 +16,8 @@ export interface WatchRequest {
 
 type EventType = ChangeEvent['type'];
 
+/** Watches at once; each holds a connection. */
+const MAX_WATCHES = 2_000;
 const BOOKMARK_MS = 30_000;
 /** A consumer this far behind is told to list again rather than buffered without bound. */
 const MAX_BUFFERED_BYTES = 16 * 1024 * 1024;
@@ -108,7 +110,9 @@ function startRevision(
   return { from: Number(asked), replay: false };
 }
 
-/** Serves one watch request. */
+let running = 0;
+
+/** Serves one watch request. @throws StatusError when there are too many, or from too long ago. */
 export function serveWatch(
   exchange: Exchange,
   store: RevisionedStore,
@@ -124,6 +128,12 @@ export function serveWatch(
   if (!Number.isSafeInteger(from))
     throw new StatusError('BadRequest', 'resourceVersion must be a number');
   if (!store.covers(from)) throw expired;
+  if (running >= MAX_WATCHES) {
+    const message = `there are ${running} watches already; try again later`;
+    throw new StatusError('TooManyRequests', message, { retryAfterSeconds: 1 });
+  }
+  running++;
+  exchange.response.on('close', () => running--);
   const stream = new WatchStream(exchange, request);
   if (replay) {
     for (const object of store.list(name, namespace).filter(filter)) stream.event('ADDED', object);
