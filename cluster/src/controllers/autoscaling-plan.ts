@@ -1,5 +1,5 @@
 import { type ApiObject, dig, digList, digNumber, digString } from '../object.ts';
-import { parseQuantity } from './quantity.ts';
+import { parseQuantity } from '../quantity.ts';
 
 /**
  * How many replicas a HorizontalPodAutoscaler wants.

@@ -1,6 +1,7 @@
 import { canonicalJson, digestOf, rfc3339 } from '@shoal/core';
 import { type ApiObject, digList, digNumber, digObject, digString } from '../object.ts';
 import { controllerOf } from '../server/verbs.ts';
+import { claim, controllerReference, selects } from './adoption.ts';
 import {
   type Controller,
   type ControllerContext,
@@ -9,7 +10,6 @@ import {
   splitKey,
 } from './control-loop.ts';
 import { EventWriter } from './events.ts';
-import { isOwnedBy } from './pod-state.ts';
 import { planRollout, type SetSize, strategyOf } from './rollout-plan.ts';
 
 const HASH_LABEL = 'pod-template-hash';
@@ -42,17 +42,21 @@ export class DeploymentController implements Controller {
 
   keysOf(event: { resource: string; object: ApiObject }): string[] {
     if (event.resource === 'apps/deployments') return [keyOf(event.object)];
-    const owner = event.resource === 'apps/replicasets' ? controllerOf(event.object) : undefined;
-    return owner?.kind === 'Deployment' ? [`${event.object.metadata.namespace}/${owner.name}`] : [];
+    if (event.resource !== 'apps/replicasets') return [];
+    const { object } = event;
+    const owner = controllerOf(object);
+    if (owner)
+      return owner.kind === 'Deployment' ? [`${object.metadata.namespace}/${owner.name}`] : [];
+    const deployments = this.#kinds.list('deployments', object.metadata.namespace);
+    return deployments.filter((d) => selects(d, object)).map(keyOf);
   }
 
   async reconcile(key: string): Promise<number | undefined> {
     const [namespace, name] = splitKey(key);
     const deployment = this.#kinds.find('deployments', namespace, name);
     if (!deployment || deployment.metadata.deletionTimestamp) return undefined;
-    const sets = this.#kinds
-      .list('replicasets', namespace)
-      .filter((s) => isOwnedBy(s, deployment.metadata.uid));
+    const ports = { context: this.#context, kinds: this.#kinds };
+    const sets = await claim('replicasets', deployment, ports);
     const hash = templateHash(deployment);
     const current =
       sets.find((s) => s.metadata.labels?.[HASH_LABEL] === hash) ??
@@ -71,7 +75,7 @@ export class DeploymentController implements Controller {
     hash: string,
     sets: readonly ApiObject[],
   ): Promise<ApiObject> {
-    const { namespace = '', name, uid = '' } = deployment.metadata;
+    const { namespace = '', name } = deployment.metadata;
     const template = structuredClone(digObject(deployment, 'spec', 'template'));
     const labels = { ...digObject(template, 'metadata', 'labels'), [HASH_LABEL]: hash };
     const selector = digObject(deployment, 'spec', 'selector');
@@ -82,16 +86,7 @@ export class DeploymentController implements Controller {
         name: `${name}-${hash}`,
         labels,
         annotations: { [REVISION]: String(revision) },
-        ownerReferences: [
-          {
-            apiVersion: deployment.apiVersion,
-            kind: deployment.kind,
-            name,
-            uid,
-            controller: true,
-            blockOwnerDeletion: true,
-          },
-        ],
+        ownerReferences: [controllerReference(deployment)],
       },
       spec: {
         replicas: 0,

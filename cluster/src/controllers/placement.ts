@@ -1,5 +1,5 @@
 import { type ApiObject, dig, digList, digObject, digString } from '../object.ts';
-import { parseQuantity } from './quantity.ts';
+import { parseQuantity } from '../quantity.ts';
 
 /** Resources asked for and offered, in base units (cores, bytes, counts). */
 export type Amounts = Readonly<Record<string, number>>;

@@ -1,5 +1,6 @@
 import { type ApiObject, digNumber, digObject, digString } from '../object.ts';
 import { controllerOf } from '../server/verbs.ts';
+import { claim, controllerReference, selects } from './adoption.ts';
 import {
   type Controller,
   type ControllerContext,
@@ -8,32 +9,39 @@ import {
   splitKey,
 } from './control-loop.ts';
 import { EventWriter } from './events.ts';
-import { isActive, isOwnedBy, isReady } from './pod-state.ts';
+import { isActive, isReady } from './pod-state.ts';
 
 /** Keeps the number of pods a ReplicaSet asks for. */
 export class ReplicaSetController implements Controller {
   readonly name = 'replicaset';
+  readonly #context: ControllerContext;
   readonly #kinds: Kinds;
   readonly #events: EventWriter;
 
   constructor(context: ControllerContext, kinds: Kinds) {
+    this.#context = context;
     this.#kinds = kinds;
     this.#events = new EventWriter(kinds, context, 'replicaset-controller');
   }
 
   keysOf(event: { resource: string; object: ApiObject }): string[] {
     if (event.resource === 'apps/replicasets') return [keyOf(event.object)];
-    const owner = event.resource === '/pods' ? controllerOf(event.object) : undefined;
-    return owner?.kind === 'ReplicaSet' ? [`${event.object.metadata.namespace}/${owner.name}`] : [];
+    if (event.resource !== '/pods') return [];
+    const { object } = event;
+    const owner = controllerOf(object);
+    if (owner)
+      return owner.kind === 'ReplicaSet' ? [`${object.metadata.namespace}/${owner.name}`] : [];
+    // Nobody's: one of these may want it.
+    const sets = this.#kinds.list('replicasets', object.metadata.namespace);
+    return sets.filter((set) => selects(set, object)).map(keyOf);
   }
 
   async reconcile(key: string): Promise<void> {
     const [namespace, name] = splitKey(key);
     const set = this.#kinds.find('replicasets', namespace, name);
     if (!set || set.metadata.deletionTimestamp) return;
-    const pods = this.#kinds
-      .list('pods', namespace)
-      .filter((p) => isOwnedBy(p, set.metadata.uid) && isActive(p));
+    const claimed = await claim('pods', set, { context: this.#context, kinds: this.#kinds });
+    const pods = claimed.filter(isActive);
     const wanted = digNumber(set, 'spec', 'replicas') ?? 1;
     for (let i = pods.length; i < wanted; i++) await this.#createPod(set);
     const surplus = pods
@@ -51,22 +59,13 @@ export class ReplicaSetController implements Controller {
   }
 
   async #createPod(set: ApiObject): Promise<void> {
-    const { namespace = '', name, uid = '' } = set.metadata;
+    const { namespace = '', name } = set.metadata;
     const template = digObject(set, 'spec', 'template');
     const pod = await this.#kinds.create('pods', namespace, {
       metadata: {
         ...digObject(template, 'metadata'),
         generateName: `${name}-`,
-        ownerReferences: [
-          {
-            apiVersion: set.apiVersion,
-            kind: set.kind,
-            name,
-            uid,
-            controller: true,
-            blockOwnerDeletion: true,
-          },
-        ],
+        ownerReferences: [controllerReference(set)],
       },
       spec: structuredClone(digObject(template, 'spec')),
     });

@@ -16,12 +16,13 @@ import type { ApiClient } from '../client/api-client.ts';
 import { reflect } from '../client/reflector.ts';
 import { type ApiObject, digNumber, digString } from '../object.ts';
 import { createAgentServer } from './agent-server.ts';
+import { MemoryGuard } from './memory-guard.ts';
 import { type NodeIdentity, registerNode, renewLease } from './node-registration.ts';
 import { PodRunner } from './pod-runner.ts';
 import { PodStore } from './pod-store.ts';
 import { type ImageSource, killLeftover } from './process-runtime.ts';
 import { StatusWriter } from './status-writer.ts';
-import { UsageMeter } from './usage.ts';
+import { UsageMeter, usageBySession } from './usage.ts';
 
 export interface AgentOptions {
   readonly identity: Omit<NodeIdentity, 'agentPort'>;
@@ -48,6 +49,7 @@ export class NodeAgent {
   readonly #addresses = new Map<string, string>();
   readonly #stopping = new AbortController();
   readonly #status: StatusWriter;
+  readonly #guard = new MemoryGuard(usageBySession);
   #loops: Promise<void>[] = [];
   #closeServer: () => void = () => undefined;
 
@@ -152,6 +154,7 @@ export class NodeAgent {
       images,
       logger,
       store: this.#store,
+      guard: this.#guard,
       podIp: pod.spec?.['hostNetwork'] === true ? identity.ip : this.#addressFor(uid),
       readConfig: async (kind, name) =>
         await this.#readConfig(pod.metadata.namespace ?? '', kind, name),
@@ -179,15 +182,24 @@ export class NodeAgent {
     throw new Error('no free pod address on this node');
   }
 
+  /** A ConfigMap or Secret; as it was last read when the API server is away. */
   async #readConfig(namespace: string, kind: string, name: string): Promise<ApiObject | undefined> {
+    const at = { kind, namespace, name };
     try {
-      return (await this.#options.client.request(
-        'GET',
-        `/api/v1/namespaces/${namespace}/${kind}/${name}`,
-      )) as ApiObject;
+      const path = `/api/v1/namespaces/${namespace}/${kind}/${name}`;
+      const object = (await this.#options.client.request('GET', path)) as ApiObject;
+      this.#store.keepConfig(at, object);
+      return object;
     } catch (error) {
-      if (isShoalError(error) && error.code === 'not_found') return undefined;
-      throw error;
+      if (!isShoalError(error)) throw error;
+      if (error.code === 'not_found') {
+        this.#store.keepConfig(at, undefined);
+        return undefined;
+      }
+      const known = this.#store.config(at);
+      if (!known || error.code !== 'unavailable') throw error;
+      this.#options.logger.warn('API server away, using what was read last', { ...at });
+      return known;
     }
   }
 

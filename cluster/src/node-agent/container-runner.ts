@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { type Logger, messageOf, rfc3339, ShoalError } from '@shoal/core';
 import { type ApiObject, dig, digList, digString } from '../object.ts';
+import { parseQuantity } from '../quantity.ts';
 import { ContainerLog } from './container-log.ts';
 import {
   containerEnvironment,
@@ -9,6 +10,7 @@ import {
   translate,
   withMountedNames,
 } from './environment.ts';
+import type { MemoryGuard } from './memory-guard.ts';
 import type { PodStore } from './pod-store.ts';
 import { watchProbe } from './probes.ts';
 import {
@@ -36,6 +38,7 @@ export interface ContainerContext {
   readonly images: readonly ImageSource[];
   readonly logDir: string;
   readonly store: PodStore;
+  readonly guard: MemoryGuard;
   readonly logger: Logger;
   readonly onChange: () => void;
   readonly onEvent: (type: 'Normal' | 'Warning', reason: string, message: string) => void;
@@ -70,6 +73,7 @@ export class ContainerRunner {
   hasRun = false;
   #process: RunningProcess | undefined;
   #log: ContainerLog | undefined;
+  #outOfMemory = false;
 
   constructor(container: unknown, context: ContainerContext, restartCount = 0) {
     this.name = digString(container, 'name') ?? '';
@@ -146,6 +150,7 @@ export class ContainerRunner {
     const path = this.logPath(false) ?? '';
     this.#log = new ContainerLog(path);
     const probes = new AbortController();
+    let unguard: (() => void) | undefined;
     try {
       const environment = await this.#launch();
       this.hasRun = true;
@@ -154,6 +159,7 @@ export class ContainerRunner {
         this.status.started && dig(this.#container, 'readinessProbe') === undefined;
       this.#set({ running: { startedAt } });
       this.#context.onEvent('Normal', 'Started', `Started container ${this.name}`);
+      unguard = this.#guardMemory();
       this.#probe(environment, probes.signal);
       const exit = (await this.#process?.exited) ?? { code: 0, signal: undefined };
       this.#ended(exit, startedAt);
@@ -162,6 +168,7 @@ export class ContainerRunner {
       return this.#failedToStart(error);
     } finally {
       probes.abort();
+      unguard?.();
       if (this.#process) this.#context.store.removeProcess(this.#process.pid);
       this.#process = undefined;
       this.#log.close();
@@ -235,6 +242,18 @@ export class ContainerRunner {
     return this.#process;
   }
 
+  /** Ends the container when it uses more memory than it may. */
+  #guardMemory(): (() => void) | undefined {
+    const limitBytes = parseQuantity(dig(this.#container, 'resources', 'limits', 'memory'));
+    const running = this.#process;
+    if (!running || !(limitBytes > 0)) return undefined;
+    const onExceeded = (): void => {
+      this.#outOfMemory = true;
+      running.kill();
+    };
+    return this.#context.guard.watch({ pid: running.pid, limitBytes, onExceeded });
+  }
+
   #failedToStart(error: unknown): Exit {
     const image = error instanceof ShoalError && error.code === 'unsupported';
     const reason = image ? 'ErrImagePull' : 'CreateContainerError';
@@ -247,7 +266,9 @@ export class ContainerRunner {
 
   #ended(exit: Exit, startedAt: string): void {
     const { code, signal } = exit;
-    const reason = code === 0 ? 'Completed' : signal === 'SIGKILL' ? 'Killed' : 'Error';
+    const ended = code === 0 ? 'Completed' : signal === 'SIGKILL' ? 'Killed' : 'Error';
+    const reason = this.#outOfMemory ? 'OOMKilled' : ended;
+    this.#outOfMemory = false;
     this.status.ready = false;
     this.#set({
       terminated: { exitCode: code, reason, startedAt, finishedAt: rfc3339(Date.now()) },

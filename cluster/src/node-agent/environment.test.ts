@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { explain, obstacle, requestsOf } from '../controllers/placement.ts';
-import { parseQuantity } from '../controllers/quantity.ts';
 import type { ApiObject } from '../object.ts';
+import { parseQuantity } from '../quantity.ts';
 import { containerEnvironment, type EnvironmentContext, expand, translate } from './environment.ts';
 import { underRoot } from './volumes.ts';
 

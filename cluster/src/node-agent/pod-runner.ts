@@ -3,6 +3,7 @@ import { isShoalError, type Logger, messageOf, rfc3339 } from '@shoal/core';
 import { type ApiObject, digList, digNumber, digString } from '../object.ts';
 import { type ContainerContext, ContainerRunner, type Restart } from './container-runner.ts';
 import type { EnvironmentContext } from './environment.ts';
+import type { MemoryGuard } from './memory-guard.ts';
 import type { PodStore } from './pod-store.ts';
 import type { ImageSource } from './process-runtime.ts';
 import { mountsOf, prepareVolumes, type ReadConfig, type VolumePaths } from './volumes.ts';
@@ -14,6 +15,7 @@ export interface PodContext {
   readonly podIp: string;
   readonly images: readonly ImageSource[];
   readonly store: PodStore;
+  readonly guard: MemoryGuard;
   readonly logger: Logger;
   readonly readConfig: ReadConfig;
   readonly services: () => Promise<ReadonlyMap<string, string>>;
@@ -90,6 +92,7 @@ export class PodRunner {
       pod,
       images: this.#context.images,
       store: this.#context.store,
+      guard: this.#context.guard,
       logger: this.#context.logger,
       logDir: join(this.#context.dataDir, 'logs', pod.metadata.uid ?? ''),
       environment: async (container) => await this.#environment(container),

@@ -1,4 +1,8 @@
+import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
+import { fromNode } from '@shoal/core';
 import { type ApiObject, digString } from '../object.ts';
 
 export interface ProcessRecord {
@@ -6,34 +10,114 @@ export interface ProcessRecord {
   readonly startTime: string | undefined;
 }
 
+/** Which ConfigMap or Secret. */
+export interface ConfigKey {
+  readonly kind: string;
+  readonly namespace: string;
+  readonly name: string;
+}
+
+const ALGORITHM = 'aes-256-gcm';
+const NONCE_BYTES = 12;
+const TAG_BYTES = 16;
+
+/** Encrypts what the agent keeps: pods and the secrets they use are readable with its key only. */
+class Vault {
+  readonly #key: Buffer;
+
+  /** @param file The key; made when it is not there. */
+  constructor(file: string) {
+    this.#key = readOrMake(file);
+  }
+
+  seal(value: unknown): Buffer {
+    const nonce = randomBytes(NONCE_BYTES);
+    const cipher = createCipheriv(ALGORITHM, this.#key, nonce);
+    const body = Buffer.concat([cipher.update(JSON.stringify(value), 'utf8'), cipher.final()]);
+    return Buffer.concat([nonce, cipher.getAuthTag(), body]);
+  }
+
+  /** Undefined for what this key did not seal, or what was changed since. */
+  open(sealed: Uint8Array): unknown {
+    try {
+      const bytes = Buffer.from(sealed);
+      const decipher = createDecipheriv(ALGORITHM, this.#key, bytes.subarray(0, NONCE_BYTES));
+      decipher.setAuthTag(bytes.subarray(NONCE_BYTES, NONCE_BYTES + TAG_BYTES));
+      const body = bytes.subarray(NONCE_BYTES + TAG_BYTES);
+      const text = Buffer.concat([decipher.update(body), decipher.final()]).toString('utf8');
+      return JSON.parse(text) as unknown;
+    } catch {
+      return undefined;
+    }
+  }
+}
+
+function readOrMake(file: string): Buffer {
+  try {
+    return readFileSync(file);
+  } catch (error) {
+    if (fromNode(error, '').code !== 'not_found') throw fromNode(error, `reading ${file}`);
+  }
+  const key = randomBytes(32);
+  writeFileSync(file, key, { mode: 0o600, flag: 'wx' });
+  return key;
+}
+
 /** What the agent must know after a restart without an API server: its pods, and its processes. */
 export class PodStore {
   readonly #db: DatabaseSync;
+  readonly #vault: Vault;
 
   constructor(path: string) {
+    this.#vault = new Vault(join(dirname(path), 'agent.key'));
     this.#db = new DatabaseSync(path);
     this.#db.exec(
       'PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;' +
-        'CREATE TABLE IF NOT EXISTS pods(uid TEXT PRIMARY KEY, body TEXT NOT NULL);' +
+        'CREATE TABLE IF NOT EXISTS sealed_pods(uid TEXT PRIMARY KEY, body BLOB NOT NULL);' +
+        'CREATE TABLE IF NOT EXISTS configs(kind TEXT, namespace TEXT, name TEXT, body BLOB NOT NULL,' +
+        ' PRIMARY KEY(kind, namespace, name));' +
+        // Kept in the clear by an older agent.
+        'DROP TABLE IF EXISTS pods;' +
         'CREATE TABLE IF NOT EXISTS processes(pid INTEGER PRIMARY KEY, start_time TEXT);',
     );
   }
 
   pods(): ApiObject[] {
     return this.#db
-      .prepare('SELECT body FROM pods')
+      .prepare('SELECT body FROM sealed_pods')
       .all()
-      .map((r) => JSON.parse(String(r['body'])) as ApiObject);
+      .map((r) => this.#vault.open(r['body'] as Uint8Array) as ApiObject | undefined)
+      .filter((pod) => pod !== undefined);
   }
 
   savePod(pod: ApiObject): void {
     this.#db
-      .prepare('INSERT OR REPLACE INTO pods VALUES(?, ?)')
-      .run(digString(pod, 'metadata', 'uid') ?? '', JSON.stringify(pod));
+      .prepare('INSERT OR REPLACE INTO sealed_pods VALUES(?, ?)')
+      .run(digString(pod, 'metadata', 'uid') ?? '', this.#vault.seal(pod));
   }
 
   removePod(uid: string): void {
-    this.#db.prepare('DELETE FROM pods WHERE uid=?').run(uid);
+    this.#db.prepare('DELETE FROM sealed_pods WHERE uid=?').run(uid);
+  }
+
+  /** A ConfigMap or Secret as it was last read; undefined when it never was, or was gone then. */
+  config(at: ConfigKey): ApiObject | undefined {
+    const row = this.#db
+      .prepare('SELECT body FROM configs WHERE kind=? AND namespace=? AND name=?')
+      .get(at.kind, at.namespace, at.name);
+    return row ? (this.#vault.open(row['body'] as Uint8Array) as ApiObject | undefined) : undefined;
+  }
+
+  keepConfig({ kind, namespace, name }: ConfigKey, object: ApiObject | undefined): void {
+    if (object) {
+      this.#db
+        .prepare('INSERT OR REPLACE INTO configs VALUES(?, ?, ?, ?)')
+        .run(kind, namespace, name, this.#vault.seal(object));
+    } else {
+      this.#db
+        .prepare('DELETE FROM configs WHERE kind=? AND namespace=? AND name=?')
+        .run(kind, namespace, name);
+    }
   }
 
   processes(): ProcessRecord[] {

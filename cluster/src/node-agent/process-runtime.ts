@@ -40,6 +40,8 @@ export interface RunningProcess {
   readonly stderr: Readable;
   /** SIGTERM to the group, then SIGKILL when it is still there after the grace period. */
   stop(graceMs: number): Promise<Exit>;
+  /** SIGKILL to the group, at once. */
+  kill(): void;
 }
 
 /** Where `setpriv` is, if anywhere: it makes the kernel end a worker whose agent was killed. */
@@ -135,6 +137,7 @@ export async function startProcess(spec: ProcessSpec): Promise<RunningProcess> {
     stdout,
     stderr,
     stop: (graceMs) => stopProcess(pid, exited, graceMs),
+    kill: () => killGroup(pid, 'SIGKILL'),
   };
 }
 

@@ -18,10 +18,6 @@ export function isWebSocket({ request }: Upgrade): boolean {
   return request.headers.upgrade?.toLowerCase() === 'websocket';
 }
 
-export function isSpdy({ request }: Upgrade): boolean {
-  return request.headers.upgrade?.toLowerCase() === 'spdy/3.1';
-}
-
 /** What the client can speak, first what it likes best. */
 function offered(request: IncomingMessage, header: string): string[] {
   const value = request.headers[header] ?? '';
