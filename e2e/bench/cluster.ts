@@ -3,10 +3,12 @@ import { availableParallelism } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ApiClient, ApiObject } from '@shoal/cluster';
 import { ApiServerProcess } from '../api-server-process.ts';
+import { applyToRunning } from './apply-to-running.ts';
 
 /**
  * `npm run bench:cluster`: the embedded API server alone: start-up, memory, writes, lists, and how
- * long a change takes to all watchers. Prints minima, medians and P99; JSON to the file of --json.
+ * long a change takes to all watchers; then the whole cluster: from applying a job to its worker
+ * running. Prints minima, medians and P99; JSON to the file of --json.
  */
 const NAMESPACE = '/api/v1/namespaces/default';
 const WRITERS = 64;
@@ -14,6 +16,7 @@ const WRITES = 10_000;
 const WATCHERS = 200;
 const CHANGES = 200;
 const REPEATS = 3;
+const JOBS = 20;
 
 const configMap = (name: string): unknown => ({
   metadata: { name },
@@ -131,6 +134,7 @@ const changes = await fanOut(server);
 const full = residentMiB(server.pid);
 for (const client of clients) client.close();
 await server.close();
+const applied = await applyToRunning(JOBS);
 
 const rows = [
   ['start-up until it answers (ms)', startUp, 1_000],
@@ -141,6 +145,7 @@ const rows = [
   ['page of 500 (ms)', pages, undefined],
   [`change → all ${WATCHERS} watchers (ms)`, changes, undefined],
   [`resident with ${objects} objects and ${WATCHERS} watchers (MiB)`, [full], undefined],
+  [`apply of a job → its worker running, ${JOBS} jobs (ms)`, applied, undefined],
 ] as const;
 const results = rows.map(([what, values, target]) => ({
   what,
