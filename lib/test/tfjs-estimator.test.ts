@@ -23,19 +23,22 @@ test('a tf.js model trains, evaluates, is saved and loaded, behind the same inte
   const estimator = new TfjsEstimator({
     learningRate: 0.05,
     epochs: 4,
-    build: (tf) =>
-      tf.sequential({
+    build: (tf) => {
+      // Drawn by chance, the first weights now and then know it all already.
+      const kernelInitializer = tf.initializers.glorotUniform({ seed: 4 });
+      return tf.sequential({
         layers: [
-          tf.layers.dense({ inputShape: [2], units: 8, activation: 'relu' }),
-          tf.layers.dense({ units: 2, activation: 'softmax' }),
+          tf.layers.dense({ inputShape: [2], units: 8, activation: 'relu', kernelInitializer }),
+          tf.layers.dense({ units: 2, activation: 'softmax', kernelInitializer }),
         ],
-      }),
+      });
+    },
   });
   const before = await estimator.evaluate(points(200, 2));
   await estimator.train(points(400, 1));
   const after = await estimator.evaluate(points(200, 2));
   expect(after['accuracy']).toBeGreaterThan(0.95);
-  expect(after['accuracy']).toBeGreaterThan(before['accuracy'] ?? 1);
+  expect(before['accuracy']).toBeLessThan(0.9);
   await estimator.save(join(dir, 'model.json'));
   const again = new TfjsEstimator();
   await again.load(join(dir, 'model.json'));
