@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import type { Duplex } from 'node:stream';
@@ -8,7 +9,7 @@ import { StatusError } from '../server/status-error.ts';
 import { followLog, type LogQuery, readLog } from './container-log.ts';
 import type { PodRunner } from './pod-runner.ts';
 import type { Upgrade } from './streams/upgrade.ts';
-import type { UsageMeter } from './usage.ts';
+import { proportionalBytes, type UsageMeter } from './usage.ts';
 
 export interface AgentServerOptions {
   readonly tls: KeyPair;
@@ -17,6 +18,9 @@ export interface AgentServerOptions {
   readonly pods: () => Iterable<PodRunner>;
   readonly meter: UsageMeter;
 }
+
+/** A reader further behind than this is let go. */
+const MAX_BEHIND_BYTES = 16 * 1024 * 1024;
 
 function readQuery(query: URLSearchParams): LogQuery {
   const number = (name: string): number | undefined => {
@@ -35,6 +39,10 @@ function readQuery(query: URLSearchParams): LogQuery {
 }
 
 function fail(response: ServerResponse, code: number, message: string): void {
+  if (response.headersSent) {
+    response.destroy();
+    return;
+  }
   const reason = code === 404 ? 'NotFound' : 'BadRequest';
   response.writeHead(code, { 'Content-Type': 'application/json' });
   response.end(
@@ -84,6 +92,12 @@ async function serve(
       400,
       `container ${container} is not valid for pod ${runner.pod.metadata.name}`,
     );
+  if (!existsSync(log.path))
+    return fail(
+      response,
+      400,
+      `container "${container}" in pod "${runner.pod.metadata.name}" is waiting to start: ContainerCreating`,
+    );
   const query = readQuery(url.searchParams);
   response.writeHead(200, { 'Content-Type': 'text/plain' });
   response.write(readLog(log.path, query));
@@ -94,7 +108,10 @@ async function serve(
       query,
       isRunning: log.running,
       signal: closed.signal,
-      onText: (text) => response.write(text),
+      onText: (text) => {
+        response.write(text);
+        if (response.writableLength > MAX_BEHIND_BYTES) closed.abort();
+      },
     });
   }
   response.end();
@@ -106,7 +123,9 @@ async function serveStats(response: ServerResponse, options: AgentServerOptions)
   const containers = [...options.pods()].flatMap((pod) =>
     pod.running().flatMap(({ name, pid }) => {
       const rate = bySession.get(pid);
-      return rate ? [{ uid: pod.pod.metadata.uid, container: name, ...rate }] : [];
+      if (!rate) return [];
+      const memoryBytes = proportionalBytes(rate.usage);
+      return [{ uid: pod.pod.metadata.uid, container: name, cores: rate.cores, memoryBytes }];
     }),
   );
   response.writeHead(200, { 'Content-Type': 'application/json' });

@@ -311,10 +311,17 @@ export class NodeAgent {
     this.#status.forget(uid);
     this.#store.removePod(uid);
     const clean = (): void => {
-      for (const dir of ['logs', 'pods'])
-        rmSync(join(this.#options.dataDir, dir, uid), { recursive: true, force: true });
+      for (const dir of ['logs', 'pods']) {
+        const path = join(this.#options.dataDir, dir, uid);
+        try {
+          rmSync(path, { recursive: true, force: true });
+        } catch (error) {
+          // A container may leave folders nobody but root can empty.
+          this.#options.logger.warn('files of a pod not removed', { path, error });
+        }
+      }
     };
-    if (runner) void runner.stop(0).then(clean);
+    if (runner) void runner.stop(0).then(clean, clean);
     else clean();
   }
 

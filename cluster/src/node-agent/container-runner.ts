@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import type { Readable } from 'node:stream';
 import { type Logger, messageOf, rfc3339, ShoalError } from '@shoal/core';
 import { type ApiObject, dig, digList, digString } from '../object.ts';
 import { parseQuantity } from '../quantity.ts';
@@ -21,7 +22,7 @@ import {
   startProcess,
   startTimeOf,
 } from './process-runtime.ts';
-import { underTerminal } from './streams/terminal.ts';
+import { underTerminal, withTerminal } from './streams/terminal.ts';
 
 /** A container's state as it stands in `status.containerStatuses`. */
 export interface ContainerState {
@@ -57,9 +58,24 @@ const BACKOFF_CAP_MS = 300_000;
 const STABLE_MS = 600_000;
 /** How long a command of `kubectl exec` may take to end with its container or its client. */
 const EXEC_GRACE_MS = 2_000;
+/** How long the last output of an ended container may take. */
+const DRAIN_MS = 2_000;
+/** The end of a container that was stopped before it ran. */
+const STOPPED: Exit = { code: 143, signal: 'SIGTERM' };
 
 function imageName(container: unknown): string {
   return (digString(container, 'image') ?? '').replace(/@.*$/, '').replace(/:[^/:]*$/, '');
+}
+
+function ended(stream: Readable): Promise<void> {
+  if (stream.readableEnded || stream.destroyed) return Promise.resolve();
+  return new Promise((resolve) => stream.once('close', resolve));
+}
+
+function delay(ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms).unref();
+  });
 }
 
 /** Runs one container: starts it, restarts it by policy with back-off, probes it, keeps its log. */
@@ -74,6 +90,8 @@ export class ContainerRunner {
   #process: RunningProcess | undefined;
   #log: ContainerLog | undefined;
   #outOfMemory = false;
+  #graceMs = 0;
+  readonly #execs = new Set<RunningProcess>();
 
   constructor(container: unknown, context: ContainerContext, restartCount = 0) {
     this.name = digString(container, 'name') ?? '';
@@ -146,6 +164,7 @@ export class ContainerRunner {
   }
 
   async #once(): Promise<Exit> {
+    if (this.#stopping.signal.aborted) return STOPPED;
     const startedAt = rfc3339(Date.now());
     const path = this.logPath(false) ?? '';
     this.#log = new ContainerLog(path);
@@ -161,18 +180,29 @@ export class ContainerRunner {
       this.#context.onEvent('Normal', 'Started', `Started container ${this.name}`);
       unguard = this.#guardMemory();
       this.#probe(environment, probes.signal);
-      const exit = (await this.#process?.exited) ?? { code: 0, signal: undefined };
+      const exit = (await this.#process?.exited) ?? STOPPED;
+      await this.#drain();
       this.#ended(exit, startedAt);
       return exit;
     } catch (error) {
-      return this.#failedToStart(error);
+      return this.#stopping.signal.aborted ? STOPPED : this.#failedToStart(error);
     } finally {
       probes.abort();
       unguard?.();
+      for (const started of this.#execs) started.kill();
       if (this.#process) this.#context.store.removeProcess(this.#process.pid);
       this.#process = undefined;
       this.#log.close();
     }
+  }
+
+  /** What the container started ends with it; what it said last is kept. */
+  async #drain(): Promise<void> {
+    const running = this.#process;
+    if (!running) return;
+    running.kill();
+    const output = Promise.all([ended(running.stdout), ended(running.stderr)]);
+    await Promise.race([output, delay(DRAIN_MS)]);
   }
 
   async #launch(): Promise<Record<string, string>> {
@@ -185,9 +215,12 @@ export class ContainerRunner {
         `image "${digString(this.#container, 'image')}" cannot be run: this node has no container runtime, it starts processes only. Add a command to the container, for example command: ["node", "examples/…/worker.ts"]`,
       );
     }
-    const { spec, variables } = await this.#prepare(words);
+    const { spec, variables } = await this.#prepare(words, true);
     const stdin = dig(this.#container, 'stdin') === true;
+    this.#stopping.signal.throwIfAborted();
     this.#process = await startProcess({ ...spec, stdin });
+    // It was told to stop while it started.
+    if (this.#stopping.signal.aborted) void this.#process.stop(this.#graceMs);
     this.#log?.follow(this.#process.stdout, 'stdout');
     this.#log?.follow(this.#process.stderr, 'stderr');
     this.#context.store.addProcess({
@@ -200,13 +233,14 @@ export class ContainerRunner {
   /** How a command runs in this container: its environment, folder and translated paths. */
   async #prepare(
     words: readonly string[],
+    expands: boolean,
   ): Promise<{ spec: ProcessSpec; variables: Record<string, string> }> {
     const context = await this.#context.environment(this.#container);
     const variables = await containerEnvironment(this.#context.pod, this.#container, context);
     const image = this.#context.images.find((i) => i.image === imageName(this.#container));
     const workingDir = digString(this.#container, 'workingDir');
     const spec = {
-      command: words.map((w) => translate(expand(w, variables), context)),
+      command: words.map((w) => translate(expands ? expand(w, variables) : w, context)),
       environment: {
         HOSTNAME: this.#context.pod.metadata.name,
         ...image?.environment,
@@ -222,19 +256,26 @@ export class ContainerRunner {
 
   /** Runs one more command beside the container's own; it ends when the container is stopped. */
   async exec(words: readonly string[], options: ExecOptions): Promise<RunningProcess> {
-    const { spec } = await this.#prepare(words);
+    const { spec } = await this.#prepare(words, false);
     const named = { ...spec, command: withMountedNames(words, spec.command) };
     const inTerminal = options.tty ? underTerminal(named) : named;
-    const started = await startProcess({ ...inTerminal, stdin: options.stdin });
+    const process = await startProcess({ ...inTerminal, stdin: options.stdin });
+    const started = options.tty ? withTerminal(process) : process;
     const { store } = this.#context;
     store.addProcess({ pid: started.pid, startTime: startTimeOf(started.pid) });
-    const stop = (): void => void started.stop(EXEC_GRACE_MS);
-    this.#stopping.signal.addEventListener('abort', stop, { once: true });
+    this.#execs.add(started);
     void started.exited.then(() => {
-      this.#stopping.signal.removeEventListener('abort', stop);
+      this.#execs.delete(started);
       store.removeProcess(started.pid);
     });
+    // The container ended while it started.
+    if (!this.#process || this.#stopping.signal.aborted) started.kill();
     return started;
+  }
+
+  /** Whether its input ends with the first client that attaches to it. */
+  get stdinOnce(): boolean {
+    return dig(this.#container, 'stdinOnce') === true;
   }
 
   /** The process of the container, while it runs. */
@@ -343,7 +384,9 @@ export class ContainerRunner {
 
   /** Ends the container for good. */
   async stop(graceMs: number): Promise<void> {
+    this.#graceMs = graceMs;
     this.#stopping.abort();
-    await this.#process?.stop(graceMs);
+    const execs = Array.from(this.#execs, (started) => started.stop(EXEC_GRACE_MS));
+    await Promise.all([this.#process?.stop(graceMs), ...execs]);
   }
 }

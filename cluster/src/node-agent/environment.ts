@@ -61,7 +61,11 @@ export function expand(text: string, variables: Readonly<Record<string, string>>
   return text.replace(
     /\$(\$)?\(([A-Za-z_][\w.-]*)\)/g,
     (whole, escaped: string | undefined, name: string) =>
-      escaped ? whole.slice(1) : (variables[name] ?? whole),
+      escaped
+        ? whole.slice(1)
+        : Object.hasOwn(variables, name)
+          ? (variables[name] ?? whole)
+          : whole,
   );
 }
 

@@ -5,7 +5,7 @@ import type { Usage } from './usage.ts';
 test('a container beyond its limit is told of once, others and ended ones are not', () => {
   const usage = new Map<number, Usage>();
   const use = (pid: number, memoryBytes: number): unknown =>
-    usage.set(pid, { cpuSeconds: 0, memoryBytes });
+    usage.set(pid, { cpuSeconds: 0, memoryBytes, pids: [pid] });
   const guard = new MemoryGuard(() => usage);
   const exceeded: number[] = [];
   const watch = (pid: number): (() => void) =>

@@ -1,4 +1,4 @@
-import type { Usage } from './usage.ts';
+import { proportionalBytes, type Usage } from './usage.ts';
 
 /** A container that may use so much memory. */
 export interface Limited {
@@ -39,7 +39,10 @@ export class MemoryGuard {
   check(): void {
     const usage = this.#measure();
     for (const { pid, limitBytes, onExceeded } of this.#watched.values()) {
-      if ((usage.get(pid)?.memoryBytes ?? 0) <= limitBytes) continue;
+      const used = usage.get(pid);
+      // Shared pages count once: looked at closely only when the quick figure is too high.
+      if (!used || used.memoryBytes <= limitBytes || proportionalBytes(used) <= limitBytes)
+        continue;
       this.#watched.delete(pid);
       onExceeded();
     }

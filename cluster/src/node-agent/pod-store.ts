@@ -1,5 +1,5 @@
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { fromNode } from '@shoal/core';
@@ -18,6 +18,7 @@ export interface ConfigKey {
 }
 
 const ALGORITHM = 'aes-256-gcm';
+const KEY_BYTES = 32;
 const NONCE_BYTES = 12;
 const TAG_BYTES = 16;
 
@@ -54,11 +55,14 @@ class Vault {
 
 function readOrMake(file: string): Buffer {
   try {
-    return readFileSync(file);
+    const key = readFileSync(file);
+    // A start that was cut short left less: what it sealed cannot be opened anyway.
+    if (key.length === KEY_BYTES) return key;
+    rmSync(file);
   } catch (error) {
     if (fromNode(error, '').code !== 'not_found') throw fromNode(error, `reading ${file}`);
   }
-  const key = randomBytes(32);
+  const key = randomBytes(KEY_BYTES);
   writeFileSync(file, key, { mode: 0o600, flag: 'wx' });
   return key;
 }
@@ -72,7 +76,7 @@ export class PodStore {
     this.#vault = new Vault(join(dirname(path), 'agent.key'));
     this.#db = new DatabaseSync(path);
     this.#db.exec(
-      'PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;' +
+      'PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON; PRAGMA busy_timeout=5000;' +
         'CREATE TABLE IF NOT EXISTS sealed_pods(uid TEXT PRIMARY KEY, body BLOB NOT NULL);' +
         'CREATE TABLE IF NOT EXISTS configs(kind TEXT, namespace TEXT, name TEXT, body BLOB NOT NULL,' +
         ' PRIMARY KEY(kind, namespace, name));' +
@@ -137,6 +141,8 @@ export class PodStore {
   }
 
   removeProcess(pid: number): void {
+    // A process may end after the agent has: the next one finds it gone.
+    if (!this.#db.isOpen) return;
     this.#db.prepare('DELETE FROM processes WHERE pid=?').run(pid);
   }
 

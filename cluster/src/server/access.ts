@@ -1,9 +1,10 @@
 import type { IncomingMessage } from 'node:http';
 import { authenticate, impersonated, type TokenTable, type User } from './authenticate.ts';
-import { type Authorizer, verbOf } from './authorize.ts';
+import { type Authorizer, serviceAccountOf, serviceAccountUser, verbOf } from './authorize.ts';
 import type { RequestLog } from './request-log.ts';
 import type { ServiceAccountTokens } from './service-account-tokens.ts';
 import { StatusError } from './status-error.ts';
+import type { WriteGuard } from './verbs.ts';
 
 /** A URL of the API, taken apart: `/api/v1/namespaces/n/pods/p/log` and its kin. */
 export interface ResourcePath {
@@ -62,16 +63,24 @@ export class Access {
     if (!user) throw new StatusError('Unauthorized', 'Unauthorized');
     const other = impersonated(request);
     if (!other) return user;
-    if (!this.authorizer.isTrusted(user)) {
-      const message = `users "${other.name}" is forbidden: User "${user.name}" cannot impersonate resource "users" in API group "" at the cluster scope`;
-      throw new StatusError('Forbidden', message, { name: other.name, kind: 'users' });
-    }
-    return other;
+    const wanted = { verb: 'impersonate', group: '', subresource: '', namespace: '' };
+    const account = serviceAccountOf(other.name);
+    const whom = account
+      ? { resource: 'serviceaccounts', name: account.name, namespace: account.namespace }
+      : { resource: 'users', name: other.name };
+    this.authorizer.check(user, { ...wanted, ...whom });
+    for (const name of other.groups)
+      this.authorizer.check(user, { ...wanted, resource: 'groups', name });
+    if (!account || other.groups.length > 0) return other;
+    return serviceAccountUser(account.namespace, account.name);
   }
 
   /** @throws StatusError `Forbidden` when no role lets the user do this. */
   check(user: User, method: string, path: ResourcePath, query: URLSearchParams): void {
-    const { group, plural: resource, name = '', subresource = '' } = path;
+    const { group, plural: resource, subresource = '' } = path;
+    // Rights on one object hold for a list or watch of just that object.
+    const selected = /(?:^|,)metadata\.name==?([^,]+)/.exec(query.get('fieldSelector') ?? '')?.[1];
+    const name = path.name ?? selected ?? '';
     const watching = query.get('watch');
     const watch = watching === 'true' || watching === '1';
     const verb = verbOf(method, { name: path.name, watch });
@@ -80,5 +89,19 @@ export class Access {
     const wanted = { verb, group, resource, subresource, namespace, name };
     this.authorizer.check(user, wanted);
     this.#log.note(user, wanted);
+  }
+
+  /**
+   * What only the object itself tells: whether it may be created by an apply, and, for roles and
+   * bindings, whether it gives rights its writer has not.
+   */
+  guard(user: User, path: ResourcePath): WriteGuard {
+    const { group, plural: resource, namespace = '' } = path;
+    return (object, isNew) => {
+      const { name } = object.metadata;
+      const wanted = { verb: 'create', group, resource, subresource: '', namespace, name };
+      if (isNew) this.authorizer.check(user, wanted);
+      this.authorizer.checkGrant(user, object);
+    };
   }
 }

@@ -1,6 +1,7 @@
 import { timingSafeEqual } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { TLSSocket } from 'node:tls';
+import { StatusError } from './status-error.ts';
 
 export interface User {
   readonly name: string;
@@ -47,7 +48,12 @@ export function authenticate(
 /** Whom a request wants to be taken for (`kubectl --as`); undefined when for nobody else. */
 export function impersonated(request: IncomingMessage): User | undefined {
   const name = request.headers['impersonate-user'];
-  if (typeof name !== 'string') return undefined;
+  const asks = Object.keys(request.headers).some((h) => h.startsWith('impersonate-'));
+  if (typeof name !== 'string' || name === '') {
+    if (!asks) return undefined;
+    const message = 'requested impersonation without impersonating a user';
+    throw new StatusError('BadRequest', message);
+  }
   // Node joins repeated headers of this name with commas.
   const groups = [request.headers['impersonate-group'] ?? []].flat().flatMap((g) => g.split(/, */));
   return { name, groups };

@@ -105,6 +105,34 @@ export class Authorizer {
     return this.rulesFor(user, wanted.namespace).some((rule) => allows(rule, wanted));
   }
 
+  /**
+   * Nobody gives rights away that they have not, unless they may `escalate` or `bind`.
+   *
+   * @throws StatusError `Forbidden` for a role or binding that would.
+   */
+  checkGrant(user: User, object: ApiObject): void {
+    if (this.isTrusted(user) || !object.apiVersion.startsWith(`${RBAC}/`)) return;
+    const { kind, metadata } = object;
+    const { name, namespace = '' } = metadata;
+    const isBinding = kind.endsWith('Binding');
+    const role = digString(object, 'roleRef', 'name') ?? '';
+    const ofCluster = (isBinding ? digString(object, 'roleRef', 'kind') : kind) === 'ClusterRole';
+    const wanted = {
+      verb: isBinding ? 'bind' : 'escalate',
+      group: RBAC,
+      resource: ofCluster ? 'clusterroles' : 'roles',
+      subresource: '',
+      namespace,
+      name: isBinding ? role : name,
+    };
+    if (this.may(user, wanted)) return;
+    const granted = isBinding ? this.#rulesOf(object) : digList(object, 'rules').map(readRule);
+    const own = this.rulesFor(user, namespace);
+    if (granted.every((rule) => covers(own, rule))) return;
+    const message = `${kind.toLowerCase()}s.${RBAC} "${name}" is forbidden: user "${user.name}" is attempting to grant RBAC permissions not currently held`;
+    throw new StatusError('Forbidden', message, { name, group: RBAC, kind });
+  }
+
   /** @throws StatusError `Forbidden` in Kubernetes' words. */
   check(user: User, wanted: Attributes): void {
     if (this.may(user, wanted)) return;
@@ -119,6 +147,28 @@ export class Authorizer {
       { name, ...(group ? { group } : {}), kind: resource },
     );
   }
+}
+
+/** True when rules allow everything that another one does. */
+function covers(own: readonly Rule[], rule: Rule): boolean {
+  const names = rule.resourceNames.length > 0 ? rule.resourceNames : [''];
+  const urls = rule.nonResourceURLs.every((url) =>
+    own.some((o) => o.nonResourceURLs.includes(url) || o.nonResourceURLs.includes('*')),
+  );
+  return (
+    urls &&
+    rule.verbs.every((verb) =>
+      rule.apiGroups.every((group) =>
+        rule.resources.every((full) => {
+          const [resource = '', subresource = ''] = full.split('/');
+          return names.every((name) => {
+            const wanted = { verb, group, resource, subresource, namespace: '', name };
+            return own.some((o) => allows(o, wanted));
+          });
+        }),
+      ),
+    )
+  );
 }
 
 function isSubject(subject: unknown, user: User, binding: ApiObject): boolean {
@@ -136,6 +186,14 @@ function isSubject(subject: unknown, user: User, binding: ApiObject): boolean {
     default:
       return false;
   }
+}
+
+/** The account a user name stands for; undefined for a user of another sort. */
+export function serviceAccountOf(
+  user: string,
+): { readonly namespace: string; readonly name: string } | undefined {
+  const [, namespace, name] = /^system:serviceaccount:([^:]+):([^:]+)$/.exec(user) ?? [];
+  return namespace !== undefined && name !== undefined ? { namespace, name } : undefined;
 }
 
 /** The user a service account's token stands for. */
@@ -159,8 +217,8 @@ export function verbOf(
   at: { readonly name: string | undefined; readonly watch: boolean },
 ): string {
   if (method === 'GET' || method === 'HEAD') {
-    if (at.watch) return 'watch';
-    return at.name === undefined ? 'list' : 'get';
+    if (at.name !== undefined) return 'get';
+    return at.watch ? 'watch' : 'list';
   }
   if (method === 'DELETE') return at.name === undefined ? 'deletecollection' : 'delete';
   return BY_METHOD[method] ?? method.toLowerCase();

@@ -93,7 +93,11 @@ export function sendJson(exchange: Exchange, body: unknown, reply: Reply = {}): 
   const { response } = exchange;
   if (response.headersSent) return;
   const text = typeof body === 'string' ? body : JSON.stringify(body);
-  const warnings = (reply.warnings ?? []).map((w) => `299 - "${w.replace(/[\\"]/g, '\\$&')}"`);
+  const warnings = (reply.warnings ?? []).map((w) => {
+    // Headers are Latin-1 at best.
+    const plain = w.replace(/[^\x20-\x7e]/g, '?');
+    return `299 - "${plain.replace(/[\\"]/g, '\\$&')}"`;
+  });
   response.writeHead(reply.code ?? 200, {
     'Content-Type': reply.contentType ?? 'application/json',
     'Cache-Control': 'no-cache, private',

@@ -16,7 +16,7 @@ import { answerReview } from './reviews.ts';
 import type { ServiceAccountTokens } from './service-account-tokens.ts';
 import { StatusError } from './status-error.ts';
 import { isStream, type StreamProxy, type UpgradeRequest } from './stream-proxy.ts';
-import type { Verbs } from './verbs.ts';
+import type { Verbs, WriteGuard } from './verbs.ts';
 
 /** The version whose client behaviour this server was built against. */
 const VERSION = {
@@ -75,14 +75,9 @@ export class HttpFront {
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const url = new URL(request.url ?? '/', 'https://server');
-    const exchange: Exchange = {
-      request,
-      response,
-      method: request.method ?? 'GET',
-      path: url.pathname,
-      query: url.searchParams,
-    };
+    const { path, query } = splitUrl(request.url ?? '/');
+    const method = request.method ?? 'GET';
+    const exchange: Exchange = { request, response, method, path, query };
     try {
       await this.#route(exchange);
     } catch (error) {
@@ -103,12 +98,15 @@ export class HttpFront {
     try {
       const { access } = this.#options;
       const user = access.identify(request);
-      const { pathname, searchParams: query } = new URL(request.url ?? '/', 'https://server');
+      const { path: pathname, query } = splitUrl(request.url ?? '/');
       const path = parsePath(pathname);
-      const { plural, namespace = '', name, subresource = '' } = path ?? {};
-      if (!path || plural !== 'pods' || !name || !isStream(subresource))
+      const method = request.method ?? 'GET';
+      if (!path || !isPod(path) || !isStream(path.subresource))
         return refuse('BadRequest', `${pathname} cannot be upgraded`);
-      access.check(user, request.method ?? 'GET', path, query);
+      if (method !== 'GET' && method !== 'POST')
+        return refuse('MethodNotAllowed', `${method} is not supported on ${pathname}`);
+      const { namespace = '', name = '', subresource = '' } = path;
+      access.check(user, method, path, query);
       this.#options.streams.serve(upgrade, { namespace, name, subresource, query });
     } catch (error) {
       refuseUpgrade(socket, error);
@@ -136,23 +134,25 @@ export class HttpFront {
     const parsed = parsePath(path);
     if (!parsed) return refuse('NotFound', 'the server could not find the requested resource');
     access.check(user, exchange.method, parsed, exchange.query);
-    await this.#resource(exchange, parsed);
+    await this.#resource(exchange, parsed, access.guard(user, parsed));
   }
 
-  async #resource(exchange: Exchange, path: ResourcePath): Promise<void> {
+  async #resource(exchange: Exchange, path: ResourcePath, guard: WriteGuard): Promise<void> {
     const { registry, verbs, metrics, accounts, logs } = this.#options;
     if (await createAutoscaler(exchange, registry, verbs)) return;
     if (await metrics.serve(exchange)) return;
     const { namespace = '', name, subresource, plural } = path;
     const resource = registry.find(path.group, path.version, plural);
-    if (!resource) refuse('NotFound', 'the server could not find the requested resource');
-    if (plural === 'serviceaccounts' && subresource === 'token' && name !== undefined)
+    // What is cluster-wide has no place in a namespace: rights there would count for it.
+    if (!resource || (path.namespace !== undefined && !resource.namespaced))
+      return refuse('NotFound', 'the server could not find the requested resource');
+    const core = path.group === '';
+    if (core && plural === 'serviceaccounts' && subresource === 'token' && name !== undefined)
       return await accounts.issue(exchange, namespace, name);
-    if (plural === 'pods' && subresource === 'log' && name !== undefined)
+    if (isPod(path) && subresource === 'log' && name !== undefined)
       return await logs.serve(exchange, namespace, name);
-    if (plural === 'pods' && isStream(subresource))
-      refuse('BadRequest', 'Upgrade request required');
-    await this.#resources.handle(exchange, { ...path, resource });
+    if (isPod(path) && isStream(subresource)) refuse('BadRequest', 'Upgrade request required');
+    await this.#resources.handle(exchange, { ...path, resource, guard });
   }
 
   /** Discovery, OpenAPI, version. */
@@ -213,6 +213,18 @@ export class HttpFront {
       sendJson(exchange, groupList(registry));
     }
   }
+}
+
+/** A pod of the core group: kinds of other groups may have the same name. */
+function isPod({ group, version, plural, name }: ResourcePath): boolean {
+  return group === '' && version === 'v1' && plural === 'pods' && Boolean(name);
+}
+
+/** Path and query of a request line; by hand, since not every request line is a URL. */
+function splitUrl(url: string): { path: string; query: URLSearchParams } {
+  const mark = url.indexOf('?');
+  const path = mark < 0 ? url : url.slice(0, mark);
+  return { path, query: new URLSearchParams(mark < 0 ? '' : url.slice(mark + 1)) };
 }
 
 function sendText(exchange: Exchange, text: string, type = 'text/plain; charset=utf-8'): void {

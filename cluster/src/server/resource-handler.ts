@@ -8,10 +8,10 @@ import { jsonPatch, mergePatch } from './patch.ts';
 import { apiVersionOf, type Resource } from './resource-registry.ts';
 import { readScale, scaleOf, withReplicas } from './scale.ts';
 import { type Predicate, parseFieldSelector, parseLabelSelector } from './selectors.ts';
-import { success } from './status-error.ts';
+import { conflict, success } from './status-error.ts';
 import { strategicMergePatch } from './strategic-merge.ts';
 import { toTable } from './table.ts';
-import type { Target, Verbs, WriteOptions } from './verbs.ts';
+import type { Target, Verbs, WriteGuard, WriteOptions } from './verbs.ts';
 import { inVersion, serveWatch, textOf } from './watch.ts';
 
 /** A parsed resource URL. */
@@ -20,6 +20,8 @@ export interface ResourceRequest {
   readonly namespace: string | undefined;
   readonly name: string | undefined;
   readonly subresource: string | undefined;
+  /** Looks at what is written before it is stored. */
+  readonly guard: WriteGuard;
 }
 
 function wantsTable(exchange: Exchange): boolean {
@@ -124,17 +126,15 @@ export class ResourceHandler {
         if (isWatch(exchange)) return this.#watch(exchange, request);
         return this.#sendObject(exchange, resource, this.#verbs.get(target));
       case 'PUT':
-        return await this.#update(exchange, target);
+        return await this.#update(exchange, target, request.guard);
       case 'PATCH':
-        return await this.#patch(exchange, target);
+        return await this.#patch(exchange, target, request.guard);
       case 'DELETE':
+        if (subresource !== undefined) break;
         return await this.#delete(exchange, target);
       default:
-        return refuse(
-          'MethodNotAllowed',
-          `${exchange.method} is not supported on ${exchange.path}`,
-        );
     }
+    refuse('MethodNotAllowed', `${exchange.method} is not supported on ${exchange.path}`);
   }
 
   #sendObject(
@@ -215,33 +215,38 @@ export class ResourceHandler {
     this.#sendObject(exchange, resource, object, { code: 201, warnings });
   }
 
-  async #update(exchange: Exchange, target: Target): Promise<void> {
+  async #update(exchange: Exchange, target: Target, guard: WriteGuard): Promise<void> {
     const body = await readJson(exchange);
     const manager = fieldManager(exchange, target);
-    const options = { ...writeOptions(exchange), manager };
+    const options = { ...writeOptions(exchange), manager, guard };
     const { object, warnings } = await this.#verbs.update(target, body, options);
     this.#sendObject(exchange, target.resource, object, { warnings });
   }
 
-  async #patch(exchange: Exchange, target: Target): Promise<void> {
+  async #patch(exchange: Exchange, target: Target, guard: WriteGuard): Promise<void> {
     const type = (exchange.request.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '';
     const patch = await readJson(exchange);
-    if (type === APPLY) return await this.#apply(exchange, target, patch);
+    if (type === APPLY) return await this.#apply(exchange, target, { config: patch, guard });
     if (exchange.query.has('force'))
       refuse('Invalid', 'force: Forbidden: may not be specified for non-apply patch');
     const change = patcher(type, patch, target.resource);
-    const options = { ...writeOptions(exchange), manager: fieldManager(exchange, target) };
+    const options = { ...writeOptions(exchange), manager: fieldManager(exchange, target), guard };
     const { object, warnings } = await this.#verbs.modify(target, change, options);
     this.#sendObject(exchange, target.resource, object, { warnings });
   }
 
-  async #apply(exchange: Exchange, target: Target, config: unknown): Promise<void> {
+  async #apply(
+    exchange: Exchange,
+    target: Target,
+    { config, guard }: { readonly config: unknown; readonly guard: WriteGuard },
+  ): Promise<void> {
     if (!exchange.query.get('fieldManager'))
       refuse('Invalid', 'fieldManager: Required value: is required for apply patch');
     const { object, warnings, created } = await this.#verbs.apply(target, config, {
       ...writeOptions(exchange),
       manager: fieldManager(exchange, target, 'Apply'),
       force: exchange.query.get('force') === 'true',
+      guard,
     });
     this.#sendObject(exchange, target.resource, object, { code: created ? 201 : 200, warnings });
   }
@@ -280,7 +285,10 @@ export class ResourceHandler {
     const target: Target = { resource, namespace, name };
     const current = this.#verbs.get(target);
     if (exchange.method === 'GET') return sendJson(exchange, scaleOf(current, paths));
+    if (exchange.method !== 'PUT' && exchange.method !== 'PATCH')
+      refuse('MethodNotAllowed', `${exchange.method} is not supported on ${exchange.path}`);
     const body = await readJson(exchange);
+    if (!isJsonObject(body)) refuse('BadRequest', 'the body must be a JSON object');
     const asked = exchange.method === 'PATCH' ? mergePatch(scaleOf(current, paths), body) : body;
     const manager = fieldManager(exchange, request);
     const options = { ...writeOptions(exchange), manager };
@@ -292,7 +300,7 @@ export class ResourceHandler {
   /** `kubectl drain`: a delete that disruption budgets could forbid; there are none here. */
   async #evict(exchange: Exchange, request: ResourceRequest, name: string): Promise<void> {
     const { resource, namespace = '' } = request;
-    if (resource.plural !== 'pods' || exchange.method !== 'POST')
+    if (resource.plural !== 'pods' || !resource.builtin || exchange.method !== 'POST')
       refuse('NotFound', 'the server could not find the requested resource');
     const body = await readJson(exchange);
     const options = isJsonObject(body) ? body['deleteOptions'] : undefined;
@@ -302,10 +310,23 @@ export class ResourceHandler {
   }
 
   async #bind(exchange: Exchange, request: ResourceRequest, name: string): Promise<void> {
+    if (request.resource.plural !== 'pods' || !request.resource.builtin)
+      refuse('NotFound', 'the server could not find the requested resource');
+    if (exchange.method !== 'POST')
+      refuse('MethodNotAllowed', `${exchange.method} is not supported on ${exchange.path}`);
     const node = digString(await readJson(exchange), 'target', 'name');
     if (!node) refuse('BadRequest', 'target.name is required');
     const target: Target = { resource: request.resource, namespace: request.namespace ?? '', name };
-    await this.#verbs.modify(target, (o) => ({ ...o, spec: { ...o.spec, nodeName: node } }));
+    await this.#verbs.modify(target, (o) => {
+      const bound = digString(o, 'spec', 'nodeName');
+      if (bound)
+        throw conflict(
+          request.resource,
+          name,
+          `pod ${name} is already assigned to node "${bound}"`,
+        );
+      return { ...o, spec: { ...o.spec, nodeName: node } };
+    });
     sendJson(exchange, success({ name, kind: 'pods' }), { code: 201 });
   }
 }

@@ -1,5 +1,5 @@
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Clock, fromNode, isJsonObject, rfc3339 } from '@shoal/core';
 import { digList, digNumber, digString } from '../object.ts';
@@ -10,6 +10,7 @@ import type { ResourceRegistry } from './resource-registry.ts';
 import type { Verbs } from './verbs.ts';
 
 const ISSUER = 'https://kubernetes.default.svc';
+const KEY_BYTES = 32;
 const DEFAULT_SECONDS = 3600;
 const MIN_SECONDS = 600;
 const MAX_SECONDS = 2 ** 32;
@@ -29,11 +30,14 @@ function decoded(part: string): unknown {
 function readKey(dataDir: string): Buffer {
   const file = join(dataDir, 'service-accounts.key');
   try {
-    return readFileSync(file);
+    const key = readFileSync(file);
+    // A start that was cut short left less: made anew, tokens of before end.
+    if (key.length === KEY_BYTES) return key;
+    rmSync(file);
   } catch (error) {
     if (fromNode(error, '').code !== 'not_found') throw fromNode(error, `reading ${file}`);
   }
-  const key = randomBytes(32);
+  const key = randomBytes(KEY_BYTES);
   writeFileSync(file, key, { mode: 0o600, flag: 'wx' });
   return key;
 }

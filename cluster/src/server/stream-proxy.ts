@@ -14,7 +14,7 @@ const AGENT_VERBS: Readonly<Record<string, string>> = {
 };
 
 export function isStream(subresource: string | undefined): boolean {
-  return subresource !== undefined && subresource in AGENT_VERBS;
+  return subresource !== undefined && Object.hasOwn(AGENT_VERBS, subresource);
 }
 
 /** A request to upgrade, as Node hands it out. */

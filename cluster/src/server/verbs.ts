@@ -23,11 +23,15 @@ import {
 } from './service-address.ts';
 import { alreadyExists, conflict, invalid, notFound, StatusError } from './status-error.ts';
 
+/** Looks at an object before it is stored; what it throws refuses the write. */
+export type WriteGuard = (object: ApiObject, isNew: boolean) => void;
+
 export interface WriteOptions {
   readonly dryRun?: boolean;
   readonly fieldValidation?: FieldValidation;
   /** Who writes; writes of the server's own controllers are not kept track of. */
   readonly manager?: FieldManager;
+  readonly guard?: WriteGuard | undefined;
 }
 
 export interface ApplyOptions extends WriteOptions {
@@ -132,6 +136,7 @@ export class Verbs {
     const admitted = admitCreate(resource, this.registry, object, this.#options(options));
     if (options.manager)
       trackUpdate(undefined, admitted.object, this.#tracking(resource, options.manager));
+    options.guard?.(admitted.object, true);
     return this.#write(options.dryRun, (tx) => this.#insert(tx, target, admitted));
   }
 
@@ -162,7 +167,7 @@ export class Verbs {
   ): Promise<Admitted & { readonly created: boolean }> {
     const { resource, name } = target;
     const key = this.#key(target);
-    const stated = toApiObject(resource, readConfig(body), key.namespace);
+    const stated = toApiObject(resource, statedFor(target, readConfig(body)), key.namespace);
     const { object: config, warnings } = admitConfig(resource, this.registry, stated, {
       ...this.#options(options),
     });
@@ -175,6 +180,7 @@ export class Verbs {
         return { ...this.#replace(tx, target, { current, next, options }), created: false };
       if (target.subresource) throw notFound(resource, name);
       const admitted = admitCreate(resource, this.registry, next, this.#options(options));
+      options.guard?.(admitted.object, true);
       const { object } = this.#insert(tx, target, admitted);
       return { object, warnings, created: true };
     });
@@ -240,6 +246,7 @@ export class Verbs {
     object.metadata.resourceVersion = current.metadata.resourceVersion ?? '';
     if (track) trackUpdate(current, object, this.#tracking(resource, track));
     if (isDeepStrictEqual(object, current)) return { ...admitted, object: current };
+    move.options.guard?.(object, false);
     if (this.#isFinished(object)) {
       tx.delete(key);
       return admitted;
@@ -338,6 +345,13 @@ export class Verbs {
       metadata.generation = (metadata.generation ?? 1) + 1;
     return object;
   }
+}
+
+/** Through the door of its status nothing but status is stated. */
+function statedFor(target: Target, config: ApiObject): ApiObject {
+  if (target.subresource !== 'status') return config;
+  const { apiVersion, kind, metadata, status } = config;
+  return { apiVersion, kind, metadata, ...(status ? { status } : {}) };
 }
 
 /** How long a pod may take to stop: 0 when it is not running anywhere; other kinds never wait. */

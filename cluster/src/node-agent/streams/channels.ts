@@ -4,6 +4,7 @@ import type { WebSocket } from 'ws';
 /** The channel by which the client of `v5.channel.k8s.io` says that another one has ended. */
 const CLOSE = 255;
 const HIGH_WATER = 1024 * 1024;
+const PING_MS = 10_000;
 
 /** One channel of a socket. */
 class Channel extends Duplex {
@@ -49,16 +50,25 @@ class Channel extends Duplex {
 export class ChannelSocket {
   readonly #socket: WebSocket;
   readonly #channels = new Map<number, Channel>();
+  readonly #onClose: () => void;
 
-  constructor(socket: WebSocket) {
+  /** @param onClose Called when the client has gone, or was let go. */
+  constructor(socket: WebSocket, onClose: () => void = () => undefined) {
     this.#socket = socket;
+    this.#onClose = onClose;
     socket.on('message', (message: Buffer, isBinary: boolean) => {
       if (isBinary && message.length > 0) this.#take(message);
     });
     const end = (): void => {
       for (const channel of this.#channels.values()) channel.finish();
     };
-    socket.on('close', end);
+    // A client that is gone is noticed by writing to it, also while nothing is read from it.
+    const ping = setInterval(() => socket.ping(), PING_MS).unref();
+    socket.on('close', () => {
+      clearInterval(ping);
+      end();
+      this.#onClose();
+    });
     socket.on('error', end);
   }
 

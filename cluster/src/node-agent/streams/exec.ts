@@ -15,10 +15,12 @@ import { resizeTerminal } from './terminal.ts';
 import type { Upgrade } from './upgrade.ts';
 
 const GONE_GRACE_MS = 2_000;
+/** A client of attach further behind than this is let go. */
+const MAX_BEHIND_BYTES = 8 * 1024 * 1024;
 
 /** Copies until the source ends; resolves then. A target that is gone only loses what comes. */
 function copy(source: Readable, target: Writable | undefined): Promise<void> {
-  if (target) source.pipe(target, { end: false });
+  if (target && !target.destroyed) source.pipe(target, { end: false });
   else source.resume();
   return new Promise((resolve) => {
     source.once('end', resolve);
@@ -37,6 +39,10 @@ async function connect(started: RunningProcess, streams: RemoteStreams): Promise
     copy(started.stderr, streams.stderr),
   ]);
   const exit = await started.exited;
+  streams.gone.removeEventListener('abort', stop);
+  // Nobody reads its input any more: what still comes must not hold up the connection.
+  streams.stdin?.unpipe();
+  streams.stdin?.resume();
   // What it left running may hold its output open: it ends with the command.
   await started.stop(0);
   await output;
@@ -81,20 +87,28 @@ export async function serveAttach(
   const running = runner.process;
   if (!running) return await streams.finish(failure(`container ${runner.name} is not running`));
   const { stdin } = streams;
-  if (stdin && running.stdin) stdin.pipe(running.stdin);
+  if (stdin && running.stdin) stdin.pipe(running.stdin, { end: runner.stdinOnce });
+  const lagging = new AbortController();
   const pass = (source: Readable, target: Writable | undefined): (() => void) => {
-    const onData = (chunk: Buffer): void => void target?.write(chunk);
+    const onData = (chunk: Buffer): void => {
+      target?.write(chunk);
+      // The container does not wait for a terminal nobody reads.
+      if ((target?.writableLength ?? 0) > MAX_BEHIND_BYTES) lagging.abort();
+    };
     source.on('data', onData);
     return () => source.off('data', onData);
   };
   const detach = [pass(running.stdout, streams.stdout), pass(running.stderr, streams.stderr)];
   await new Promise<void>((resolve) => {
     streams.gone.addEventListener('abort', () => resolve(), { once: true });
+    lagging.signal.addEventListener('abort', () => resolve(), { once: true });
     void Promise.all([running.exited, closed(running.stdout), closed(running.stderr)]).then(() =>
       resolve(),
     );
   });
   for (const stop of detach) stop();
+  stdin?.unpipe();
+  stdin?.resume();
   await streams.finish(SUCCESS);
 }
 

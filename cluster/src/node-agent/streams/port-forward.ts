@@ -1,5 +1,6 @@
 import { connect, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import type { WebSocket } from 'ws';
 import { refuseUpgrade } from '../../server/refuse-upgrade.ts';
 import { StatusError } from '../../server/status-error.ts';
 import { ChannelSocket } from './channels.ts';
@@ -10,7 +11,12 @@ const CONNECT_TIMEOUT_MS = 10_000;
 const PROTOCOL = 'portforward.k8s.io';
 
 /** Connects both ends; what keeps it from doing so goes to the error stream. */
-function forward(data: Duplex, error: Duplex, to: { host: string; port: number }): void {
+function forward(
+  data: Duplex,
+  error: Duplex,
+  to: { host: string; port: number },
+  onClose: () => void = () => undefined,
+): void {
   const socket: Socket = connect({ ...to, timeout: CONNECT_TIMEOUT_MS });
   const fail = (why: string): void => {
     if (!error.writableEnded)
@@ -30,6 +36,10 @@ function forward(data: Duplex, error: Duplex, to: { host: string; port: number }
   data.on('close', () => socket.destroy());
   socket.on('close', () => {
     if (!error.writableEnded) error.end();
+    // What the client still sends must not hold up its other connections.
+    data.end();
+    data.resume();
+    onClose();
   });
 }
 
@@ -53,7 +63,12 @@ function serveSpdy(transport: Duplex, host: string): void {
 }
 
 /** Clients without SPDY: channel 2n is the data of the n-th port, 2n + 1 its errors. */
-function serveChannels(channels: ChannelSocket, ports: readonly number[], host: string): void {
+function serveChannels(socket: WebSocket, ports: readonly number[], host: string): void {
+  const opened: Duplex[] = [];
+  const channels = new ChannelSocket(socket, () => {
+    for (const channel of opened) channel.destroy();
+  });
+  let running = ports.length;
   for (const [n, port] of ports.entries()) {
     const data = channels.open(2 * n);
     const error = channels.open(2 * n + 1);
@@ -61,7 +76,10 @@ function serveChannels(channels: ChannelSocket, ports: readonly number[], host: 
     head.writeUInt16LE(port);
     data.write(head);
     error.write(head);
-    forward(data, error, { host, port });
+    opened.push(data, error);
+    forward(data, error, { host, port }, () => {
+      if (--running === 0) channels.end();
+    });
   }
 }
 
@@ -85,5 +103,5 @@ export async function servePortForward(
     return refuseUpgrade(upgrade.socket, error);
   }
   const accepted = await acceptWebSocket(upgrade, ['v4.channel.k8s.io']);
-  if (accepted) serveChannels(new ChannelSocket(accepted.socket), ports, host);
+  if (accepted) serveChannels(accepted.socket, ports, host);
 }

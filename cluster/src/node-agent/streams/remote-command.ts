@@ -36,6 +36,8 @@ const ERROR = 3;
 const RESIZE = 4;
 /** Streams must have been opened after this time. */
 const OPEN_TIMEOUT_MS = 30_000;
+/** A client that does not close after the end is closed. */
+const CLOSE_TIMEOUT_MS = 5_000;
 
 export function readWanted(query: URLSearchParams): Wanted {
   const is = (name: string): boolean => query.get(name) === 'true' || query.get(name) === '1';
@@ -141,6 +143,7 @@ async function overSpdy(upgrade: Upgrade, wanted: Wanted): Promise<RemoteStreams
       error?.end(JSON.stringify(status));
       await ended(error);
       connection.end();
+      setTimeout(() => transport.destroy(), CLOSE_TIMEOUT_MS).unref();
     },
   };
 }

@@ -36,6 +36,7 @@ const HEAD_BYTES = 8;
 const MAX_FRAME_BYTES = 1024 * 1024;
 const MAX_HEADER_BYTES = 64 * 1024;
 const MAX_STREAMS = 1_000;
+const PING_MS = 10_000;
 
 function refused(what: string): ShoalError {
   return new ShoalError('invalid_argument', `SPDY: ${what}`);
@@ -194,6 +195,7 @@ export class SpdyConnection {
   readonly #onStream: (stream: SpdyStream) => void;
   readonly #streams = new Map<number, SpdyStream>();
   readonly #codec = new HeaderCodec();
+  #pings = 0;
   /** Settles when the connection has ended, for whatever reason. */
   readonly closed: Promise<void>;
 
@@ -202,6 +204,17 @@ export class SpdyConnection {
     this.#onStream = onStream;
     transport.on('error', () => undefined);
     this.closed = this.#run();
+    // A client that is gone is noticed by writing to it, also while nothing is read from it.
+    const ping = setInterval(() => this.#ping(), PING_MS).unref();
+    void this.closed.then(() => clearInterval(ping));
+  }
+
+  /** Pings of a server have even numbers. */
+  #ping(): void {
+    this.#pings += 2;
+    const id = Buffer.alloc(4);
+    id.writeUInt32BE(this.#pings);
+    if (!this.#transport.destroyed) this.#transport.write(frame({ type: TYPE.ping }, id));
   }
 
   async #run(): Promise<void> {
@@ -221,7 +234,9 @@ export class SpdyConnection {
     if (type === undefined) return await this.#streams.get(stream)?.receive(payload, fin);
     if (type === TYPE.synStream) return await this.#open(payload, fin);
     if (type === TYPE.headers) await this.#codec.decode(payload.subarray(4));
-    if (type === TYPE.ping) this.#transport.write(frame({ type }, payload));
+    // Those with odd numbers are the client's; the others are answers to ours.
+    if (type === TYPE.ping && ((payload[3] ?? 0) & 1) === 1)
+      this.#transport.write(frame({ type }, payload));
     if (type === TYPE.rstStream && payload.length >= 4) this.#forget(payload.readUInt32BE(0));
   }
 

@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process';
 import { existsSync, readFileSync, readlinkSync } from 'node:fs';
 import { ShoalError } from '@shoal/core';
-import type { ProcessSpec } from '../process-runtime.ts';
+import type { ProcessSpec, RunningProcess } from '../process-runtime.ts';
 import type { TerminalSize } from './remote-command.ts';
 
 /** Node has no pseudo-terminals; `script` of util-linux makes one around a command. */
@@ -26,6 +26,44 @@ export function underTerminal(spec: ProcessSpec): ProcessSpec {
     ...spec,
     command: [SCRIPT, '--quiet', '--return', '--flush', '--command', line, '/dev/null'],
     environment: { TERM: 'xterm', ...spec.environment, SHELL: '/bin/sh' },
+  };
+}
+
+/** Processes that `script` started: leaders of sessions of their own. */
+function insideOf(pid: number): number[] {
+  try {
+    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim();
+    return children === '' ? [] : children.split(' ').map(Number);
+  } catch {
+    return [];
+  }
+}
+
+/** A process in a terminal: what runs inside ends with it, also what ignores the hang-up. */
+export function withTerminal(process_: RunningProcess): RunningProcess {
+  const { pid } = process_;
+  const sweep = (sessions: readonly number[]): void => {
+    for (const session of sessions) {
+      try {
+        process.kill(-session, 'SIGKILL');
+      } catch {
+        // it has ended
+      }
+    }
+  };
+  return {
+    ...process_,
+    stop: async (graceMs) => {
+      const inside = insideOf(pid);
+      const exit = await process_.stop(graceMs);
+      sweep(inside);
+      return exit;
+    },
+    kill: () => {
+      const inside = insideOf(pid);
+      process_.kill();
+      sweep(inside);
+    },
   };
 }
 
