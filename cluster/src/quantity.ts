@@ -8,11 +8,13 @@ const SUFFIXES: Readonly<Record<string, number>> = {
   G: 1e9,
   T: 1e12,
   P: 1e15,
+  E: 1e18,
   Ki: 1024,
   Mi: 1024 ** 2,
   Gi: 1024 ** 3,
   Ti: 1024 ** 4,
   Pi: 1024 ** 5,
+  Ei: 1024 ** 6,
 };
 
 /** A Kubernetes quantity (`500m`, `2Gi`, `1e3`) as a number; NaN when it is none. */

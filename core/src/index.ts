@@ -63,6 +63,7 @@ export {
 } from './sql.ts';
 export {
   applyDefaults,
+  dropIdleNulls,
   type FieldError,
   type FieldErrorReason,
   isJsonObject,
@@ -70,6 +71,7 @@ export {
   prune,
   type ResolveRef,
   type StructuralSchema,
+  toRegExp,
   validate,
 } from './structural-schema.ts';
 export { type LoopPorts, superviseLoop } from './supervise.ts';

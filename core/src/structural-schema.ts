@@ -34,6 +34,7 @@ export interface StructuralSchema {
   readonly not?: StructuralSchema;
   readonly 'x-kubernetes-int-or-string'?: boolean;
   readonly 'x-kubernetes-preserve-unknown-fields'?: boolean;
+  readonly 'x-kubernetes-embedded-resource'?: boolean;
   readonly 'x-kubernetes-list-type'?: 'atomic' | 'set' | 'map';
   readonly 'x-kubernetes-list-map-keys'?: readonly string[];
   readonly 'x-kubernetes-map-type'?: 'granular' | 'atomic';
@@ -75,9 +76,41 @@ function join(path: string, key: string): string {
 }
 
 function childSchema(schema: StructuralSchema, key: string): StructuralSchema | undefined {
-  const property = schema.properties?.[key];
-  if (property) return property;
+  const { properties } = schema;
+  // Not `properties[key]`: a field may be called `constructor`.
+  if (properties && Object.hasOwn(properties, key)) return properties[key];
   return typeof schema.additionalProperties === 'object' ? schema.additionalProperties : undefined;
+}
+
+/** What every object has, also one inside another. */
+function embedded(shape: StructuralSchema, key: string): StructuralSchema | undefined {
+  if (shape['x-kubernetes-embedded-resource'] !== true) return undefined;
+  if (key === 'metadata') return { 'x-kubernetes-preserve-unknown-fields': true };
+  return key === 'apiVersion' || key === 'kind' ? {} : undefined;
+}
+
+/**
+ * Removes members that are null where null means nothing: not nullable, and without a default to
+ * take their place (source: Kubernetes, defaulting and nullable), in place. Items of lists stay.
+ */
+export function dropIdleNulls(
+  value: unknown,
+  schema: StructuralSchema,
+  resolve: ResolveRef = noRefs,
+): void {
+  const shape = resolved(schema, resolve);
+  if (Array.isArray(value)) {
+    const { items } = shape;
+    if (items) for (const item of value) dropIdleNulls(item, items, resolve);
+  } else if (isJsonObject(value)) {
+    for (const [key, inner] of Object.entries(value)) {
+      const child = childSchema(shape, key);
+      if (!child) continue;
+      const target = resolved(child, resolve);
+      if (inner !== null) dropIdleNulls(inner, child, resolve);
+      else if (!target.nullable && target.default === undefined) delete value[key];
+    }
+  }
 }
 
 /**
@@ -103,7 +136,7 @@ export function prune(
     shape['x-kubernetes-preserve-unknown-fields'] === true || shape.additionalProperties === true;
   const unknown: string[] = [];
   for (const key of Object.keys(value)) {
-    const child = childSchema(shape, key);
+    const child = childSchema(shape, key) ?? embedded(shape, key);
     if (child) {
       unknown.push(...prune(value[key], child, { path: join(path, key), resolve }));
     } else if (!open) {
@@ -209,6 +242,43 @@ function numberFaults(value: number, shape: StructuralSchema, field: string): Fi
 
 const DATE_TIME = /^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$/;
 
+const regExps = new Map<string, RegExp>();
+const POSIX: Readonly<Record<string, string>> = {
+  alnum: 'A-Za-z0-9',
+  alpha: 'A-Za-z',
+  digit: '0-9',
+  lower: 'a-z',
+  upper: 'A-Z',
+  space: '\\s',
+  word: '\\w',
+  xdigit: '0-9A-Fa-f',
+};
+
+/**
+ * A pattern as Kubernetes writes it (Go's RE2) as a regular expression of this language: leading
+ * flags, named groups, POSIX classes, `\z`; escapes that the strict form refuses.
+ *
+ * @throws SyntaxError for what cannot be read here.
+ */
+export function toRegExp(pattern: string): RegExp {
+  let known = regExps.get(pattern);
+  if (known) return known;
+  const flags = /^\(\?([ism]+)\)/.exec(pattern);
+  const source = pattern
+    .slice(flags?.[0].length ?? 0)
+    .replaceAll('(?P<', '(?<')
+    .replaceAll('\\z', '$')
+    .replaceAll('\\A', '^')
+    .replaceAll(/\[:(\w+):\]/g, (whole, name: string) => POSIX[name] ?? whole);
+  try {
+    known = new RegExp(source, `u${flags?.[1] ?? ''}`);
+  } catch {
+    known = new RegExp(source, flags?.[1] ?? '');
+  }
+  regExps.set(pattern, known);
+  return known;
+}
+
 /** Formats of text that are checked; any other says nothing, as with a real API server. */
 const FORMATS: Readonly<Record<string, (text: string) => boolean>> = {
   'date-time': (text) => DATE_TIME.test(text),
@@ -217,23 +287,32 @@ const FORMATS: Readonly<Record<string, (text: string) => boolean>> = {
   email: (text) => /^[^\s@]+@[^\s@]+$/.test(text),
   ipv4: (text) => /^((25[0-5]|2[0-4]\d|1?\d?\d)(\.|$)){4}(?<!\.)$/.test(text),
   ipv6: (text) => text.includes(':') && URL.canParse(`http://[${text}]`),
-  uri: (text) => URL.canParse(text),
+  uri: (text) => text.startsWith('/') || URL.canParse(text),
   uuid: (text) => /^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$/i.test(text),
   duration: (text) => /^([+-]?(\d+(\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h))+$|^0$/.test(text),
 };
+
+/** Characters as Unicode counts them. */
+function codePoints(text: string): number {
+  let count = 0;
+  for (const _ of text) count++;
+  return count;
+}
 
 function stringFaults(value: string, shape: StructuralSchema, field: string): FieldError[] {
   const faults: FieldError[] = [];
   const say = (what: string): void => {
     faults.push(invalid(field, `Invalid value: ${show(value)}: ${field} in body should ${what}`));
   };
-  if (shape.minLength !== undefined && value.length < shape.minLength) {
+  const length =
+    shape.minLength === undefined && shape.maxLength === undefined ? 0 : codePoints(value);
+  if (shape.minLength !== undefined && length < shape.minLength) {
     say(`be at least ${shape.minLength} chars long`);
   }
-  if (shape.maxLength !== undefined && value.length > shape.maxLength) {
+  if (shape.maxLength !== undefined && length > shape.maxLength) {
     say(`be at most ${shape.maxLength} chars long`);
   }
-  if (shape.pattern !== undefined && !new RegExp(shape.pattern, 'u').test(value)) {
+  if (shape.pattern !== undefined && !toRegExp(shape.pattern).test(value)) {
     say(`match '${shape.pattern}'`);
   }
   const format = shape.format === undefined ? undefined : FORMATS[shape.format];

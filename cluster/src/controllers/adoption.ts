@@ -1,5 +1,5 @@
 import { type ApiObject, digObject } from '../object.ts';
-import { matchesSelector } from '../server/selectors.ts';
+import { isEmptySelector, matchesSelector } from '../server/selectors.ts';
 import { controllerOf } from '../server/verbs.ts';
 import { type ControllerContext, ignoreNotFound, type Kinds } from './control-loop.ts';
 
@@ -26,9 +26,7 @@ export function controllerReference(owner: ApiObject): {
 /** True when an owner's selector takes in an object. */
 export function selects(owner: ApiObject, object: ApiObject): boolean {
   const selector = digObject(owner, 'spec', 'selector');
-  return (
-    Object.keys(selector).length > 0 && matchesSelector(selector, object.metadata.labels ?? {})
-  );
+  return !isEmptySelector(selector) && matchesSelector(selector, object.metadata.labels ?? {});
 }
 
 /**
@@ -52,6 +50,9 @@ export async function claim(
     else if (!object.metadata.deletionTimestamp) {
       const { namespace = '', name } = object.metadata;
       const references = (o: ApiObject): unknown => {
+        // Looked at again as it is now: somebody may have been faster.
+        if (controllerOf(o)?.uid !== controller?.uid || selects(owner, o) !== fits)
+          return o.metadata.ownerReferences;
         const others = (o.metadata.ownerReferences ?? []).filter((r) => r.controller !== true);
         return fits ? [...others, controllerReference(owner)] : others;
       };
@@ -61,7 +62,8 @@ export async function claim(
           metadata: { ...o.metadata, ownerReferences: references(o) },
         })),
       );
-      if (changed && fits) mine.push(changed.object);
+      if (changed && controllerOf(changed.object)?.uid === owner.metadata.uid)
+        mine.push(changed.object);
     }
   }
   return mine;

@@ -79,6 +79,7 @@ export function readMetric(
   const current = { averageValue: quantityText(name, mean) };
   if (percent === undefined) {
     const wanted = parseQuantity(dig(target, 'averageValue'));
+    if (!(wanted > 0)) return invalidTarget(name);
     return {
       replicas: scaled(replicas, mean / wanted, { known: known.length, all: uses.length }),
       current: { type: 'Resource', resource: { name, current } },
@@ -91,6 +92,7 @@ export function readMetric(
     return { reason: 'FailedGetResourceMetric', message };
   }
   const asked = requests.reduce<number>((sum, r) => sum + (r ?? 0), 0) / known.length;
+  if (!(asked > 0) || !(percent > 0)) return invalidTarget(name);
   const use = Math.round((mean / asked) * 100);
   return {
     replicas: scaled(replicas, use / percent, { known: known.length, all: uses.length }),
@@ -99,6 +101,11 @@ export function readMetric(
       resource: { name, current: { ...current, averageUtilization: use } },
     },
   };
+}
+
+function invalidTarget(name: string): MetricFault {
+  const message = `failed to get ${name} utilization: request and target must be above zero`;
+  return { reason: 'FailedGetResourceMetric', message };
 }
 
 /** Pods nobody knows anything of count as idle on the way up and as fully used on the way down. */

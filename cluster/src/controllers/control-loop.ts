@@ -23,6 +23,8 @@ export interface Controller {
   reconcile(key: string): Promise<number | void>;
 }
 
+/** Longer ones would fire at once. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
 const RETRY = { baseMs: 50, capMs: 10_000 };
 
 /** Runs one controller: a queue of keys without duplicates, one at a time, retried with back-off. */
@@ -31,7 +33,7 @@ export class ControlLoop {
   readonly #context: ControllerContext;
   readonly #queue = new Set<string>();
   readonly #attempts = new Map<string, number>();
-  readonly #timers = new Set<NodeJS.Timeout>();
+  readonly #timers = new Map<string, { readonly at: number; readonly timer: NodeJS.Timeout }>();
   #stopWatch: (() => void) | undefined;
   #busy = false;
   #stopped = false;
@@ -54,7 +56,7 @@ export class ControlLoop {
   stop(): void {
     this.#stopped = true;
     this.#stopWatch?.();
-    for (const timer of this.#timers) clearTimeout(timer);
+    for (const { timer } of this.#timers.values()) clearTimeout(timer);
   }
 
   #add(event: Pick<ChangeEvent, 'type' | 'resource' | 'object'>): void {
@@ -99,13 +101,18 @@ export class ControlLoop {
     }
   }
 
+  /** Looks at a key again after a while; of several times the earliest counts. */
   #later(key: string, ms: number): void {
-    const timer = setTimeout(() => {
-      this.#timers.delete(timer);
+    const at = performance.now() + ms;
+    const known = this.#timers.get(key);
+    if (known && known.at <= at) return;
+    clearTimeout(known?.timer);
+    const again = (): void => {
+      this.#timers.delete(key);
       this.#queue.add(key);
       this.#kick();
-    }, ms);
-    this.#timers.add(timer);
+    };
+    this.#timers.set(key, { at, timer: setTimeout(again, Math.min(ms, MAX_TIMER_MS)) });
   }
 }
 

@@ -12,6 +12,8 @@ import {
 import { EventWriter } from './events.ts';
 import { planRollout, type SetSize, strategyOf } from './rollout-plan.ts';
 
+/** What Kubernetes takes for "never". */
+const NO_DEADLINE = 2 ** 31 - 1;
 const HASH_LABEL = 'pod-template-hash';
 const REVISION = 'deployment.kubernetes.io/revision';
 
@@ -67,7 +69,7 @@ export class DeploymentController implements Controller {
     await this.#prune(deployment, old);
     const done = await this.#report(deployment, current, old);
     const deadline = digNumber(deployment, 'spec', 'progressDeadlineSeconds') ?? 600;
-    return done ? undefined : deadline * 1000 + 100;
+    return done || deadline >= NO_DEADLINE ? undefined : deadline * 1000 + 100;
   }
 
   async #createSet(
@@ -80,7 +82,7 @@ export class DeploymentController implements Controller {
     const labels = { ...digObject(template, 'metadata', 'labels'), [HASH_LABEL]: hash };
     const selector = digObject(deployment, 'spec', 'selector');
     const revision =
-      Math.max(0, ...sets.map((s) => Number(s.metadata.annotations?.[REVISION] ?? 0))) + 1;
+      Math.max(0, ...sets.map((s) => Number(s.metadata.annotations?.[REVISION]) || 0)) + 1;
     return await this.#kinds.create('replicasets', namespace, {
       metadata: {
         name: `${name}-${hash}`,
@@ -105,7 +107,7 @@ export class DeploymentController implements Controller {
     current: ApiObject,
     old: readonly ApiObject[],
   ): Promise<void> {
-    const revisionOf = (o: ApiObject): number => Number(o.metadata.annotations?.[REVISION] ?? 0);
+    const revisionOf = (o: ApiObject): number => Number(o.metadata.annotations?.[REVISION]) || 0;
     const newest = Math.max(0, ...old.map(revisionOf));
     const own = revisionOf(current);
     const revision = String(own > newest ? own : newest + 1);
@@ -206,20 +208,30 @@ export class DeploymentController implements Controller {
     const before = digList(deployment, 'status', 'conditions').find(
       (c) => digString(c, 'type') === 'Progressing',
     );
-    const moved =
-      digNumber(deployment, 'status', 'updatedReplicas') !== updated ||
-      digNumber(deployment, 'status', 'availableReplicas') !== available ||
+    const changed =
       digNumber(deployment, 'status', 'observedGeneration') !== deployment.metadata.generation;
+    const moved =
+      changed ||
+      digNumber(deployment, 'status', 'updatedReplicas') !== updated ||
+      digNumber(deployment, 'status', 'availableReplicas') !== available;
     const since = Date.parse(digString(before, 'lastUpdateTime') ?? '');
     const deadline = (digNumber(deployment, 'spec', 'progressDeadlineSeconds') ?? 600) * 1000;
     const now = this.#context.clock.now();
-    const late = !moved && deployment.spec?.['paused'] !== true && now - since >= deadline;
-    const stuck = digString(before, 'reason') === 'ProgressDeadlineExceeded' && !moved;
+    // Once rolled out it stays so, whatever becomes of its pods, until the template changes.
+    const reason = digString(before, 'reason');
+    if (reason === 'NewReplicaSetAvailable' && !changed)
+      return this.#condition(deployment, 'Progressing', true, reason);
+    const late =
+      deadline < NO_DEADLINE * 1000 &&
+      !moved &&
+      deployment.spec?.['paused'] !== true &&
+      now - since >= deadline;
+    const stuck = reason === 'ProgressDeadlineExceeded' && !moved;
     if (late || stuck) {
       const name = current.metadata.name;
       const message = `ReplicaSet "${name}" has timed out progressing.`;
-      const reason = 'ProgressDeadlineExceeded';
-      return { ...this.#condition(deployment, 'Progressing', false, reason), message };
+      const why = 'ProgressDeadlineExceeded';
+      return { ...this.#condition(deployment, 'Progressing', false, why), message };
     }
     const condition = this.#condition(deployment, 'Progressing', true, 'ReplicaSetUpdated');
     return moved ? { ...condition, lastUpdateTime: rfc3339(now) } : condition;

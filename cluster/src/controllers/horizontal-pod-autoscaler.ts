@@ -1,8 +1,13 @@
 import { messageOf, rfc3339 } from '@shoal/core';
 import { type ApiObject, digList, digNumber, digObject, digString } from '../object.ts';
 import type { NodeUsage } from '../server/metrics.ts';
-import { WORKLOAD_SCALE, withReplicas } from '../server/scale.ts';
-import { matchesSelector } from '../server/selectors.ts';
+import { type ScalePaths, WORKLOAD_SCALE, withReplicas } from '../server/scale.ts';
+import {
+  isEmptySelector,
+  matchesSelector,
+  type Predicate,
+  parseLabelSelector,
+} from '../server/selectors.ts';
 import type { Target } from '../server/verbs.ts';
 import {
   bound,
@@ -101,7 +106,15 @@ export class HorizontalPodAutoscalerController implements Controller {
       const conditions = [active(false, 'ScalingDisabled', message)];
       return await this.#report(hpa, { replicas, desired: 0, conditions });
     }
-    const uses = await this.#usesOf(found.object);
+    const min = digNumber(hpa, 'spec', 'minReplicas') ?? 1;
+    const max = digNumber(hpa, 'spec', 'maxReplicas') ?? min;
+    const bounded = Math.max(min, Math.min(max, replicas));
+    if (bounded !== replicas) {
+      await this.#resize(hpa, found.target, bounded);
+      const conditions = [able(true, 'SucceededRescale', `the replica count is ${bounded} now`)];
+      return await this.#report(hpa, { replicas, desired: bounded, scaled: true, conditions });
+    }
+    const uses = await this.#usesOf(found.object, found.target.resource.scale);
     const metrics = digList(hpa, 'spec', 'metrics');
     const readings = metrics.map((m) => readMetric(m, uses, replicas));
     await this.#act(key, hpa, { ...found, replicas, readings });
@@ -134,7 +147,9 @@ export class HorizontalPodAutoscalerController implements Controller {
       return await this.#report(hpa, { replicas, desired: replicas, conditions });
     }
     const now = this.#context.clock.now();
-    const past = [...(this.#past.get(key) ?? []), { at: now, replicas: proposed }];
+    // What there was at the first look counts as a recommendation too.
+    const known = this.#past.get(key) ?? [{ at: now, replicas }];
+    const past = [...known, { at: now, replicas: proposed }];
     this.#past.set(
       key,
       past.filter((r) => now - r.at < REMEMBERED_MS),
@@ -175,11 +190,18 @@ export class HorizontalPodAutoscalerController implements Controller {
   }
 
   /** What the running pods of a target use. */
-  async #usesOf(object: ApiObject): Promise<PodUse[]> {
-    const selector = digObject(object, 'spec', 'selector');
+  async #usesOf(object: ApiObject, paths: ScalePaths | undefined): Promise<PodUse[]> {
+    const selector = paths?.selector
+      ? (digString(object, ...paths.selector) ?? '')
+      : digObject(object, 'spec', 'selector');
+    if (typeof selector === 'string' ? selector === '' : isEmptySelector(selector)) return [];
+    const fits: Predicate =
+      typeof selector === 'string'
+        ? parseLabelSelector(selector)
+        : (p) => matchesSelector(selector, p.metadata.labels ?? {});
     const pods = this.#kinds
       .list('pods', object.metadata.namespace ?? '')
-      .filter((p) => matchesSelector(selector, p.metadata.labels ?? {}))
+      .filter(fits)
       .filter(
         (p) => !p.metadata.deletionTimestamp && digString(p, 'status', 'phase') === 'Running',
       );

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import {
   applyDefaults,
+  dropIdleNulls,
   type FieldError,
   isJsonObject,
   prune,
@@ -153,6 +154,7 @@ function shape(
   if (resource.builtin) dropNulls(object);
   else dropNulls(object.metadata);
   const warnings = dropUnknown(resource, registry, object, mode);
+  dropIdleNulls(object, resource.schema, registry.resolveRef);
   applyDefaults(object, resource.schema, registry.resolveRef);
   if (resource.builtin) applyBuiltinDefaults(resource.plural, object);
   return warnings;
@@ -214,9 +216,14 @@ function hasGeneration({ builtin, plural }: Resource): boolean {
   return !builtin || COUNTED.has(plural);
 }
 
+/** Who owns what, as the write says it: the one thing besides status that goes through its door. */
+function ownersOf({ metadata }: ApiObject): { managedFields?: unknown[] } {
+  return metadata.managedFields ? { managedFields: metadata.managedFields } : {};
+}
+
 /** The parts of an object whose change counts as a new generation. */
 function desired(object: ApiObject): unknown {
-  const { metadata: _m, status: _s, ...rest } = object;
+  const { metadata: _m, status: _s, apiVersion: _v, kind: _k, ...rest } = object;
   return rest;
 }
 
@@ -251,6 +258,10 @@ export function admitUpdate(
       ? {
           ...structuredClone(current),
           ...(change.next.status === undefined ? {} : { status: change.next.status }),
+          metadata: {
+            ...structuredClone(current.metadata),
+            ...ownersOf(change.next),
+          },
         }
       : change.next;
   const warnings = shape(resource, registry, next, options.fieldValidation);

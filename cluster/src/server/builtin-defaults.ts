@@ -118,6 +118,12 @@ const DEFAULTERS: Readonly<Record<string, (object: ApiObject) => void>> = {
     defaultTemplate(section(o, 'spec'));
   },
   jobs: (o) => defaultJob(section(o, 'spec')),
+  horizontalpodautoscalers: (o) => {
+    const spec = section(o, 'spec');
+    setDefault(spec, 'minReplicas', 1);
+    const target = { type: 'Utilization', averageUtilization: 80 };
+    setDefault(spec, 'metrics', [{ type: 'Resource', resource: { name: 'cpu', target } }]);
+  },
   services: (o) => {
     defaultService(section(o, 'spec'));
     setDefault(section(o, 'status'), 'loadBalancer', {});

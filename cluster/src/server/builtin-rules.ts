@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { FieldError } from '@shoal/core';
 import { type ApiObject, digList, digObject, digString } from '../object.ts';
 import { definitionFaults } from './definition-rules.ts';
-import { matchesSelector } from './selectors.ts';
+import { isEmptySelector, matchesSelector } from './selectors.ts';
 
 function fault(field: string, message: string): FieldError {
   return { field, reason: 'FieldValueInvalid', message };
@@ -52,7 +52,7 @@ function workloadFaults(object: ApiObject): FieldError[] {
   >;
   const selector = digObject(object, 'spec', 'selector');
   const faults = podSpecFaults(digObject(object, 'spec', 'template', 'spec'), 'spec.template.spec');
-  if (Object.keys(selector).length === 0) faults.push(required('spec.selector'));
+  if (isEmptySelector(selector)) faults.push(required('spec.selector'));
   else if (!matchesSelector(selector, labels)) {
     faults.push(
       fault(

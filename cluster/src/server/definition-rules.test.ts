@@ -21,7 +21,11 @@ test.each([
     object({ a: { type: 'array', items: { type: 'string' }, uniqueItems: true } }),
     /uniqueItems: Forbidden: uniqueItems cannot be set to true/,
   ],
-  [object({}, { additionalProperties: { type: 'string' } }), /mutual exclusive/],
+  [
+    object({ a: { type: 'string' } }, { additionalProperties: { type: 'string' } }),
+    /mutual exclusive/,
+  ],
+  [object({ a: { type: 'string', pattern: '(' } }), /must be a valid regular expression/],
   [object({ a: { type: 'string', default: 3 } }), /default: Invalid value: 3.*type string/],
   [object({ a: object({ b: { type: 'string' } }, { default: { c: 1 } }) }), /unknown field/],
   [object({ a: { type: 'string', anyOf: [{ type: 'string' }] } }), /anyOf\[0\]\.type: Forbidden/],

@@ -1,4 +1,11 @@
-import { type FieldError, isJsonObject, prune, type StructuralSchema, validate } from '@shoal/core';
+import {
+  type FieldError,
+  isJsonObject,
+  prune,
+  type StructuralSchema,
+  toRegExp,
+  validate,
+} from '@shoal/core';
 import { type ApiObject, dig, digList, digString } from '../object.ts';
 import { ruleFaults } from './validation-rules.ts';
 
@@ -57,11 +64,24 @@ function keywordFaults(schema: Json, path: string): FieldError[] {
     faults.push(
       forbidden(`${path}.additionalProperties`, 'additionalProperties cannot be set to false'),
     );
-  if (isJsonObject(schema['additionalProperties']) && isJsonObject(schema['properties'])) {
+  const named = isJsonObject(schema['properties']) ? Object.keys(schema['properties']).length : 0;
+  if (isJsonObject(schema['additionalProperties']) && named > 0) {
     const why = 'additionalProperties and properties are mutual exclusive';
     faults.push(forbidden(`${path}.additionalProperties`, why));
   }
+  const { pattern } = schema;
+  if (typeof pattern === 'string' && !compiles(pattern))
+    faults.push(invalid(`${path}.pattern`, pattern, 'must be a valid regular expression'));
   return faults;
+}
+
+function compiles(pattern: string): boolean {
+  try {
+    toRegExp(pattern);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function typeFaults(schema: Json, path: string, place: string): FieldError[] {

@@ -69,7 +69,7 @@ export function aggregatedDiscovery(
   core: boolean,
   version: string,
 ): unknown {
-  const groups = new Map<string, unknown[]>();
+  const groups = new Map<string, { version: string; [field: string]: unknown }[]>();
   for (const gv of registry.groupVersions()) {
     if ((gv.group === '') !== core) continue;
     const versions = groups.get(gv.group) ?? [];
@@ -86,13 +86,27 @@ export function aggregatedDiscovery(
     metadata: {},
     items: [...groups].map(([name, versions]) => ({
       metadata: { name: name === '' ? undefined : name },
-      versions,
+      versions: versions.toSorted((a, b) => byStability(a.version, b.version)),
     })),
   };
 }
 
+/** Stable versions first, then beta, then alpha; newer ones first among their kind. */
+function byStability(a: string, b: string): number {
+  const rank = (version: string): readonly number[] => {
+    const [, major = '0', stage, minor = '0'] =
+      /^v(\d+)(?:(alpha|beta)(\d+))?$/.exec(version) ?? [];
+    return [stage === 'alpha' ? 2 : stage === 'beta' ? 1 : 0, -Number(major), -Number(minor)];
+  };
+  const [left, right] = [rank(a), rank(b)];
+  const at = left.findIndex((value, i) => value !== right[i]);
+  return at < 0 ? 0 : (left[at] ?? 0) - (right[at] ?? 0);
+}
+
 function groupOf(group: string, versions: readonly string[]): unknown {
-  const list = versions.map((version) => ({ groupVersion: `${group}/${version}`, version }));
+  const list = versions
+    .toSorted(byStability)
+    .map((version) => ({ groupVersion: `${group}/${version}`, version }));
   return {
     kind: 'APIGroup',
     apiVersion: 'v1',

@@ -123,6 +123,14 @@ export function refuse(reason: StatusReason, message: string): never {
   throw new StatusError(reason, message);
 }
 
+function readGrace(grace: unknown): { gracePeriodSeconds?: number } {
+  if (grace === undefined || grace === null) return {};
+  const seconds = Number(grace);
+  if (!Number.isInteger(seconds) || seconds < 0)
+    refuse('Invalid', 'gracePeriodSeconds: Invalid value: must be a whole number from 0');
+  return { gracePeriodSeconds: seconds };
+}
+
 /** Options that DELETE carries in its body or its query. */
 export function readDeleteOptions(
   body: unknown,
@@ -147,7 +155,7 @@ export function readDeleteOptions(
   }
   return {
     dryRun: Array.isArray(dry) && dry.includes('All'),
-    ...(grace === undefined || grace === null ? {} : { gracePeriodSeconds: Number(grace) }),
+    ...readGrace(grace),
     ...(policy === undefined ? {} : { propagationPolicy: policy }),
     ...(isJsonObject(given['preconditions']) ? { preconditions: given['preconditions'] } : {}),
   };

@@ -45,7 +45,10 @@ export class ListPages {
     const { items, revision } = snapshot;
     const resourceVersion = String(revision);
     const end = limit > 0 ? start + limit : items.length;
-    if (end >= items.length) return { items: items.slice(start), metadata: { resourceVersion } };
+    if (end >= items.length) {
+      if (known !== undefined) this.#snapshots.delete(known);
+      return { items: items.slice(start), metadata: { resourceVersion } };
+    }
     const id = known ?? this.#keep(snapshot);
     return {
       items: items.slice(start, end),

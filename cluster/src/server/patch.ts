@@ -23,10 +23,14 @@ interface Operation {
 function segments(pointer: string): string[] {
   if (pointer === '') return [];
   if (!pointer.startsWith('/')) throw new StatusError('Invalid', `invalid JSON pointer ${pointer}`);
-  return pointer
+  const keys = pointer
     .slice(1)
     .split('/')
     .map((s) => s.replaceAll('~1', '/').replaceAll('~0', '~'));
+  // Would lead out of the document, into what all objects share.
+  if (keys.includes('__proto__'))
+    throw new StatusError('Invalid', `invalid JSON pointer ${pointer}`);
+  return keys;
 }
 
 function missing(pointer: string): StatusError {
@@ -40,7 +44,7 @@ function read(document: unknown, pointer: string): unknown {
   let here = document;
   for (const key of segments(pointer)) {
     if (Array.isArray(here)) here = here[Number(key)];
-    else if (isJsonObject(here)) here = here[key];
+    else if (isJsonObject(here)) here = Object.hasOwn(here, key) ? here[key] : undefined;
     else throw missing(pointer);
     if (here === undefined) throw missing(pointer);
   }

@@ -5,14 +5,14 @@ import type { FieldManager } from './apply/managed-fields.ts';
 import { type Exchange, readDeleteOptions, readJson, refuse, sendJson } from './exchange.ts';
 import { ListPages, type Page } from './list-pages.ts';
 import { jsonPatch, mergePatch } from './patch.ts';
-import { apiVersionOf, type Resource } from './resource-registry.ts';
+import { apiVersionOf, inVersion, type Resource } from './resource-registry.ts';
 import { readScale, scaleOf, withReplicas } from './scale.ts';
 import { type Predicate, parseFieldSelector, parseLabelSelector } from './selectors.ts';
-import { conflict, success } from './status-error.ts';
+import { conflict, StatusError, success } from './status-error.ts';
 import { strategicMergePatch } from './strategic-merge.ts';
 import { toTable } from './table.ts';
 import type { Target, Verbs, WriteGuard, WriteOptions } from './verbs.ts';
-import { inVersion, serveWatch, textOf } from './watch.ts';
+import { serveWatch, textOf } from './watch.ts';
 
 /** A parsed resource URL. */
 export interface ResourceRequest {
@@ -270,10 +270,13 @@ export class ResourceHandler {
     const options = readDeleteOptions(await readJson(exchange), exchange.query);
     const { items } = this.#verbs.list(resource, namespace, selection(exchange, request));
     for (const item of items) {
-      await this.#verbs.delete(
-        { resource, namespace: item.metadata.namespace ?? '', name: item.metadata.name },
-        options,
-      );
+      const { namespace: home = '', name } = item.metadata;
+      await this.#verbs
+        .delete({ resource, namespace: home, name }, options)
+        .catch((error: unknown) => {
+          // Somebody else was faster.
+          if (!(error instanceof StatusError) || error.code !== 404) throw error;
+        });
     }
     sendJson(exchange, success({ kind: resource.plural }));
   }
@@ -288,11 +291,12 @@ export class ResourceHandler {
     if (exchange.method !== 'PUT' && exchange.method !== 'PATCH')
       refuse('MethodNotAllowed', `${exchange.method} is not supported on ${exchange.path}`);
     const body = await readJson(exchange);
-    if (!isJsonObject(body)) refuse('BadRequest', 'the body must be a JSON object');
-    const asked = exchange.method === 'PATCH' ? mergePatch(scaleOf(current, paths), body) : body;
+    const type = (exchange.request.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '';
+    const patched = exchange.method === 'PATCH' ? patcher(type, body, resource) : undefined;
+    const asked = (o: ApiObject): unknown => (patched ? patched(scaleOf(o, paths)) : body);
     const manager = fieldManager(exchange, request);
     const options = { ...writeOptions(exchange), manager };
-    const change = (o: ApiObject): ApiObject => withReplicas(o, paths, readScale(asked, o));
+    const change = (o: ApiObject): ApiObject => withReplicas(o, paths, readScale(asked(o), o));
     const { object } = await this.#verbs.modify(target, change, options);
     sendJson(exchange, scaleOf(object, paths));
   }

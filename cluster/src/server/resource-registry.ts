@@ -47,6 +47,18 @@ export function apiVersionOf(resource: Pick<Resource, 'group' | 'version'>): str
   return resource.group === '' ? resource.version : `${resource.group}/${resource.version}`;
 }
 
+const converted = new WeakMap<ApiObject, Map<string, ApiObject>>();
+
+/** An object in the version it is asked for in: the same but for `apiVersion` (conversion `None`). */
+export function inVersion(resource: Resource, object: ApiObject): ApiObject {
+  const apiVersion = apiVersionOf(resource);
+  if (object.apiVersion === apiVersion) return object;
+  const known = converted.get(object) ?? new Map<string, ApiObject>();
+  const other = known.get(apiVersion) ?? { ...object, apiVersion };
+  converted.set(object, known.set(apiVersion, other));
+  return other;
+}
+
 /** The kinds served now: the built-in ones, and those that CustomResourceDefinitions add. */
 export class ResourceRegistry {
   readonly #byName = new Map<string, Resource>();

@@ -73,10 +73,10 @@ export function withReplicas(object: ApiObject, paths: ScalePaths, replicas: num
 
 /** The replicas a client asks for. @throws StatusError when they are none, or of another version. */
 export function readScale(body: unknown, current: ApiObject): number {
-  const replicas = digNumber(body, 'spec', 'replicas') ?? 0;
+  const replicas = digNumber(body, 'spec', 'replicas') ?? Number.NaN;
   const { name } = current.metadata;
   if (!Number.isInteger(replicas) || replicas < 0) {
-    const message = `Invalid value: ${replicas}: must be greater than or equal to 0`;
+    const message = `Invalid value: ${replicas}: must be a whole number greater than or equal to 0`;
     const kind = { group: 'autoscaling', plural: 'scale', kind: 'Scale' };
     throw invalid(kind, name, [{ field: 'spec.replicas', reason: 'FieldValueInvalid', message }]);
   }

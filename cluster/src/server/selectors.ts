@@ -20,8 +20,8 @@ function labelClause(clause: string): (labels: Record<string, string>) => boolea
     const [, key = '', operator, list = ''] = set;
     const values = list.split(',').map((v) => v.trim());
     return operator === 'in'
-      ? (labels) => values.includes(labels[key] ?? '') && key in labels
-      : (labels) => !(key in labels) || !values.includes(labels[key] ?? '');
+      ? (labels) => values.includes(labels[key] ?? '') && Object.hasOwn(labels, key)
+      : (labels) => !Object.hasOwn(labels, key) || !values.includes(labels[key] ?? '');
   }
   const equality = /^([^=!\s]+)\s*(==|=|!=)\s*(.*)$/.exec(clause);
   if (equality) {
@@ -34,9 +34,9 @@ function labelClause(clause: string): (labels: Record<string, string>) => boolea
   }
   if (/^!\s*[^\s=!]+$/.test(clause)) {
     const key = clause.slice(1).trim();
-    return (labels) => !(key in labels);
+    return (labels) => !Object.hasOwn(labels, key);
   }
-  if (/^[^\s=!()]+$/.test(clause)) return (labels) => clause in labels;
+  if (/^[^\s=!()]+$/.test(clause)) return (labels) => Object.hasOwn(labels, clause);
   throw new StatusError('BadRequest', `unable to parse requirement: ${clause}`);
 }
 
@@ -44,6 +44,12 @@ function labelClause(clause: string): (labels: Record<string, string>) => boolea
 export function parseLabelSelector(text: string): Predicate {
   const tests = clauses(text).map(labelClause);
   return (object) => tests.every((t) => t(object.metadata.labels ?? {}));
+}
+
+/** True for a selector that would take in everything. */
+export function isEmptySelector(selector: unknown): boolean {
+  const size = (value: unknown): number => Object.keys((value ?? {}) as object).length;
+  return size(dig(selector, 'matchLabels')) + size(dig(selector, 'matchExpressions')) === 0;
 }
 
 /** A label selector object (`matchLabels`, `matchExpressions`) as a predicate on labels. */

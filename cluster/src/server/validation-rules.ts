@@ -5,6 +5,7 @@ import {
   isJsonObject,
   messageOf,
   type StructuralSchema,
+  toRegExp,
 } from '@shoal/core';
 import { digList, digString } from '../object.ts';
 
@@ -84,16 +85,23 @@ function environment(): Environment {
   );
   on(
     'string.find(string): string',
-    (text: string, pattern: string) => new RegExp(pattern, 'u').exec(text)?.[0] ?? '',
+    (text: string, pattern: string) => toRegExp(pattern).exec(text)?.[0] ?? '',
   );
   on('string.findAll(string): list<string>', (text: string, pattern: string) =>
-    [...text.matchAll(new RegExp(pattern, 'gu'))].map((m) => m[0]),
+    [...text.matchAll(new RegExp(toRegExp(pattern), 'g'))].map((m) => m[0]),
   );
   on('isURL(string): bool', isUrl);
   return env;
 }
 
 let known: Environment | undefined;
+let durations: Environment | undefined;
+
+/** @throws Error for a text that is no duration. */
+function toDuration(text: string): unknown {
+  durations ??= new Environment().registerVariable('text', 'string');
+  return durations.evaluate('duration(text)', { text });
+}
 
 function celEnvironment(): Environment {
   known ??= environment();
@@ -158,7 +166,14 @@ const compiled = new WeakMap<StructuralSchema, readonly Rule[]>();
 function rulesOf(schema: StructuralSchema): readonly Rule[] {
   let rules = compiled.get(schema);
   if (!rules) {
-    rules = digList(schema, 'x-kubernetes-validations').map(readRule);
+    // A rule of a definition stored before rules were read must not stop every write of its kind.
+    rules = digList(schema, 'x-kubernetes-validations').flatMap((rule) => {
+      try {
+        return [readRule(rule)];
+      } catch {
+        return [];
+      }
+    });
     compiled.set(schema, rules);
   }
   return rules;
@@ -180,6 +195,13 @@ function escaped(name: string): string {
     .replaceAll('/', '__slash__');
 }
 
+function propertyOf(
+  properties: Readonly<Record<string, StructuralSchema>> | undefined,
+  key: string,
+): StructuralSchema | undefined {
+  return properties && Object.hasOwn(properties, key) ? properties[key] : undefined;
+}
+
 /** A JSON value as the language sees it: whole numbers are integers, times are timestamps. */
 function toCel(value: unknown, schema: StructuralSchema | undefined): unknown {
   if (Array.isArray(value)) return value.map((item) => toCel(item, schema?.items));
@@ -188,8 +210,8 @@ function toCel(value: unknown, schema: StructuralSchema | undefined): unknown {
     const rest = typeof additionalProperties === 'object' ? additionalProperties : undefined;
     return Object.fromEntries(
       Object.entries(value).map(([key, inner]) => [
-        properties?.[key] ? escaped(key) : key,
-        toCel(inner, properties?.[key] ?? rest),
+        propertyOf(properties, key) ? escaped(key) : key,
+        toCel(inner, propertyOf(properties, key) ?? rest),
       ]),
     );
   }
@@ -198,9 +220,16 @@ function toCel(value: unknown, schema: StructuralSchema | undefined): unknown {
       schema?.type === 'integer' || (schema?.type !== 'number' && Number.isInteger(value));
     return whole && Number.isSafeInteger(value) ? BigInt(value) : value;
   }
-  if (typeof value === 'string' && schema?.type === 'string' && schema.format === 'date-time')
-    return new Date(value);
-  return value;
+  return typeof value === 'string' && schema?.type === 'string'
+    ? textToCel(value, schema.format)
+    : value;
+}
+
+/** Texts with a format are times, durations or bytes. */
+function textToCel(value: string, format: string | undefined): unknown {
+  if (format === 'date-time' || format === 'date') return new Date(value);
+  if (format === 'byte') return new Uint8Array(Buffer.from(value, 'base64'));
+  return format === 'duration' ? toDuration(value) : value;
 }
 
 interface Place {
@@ -263,7 +292,7 @@ function* placesBelow({ field, schema, value, before }: Place): Generator<Place>
     const { properties, additionalProperties } = schema;
     const rest = typeof additionalProperties === 'object' ? additionalProperties : undefined;
     for (const [key, inner] of Object.entries(value)) {
-      const child = properties?.[key] ?? rest;
+      const child = propertyOf(properties, key) ?? rest;
       if (!child) continue;
       const old = isJsonObject(before) ? before[key] : undefined;
       yield {
@@ -277,6 +306,7 @@ function* placesBelow({ field, schema, value, before }: Place): Generator<Place>
 }
 
 function check(place: Place): FieldError[] {
+  if (place.value === null) return [];
   const own = rulesOf(place.schema).flatMap((rule) => judge(rule, place));
   return [...own, ...[...placesBelow(place)].flatMap(check)];
 }

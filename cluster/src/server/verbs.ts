@@ -13,7 +13,7 @@ import {
 } from './admission.ts';
 import { applyConfig, readConfig, type Tracking, trackUpdate } from './apply/apply.ts';
 import type { FieldManager } from './apply/managed-fields.ts';
-import { type Resource, type ResourceRegistry, storeName } from './resource-registry.ts';
+import { inVersion, type Resource, type ResourceRegistry, storeName } from './resource-registry.ts';
 import type { Predicate } from './selectors.ts';
 import {
   ALL_SUBNETS,
@@ -171,10 +171,14 @@ export class Verbs {
     const { object: config, warnings } = admitConfig(resource, this.registry, stated, {
       ...this.#options(options),
     });
-    config.metadata.name ||= name;
+    if (config.metadata.name !== name) {
+      const message = `the name of the object (${config.metadata.name}) does not match the name on the URL (${name})`;
+      throw new StatusError('BadRequest', message);
+    }
     const tracking = { ...this.#tracking(resource, options.manager), force: options.force };
     return this.#write(options.dryRun, (tx) => {
-      const current = tx.get(key);
+      const stored = tx.get(key);
+      const current = stored && inVersion(resource, stored);
       const next = applyConfig(current, config, tracking);
       if (current)
         return { ...this.#replace(tx, target, { current, next, options }), created: false };
@@ -220,8 +224,9 @@ export class Verbs {
     return this.#write(options.dryRun, (tx) => {
       const current = tx.get(key);
       if (!current) throw notFound(resource, name);
-      const next = toApiObject(resource, change(current), key.namespace);
-      return this.#replace(tx, target, { current, next, options, track: options.manager });
+      const seen = inVersion(resource, current);
+      const next = toApiObject(resource, change(seen), key.namespace);
+      return this.#replace(tx, target, { current: seen, next, options, track: options.manager });
     });
   }
 

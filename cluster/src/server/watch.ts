@@ -1,7 +1,7 @@
 import type { ApiObject } from '../object.ts';
 import type { ChangeEvent, RevisionedStore } from '../store/revisioned-store.ts';
 import type { Exchange } from './exchange.ts';
-import { apiVersionOf, type Resource, storeName } from './resource-registry.ts';
+import { apiVersionOf, inVersion, type Resource, storeName } from './resource-registry.ts';
 import type { Predicate } from './selectors.ts';
 import { StatusError } from './status-error.ts';
 import { toTable } from './table.ts';
@@ -19,6 +19,7 @@ type EventType = ChangeEvent['type'];
 /** Watches at once; each holds a connection. */
 const MAX_WATCHES = 2_000;
 const BOOKMARK_MS = 30_000;
+const MAX_TIMEOUT_S = 24 * 3600;
 /** A consumer this far behind is told to list again rather than buffered without bound. */
 const MAX_BUFFERED_BYTES = 16 * 1024 * 1024;
 
@@ -40,18 +41,6 @@ export function textOf(object: ApiObject): string {
     texts.set(object, text);
   }
   return text;
-}
-
-const converted = new WeakMap<ApiObject, Map<string, ApiObject>>();
-
-/** An object in the version it is asked for in: the same but for `apiVersion` (conversion `None`). */
-export function inVersion(resource: Resource, object: ApiObject): ApiObject {
-  const apiVersion = apiVersionOf(resource);
-  if (object.apiVersion === apiVersion) return object;
-  const known = converted.get(object) ?? new Map<string, ApiObject>();
-  const other = known.get(apiVersion) ?? { ...object, apiVersion };
-  converted.set(object, known.set(apiVersion, other));
-  return other;
 }
 
 /** One running watch: writes a line of JSON per event until the client or the timeout ends it. */
@@ -161,7 +150,10 @@ function keepAlive(
     stream.event('BOOKMARK', { apiVersion, kind: resource.kind, metadata } as unknown as ApiObject);
   }, BOOKMARK_MS);
   const seconds = Number(exchange.query.get('timeoutSeconds') ?? 0);
-  const timeout = seconds > 0 ? setTimeout(() => stream.end(), seconds * 1000) : undefined;
+  const timeout =
+    seconds > 0
+      ? setTimeout(() => stream.end(), Math.min(seconds, MAX_TIMEOUT_S) * 1000)
+      : undefined;
   exchange.response.on('close', () => {
     clearInterval(bookmark);
     clearTimeout(timeout);

@@ -77,6 +77,8 @@ export class RevisionedStore {
   readonly #historyLimit: number;
   #history: ChangeEvent[] = [];
   #revision: number;
+  /** The revision on disk. */
+  #persisted: number;
   #compacted: number;
   #queue: PendingWrite[] = [];
   #scheduled = false;
@@ -102,6 +104,7 @@ export class RevisionedStore {
     );
     this.#setRevision = this.#db.prepare("UPDATE meta SET value=? WHERE key='revision'");
     this.#revision = this.#load();
+    this.#persisted = this.#revision;
     this.#compacted = this.#revision;
   }
 
@@ -185,7 +188,8 @@ export class RevisionedStore {
       }
     }
     let failure: unknown;
-    if (committed.length > 0) failure = this.#persist(committed);
+    // Also when every op was undone: a number that was handed out must not come again after a restart.
+    if (this.#revision > this.#persisted) failure = this.#persist(committed);
     for (const [write, error] of settled) write.settle(error ?? failure);
     if (failure === undefined) this.#publish(committed);
   }
@@ -200,6 +204,7 @@ export class RevisionedStore {
       }
       this.#setRevision.run(this.#revision);
       this.#db.exec('COMMIT');
+      this.#persisted = this.#revision;
       return undefined;
     } catch (error) {
       if (this.#db.isTransaction) this.#db.exec('ROLLBACK');

@@ -7,6 +7,9 @@ import { isJsonObject, type JsonObject } from '@shoal/core';
 export type PathElement = string;
 export type Path = readonly PathElement[];
 
+/** Deeper fields are nobody's: no object of Kubernetes' is so deep. */
+const MAX_DEPTH = 64;
+
 /**
  * A set of paths into an object: the fields somebody owns.
  * Source: Kubernetes, `FieldsV1`; sigs.k8s.io/structured-merge-diff, package fieldpath.
@@ -22,12 +25,12 @@ export class FieldSet {
   }
 
   /** Reads the `fieldsV1` of a managed-fields entry. */
-  static fromFieldsV1(fields: unknown): FieldSet {
+  static fromFieldsV1(fields: unknown, depth = 0): FieldSet {
     const set = new FieldSet();
-    if (!isJsonObject(fields)) return set;
+    if (!isJsonObject(fields) || depth > MAX_DEPTH) return set;
     for (const [element, inner] of Object.entries(fields)) {
       if (element === '.') continue;
-      const child = FieldSet.fromFieldsV1(inner);
+      const child = FieldSet.fromFieldsV1(inner, depth + 1);
       const isLeaf = !isJsonObject(inner) || Object.keys(inner).length === 0 || '.' in inner;
       if (isLeaf) set.#members.add(element);
       if (!child.isEmpty) set.#children.set(element, child);
