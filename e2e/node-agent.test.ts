@@ -106,6 +106,50 @@ test('a container that takes more memory than its limit is ended: OOMKilled', as
   expect(ended).toMatchObject({ reason: 'OOMKilled', exitCode: 137 });
 });
 
+test('what a container says last is kept, and what it started ends with it', async () => {
+  const script = 'sleep 987 & echo $!; seq 1 60000; printf last';
+  await client.request('POST', PODS, pod('brief', { command: ['sh', '-c', script] }));
+  await until(
+    'its end',
+    async () =>
+      ((await client.request('GET', `${PODS}/brief`)) as Pod).status.phase === 'Succeeded',
+  );
+  let log = '';
+  await client.stream(`${PODS}/brief/log`, (chunk) => {
+    log += chunk.toString();
+  });
+  const lines = log.trim().split('\n');
+  expect(lines).toHaveLength(60_002);
+  expect(lines.at(-1)).toBe('last');
+  await until('the sleeper to end', () => !alive(Number(lines[0])));
+});
+
+test('following the log of a pod that cannot start yet is refused, and the agent goes on', async () => {
+  const waiting = {
+    metadata: { name: 'waiting' },
+    spec: {
+      terminationGracePeriodSeconds: 1,
+      volumes: [{ name: 'v', configMap: { name: 'missing' } }],
+      containers: [{ name: 'main', image: 'any', command: ['true'] }],
+    },
+  };
+  await client.request('POST', PODS, waiting);
+  const refused = await until('the agent to know of it', async () => {
+    const follow = client.stream(`${PODS}/waiting/log?follow=true`, () => undefined);
+    const why = await follow.then(() => 'it was served', String);
+    return /not scheduled|is not on this node/.test(why) ? undefined : why;
+  });
+  expect(refused).toMatch(
+    /container "main" in pod "waiting" is waiting to start: ContainerCreating/,
+  );
+  expect(agent.exitCode).toBeNull();
+  await client.request('DELETE', `${PODS}/waiting`);
+  await until('it to go', async () => {
+    const { items } = (await client.request('GET', PODS)) as { items: ApiObject[] };
+    return items.every((o) => o.metadata.name !== 'waiting');
+  });
+});
+
 test('without the API server an agent that was killed starts its pods again, secrets and all', async () => {
   const secret = {
     metadata: { name: 's' },

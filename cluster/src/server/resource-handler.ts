@@ -211,6 +211,7 @@ export class ResourceHandler {
     const { object, warnings } = await this.#verbs.create({ resource, namespace }, body, {
       ...writeOptions(exchange),
       manager: fieldManager(exchange, { resource }),
+      guard: request.guard,
     });
     this.#sendObject(exchange, resource, object, { code: 201, warnings });
   }
