@@ -1,5 +1,6 @@
 import { benchmarkSuites } from './benchmark-suites.ts';
 import { browserParticipants } from './browser-participants.ts';
+import { containerRuntime } from './container-runtime.ts';
 import { kubectlSession } from './kubectl-session.ts';
 import { managerAccess } from './manager-access.ts';
 import { findMinio, objectStorage } from './object-storage.ts';
@@ -18,6 +19,7 @@ const minio = findMinio();
 const simulated = simulation();
 const outcomes: Outcome[] = [
   ...(await kubectlSession()),
+  ...(await containerRuntime()),
   ...(await onnxConsumers()),
   ...(await sednaClient()),
   ...(await torchOracle()),

@@ -1,4 +1,4 @@
-import { mkdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   type Clock,
@@ -18,6 +18,7 @@ import { type ApiObject, digNumber, digString } from '../object.ts';
 import { createAgentServer } from './agent-server.ts';
 import { MemoryGuard } from './memory-guard.ts';
 import { type NodeIdentity, registerNode, renewLease } from './node-registration.ts';
+import { OciRuntime } from './oci-runtime.ts';
 import { PodRunner } from './pod-runner.ts';
 import { PodStore } from './pod-store.ts';
 import { type ImageSource, killLeftover } from './process-runtime.ts';
@@ -70,11 +71,29 @@ export class NodeAgent {
     return join(this.#options.dataDir, 'rootfs');
   }
 
+  /** Names this agent to a container runtime, and after a restart again. */
+  get #id(): string {
+    return digestOf(this.#options.dataDir).slice(7, 23);
+  }
+
+  /** Its presence tells that a container runtime was used. */
+  get #imageMark(): string {
+    return join(this.#options.dataDir, 'image-runtime');
+  }
+
   /** Ends what an earlier agent left, starts the pods known from disk, then follows the API server. */
   async start(): Promise<void> {
     for (const record of this.#store.processes()) {
       killLeftover(record.pid, record.startTime);
       this.#store.removeProcess(record.pid);
+    }
+    if (existsSync(this.#imageMark)) {
+      const runtime = await OciRuntime.find();
+      await runtime
+        ?.removeLeftovers(this.#id)
+        .catch((error: unknown) =>
+          this.#options.logger.warn('containers left by an earlier agent not removed', { error }),
+        );
     }
     const agentPort = await this.#serve();
     for (const pod of this.#store.pods()) this.#sync(pod);
@@ -153,6 +172,8 @@ export class NodeAgent {
       hostIp: identity.ip,
       images,
       logger,
+      agent: this.#id,
+      onImageRuntime: () => writeFileSync(this.#imageMark, ''),
       store: this.#store,
       guard: this.#guard,
       podIp: pod.spec?.['hostNetwork'] === true ? identity.ip : this.#addressFor(uid),

@@ -1,28 +1,20 @@
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { type Logger, messageOf, rfc3339, ShoalError } from '@shoal/core';
-import { type ApiObject, dig, digList, digString } from '../object.ts';
+import { type ApiObject, dig, digString } from '../object.ts';
 import { parseQuantity } from '../quantity.ts';
 import { ContainerLog } from './container-log.ts';
-import {
-  containerEnvironment,
-  type EnvironmentContext,
-  expand,
-  translate,
-  withMountedNames,
-} from './environment.ts';
+import { type ExecOptions, type Prepared, prepareContainer } from './container-preparation.ts';
+import type { EnvironmentContext } from './environment.ts';
 import type { MemoryGuard } from './memory-guard.ts';
 import type { PodStore } from './pod-store.ts';
 import { watchProbe } from './probes.ts';
 import {
   type Exit,
   type ImageSource,
-  type ProcessSpec,
   type RunningProcess,
-  startProcess,
   startTimeOf,
 } from './process-runtime.ts';
-import { underTerminal, withTerminal } from './streams/terminal.ts';
 
 /** A container's state as it stands in `status.containerStatuses`. */
 export interface ContainerState {
@@ -37,17 +29,15 @@ export interface ContainerContext {
   readonly pod: ApiObject;
   readonly environment: (container: unknown) => Promise<EnvironmentContext>;
   readonly images: readonly ImageSource[];
+  /** Names this agent to a container runtime. */
+  readonly agent: string;
+  readonly onImageRuntime: () => void;
   readonly logDir: string;
   readonly store: PodStore;
   readonly guard: MemoryGuard;
   readonly logger: Logger;
   readonly onChange: () => void;
   readonly onEvent: (type: 'Normal' | 'Warning', reason: string, message: string) => void;
-}
-
-export interface ExecOptions {
-  readonly stdin: boolean;
-  readonly tty: boolean;
 }
 
 export type Restart = 'Always' | 'OnFailure' | 'Never';
@@ -62,10 +52,6 @@ const EXEC_GRACE_MS = 2_000;
 const DRAIN_MS = 2_000;
 /** The end of a container that was stopped before it ran. */
 const STOPPED: Exit = { code: 143, signal: 'SIGTERM' };
-
-function imageName(container: unknown): string {
-  return (digString(container, 'image') ?? '').replace(/@.*$/, '').replace(/:[^/:]*$/, '');
-}
 
 function ended(stream: Readable): Promise<void> {
   if (stream.readableEnded || stream.destroyed) return Promise.resolve();
@@ -88,6 +74,7 @@ export class ContainerRunner {
   /** True once its process has run. */
   hasRun = false;
   #process: RunningProcess | undefined;
+  #prepared: Prepared | undefined;
   #log: ContainerLog | undefined;
   #outOfMemory = false;
   #graceMs = 0;
@@ -205,62 +192,28 @@ export class ContainerRunner {
     await Promise.race([output, delay(DRAIN_MS)]);
   }
 
-  async #launch(): Promise<Record<string, string>> {
-    const words = [...digList(this.#container, 'command'), ...digList(this.#container, 'args')].map(
-      String,
-    );
-    if (digList(this.#container, 'command').length === 0) {
-      throw new ShoalError(
-        'unsupported',
-        `image "${digString(this.#container, 'image')}" cannot be run: this node has no container runtime, it starts processes only. Add a command to the container, for example command: ["node", "examples/…/worker.ts"]`,
-      );
-    }
-    const { spec, variables } = await this.#prepare(words, true);
-    const stdin = dig(this.#container, 'stdin') === true;
+  async #launch(): Promise<Readonly<Record<string, string>>> {
+    const { pod, images, agent, onImageRuntime } = this.#context;
+    const environment = await this.#context.environment(this.#container);
+    const context = { pod, images, agent, onImageRuntime, environment };
+    const prepared = await prepareContainer(this.#container, context);
     this.#stopping.signal.throwIfAborted();
-    this.#process = await startProcess({ ...spec, stdin });
+    const started = await prepared.start();
+    this.#process = started;
+    this.#prepared = prepared;
     // It was told to stop while it started.
-    if (this.#stopping.signal.aborted) void this.#process.stop(this.#graceMs);
-    this.#log?.follow(this.#process.stdout, 'stdout');
-    this.#log?.follow(this.#process.stderr, 'stderr');
-    this.#context.store.addProcess({
-      pid: this.#process.pid,
-      startTime: startTimeOf(this.#process.pid),
-    });
-    return variables;
-  }
-
-  /** How a command runs in this container: its environment, folder and translated paths. */
-  async #prepare(
-    words: readonly string[],
-    expands: boolean,
-  ): Promise<{ spec: ProcessSpec; variables: Record<string, string> }> {
-    const context = await this.#context.environment(this.#container);
-    const variables = await containerEnvironment(this.#context.pod, this.#container, context);
-    const image = this.#context.images.find((i) => i.image === imageName(this.#container));
-    const workingDir = digString(this.#container, 'workingDir');
-    const spec = {
-      command: words.map((w) => translate(expands ? expand(w, variables) : w, context)),
-      environment: {
-        HOSTNAME: this.#context.pod.metadata.name,
-        ...image?.environment,
-        ...variables,
-      },
-      workingDir: workingDir
-        ? translate(workingDir, context)
-        : (image?.workingDir ?? context.rootfs),
-      path: image?.path ?? [],
-    };
-    return { spec, variables };
+    if (this.#stopping.signal.aborted) void started.stop(this.#graceMs);
+    this.#log?.follow(started.stdout, 'stdout');
+    this.#log?.follow(started.stderr, 'stderr');
+    const { pid } = started;
+    this.#context.store.addProcess({ pid, startTime: startTimeOf(pid) });
+    return prepared.variables;
   }
 
   /** Runs one more command beside the container's own; it ends when the container is stopped. */
   async exec(words: readonly string[], options: ExecOptions): Promise<RunningProcess> {
-    const { spec } = await this.#prepare(words, false);
-    const named = { ...spec, command: withMountedNames(words, spec.command) };
-    const inTerminal = options.tty ? underTerminal(named) : named;
-    const process = await startProcess({ ...inTerminal, stdin: options.stdin });
-    const started = options.tty ? withTerminal(process) : process;
+    if (!this.#prepared) throw new Error('the container is not running');
+    const started = await this.#prepared.exec(words, options);
     const { store } = this.#context;
     store.addProcess({ pid: started.pid, startTime: startTimeOf(started.pid) });
     this.#execs.add(started);

@@ -14,6 +14,8 @@ export interface PodContext {
   readonly hostIp: string;
   readonly podIp: string;
   readonly images: readonly ImageSource[];
+  readonly agent: string;
+  readonly onImageRuntime: () => void;
   readonly store: PodStore;
   readonly guard: MemoryGuard;
   readonly logger: Logger;
@@ -91,6 +93,8 @@ export class PodRunner {
     return {
       pod,
       images: this.#context.images,
+      agent: this.#context.agent,
+      onImageRuntime: this.#context.onImageRuntime,
       store: this.#context.store,
       guard: this.#context.guard,
       logger: this.#context.logger,
