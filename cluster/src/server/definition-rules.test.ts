@@ -196,6 +196,18 @@ test('rules: names that are no identifiers, times, what Kubernetes adds to lists
   ]);
 });
 
+test('rules: has() of any expression, also beside texts that look like it', () => {
+  const schema = rules({
+    rule: "size(self.items) == 0 || has(self.items[0].n) || self.name == 'has(self.x)'",
+    message: 'n',
+  });
+  expect(broken(schema, { items: [{ k: 'a', n: 1 }] })).toEqual([]);
+  expect(broken(schema, { items: [{ k: 'a' }], name: 'has(self.x)' })).toEqual([]);
+  expect(broken(schema, { items: [{ k: 'a' }], name: 'x' })).toEqual([
+    ': Invalid value: "object": n',
+  ]);
+});
+
 test('functions nobody knows here are refused by name', () => {
   const schema = {
     'x-kubernetes-validations': [{ rule: 'quantity(self.a).isGreaterThan(quantity("1"))' }],

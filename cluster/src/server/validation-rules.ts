@@ -5,9 +5,9 @@ import {
   isJsonObject,
   messageOf,
   type StructuralSchema,
-  toRegExp,
 } from '@shoal/core';
 import { digList, digString } from '../object.ts';
+import { ruleEnvironment, withPresence } from './rule-language.ts';
 
 /**
  * `x-kubernetes-validations`: rules in the Common Expression Language that an object must keep.
@@ -32,68 +32,6 @@ const REASONS: readonly string[] = [
   'FieldValueDuplicate',
 ];
 
-function isDescendingFree(list: readonly unknown[]): boolean {
-  return list.every((value, i) => {
-    const before = list[i - 1] as number;
-    return i === 0 || before <= (value as number);
-  });
-}
-
-function extreme(list: readonly unknown[], name: 'min' | 'max'): unknown {
-  if (list.length === 0) throw new Error(`${name} called on empty list`);
-  return list.reduce((best, value) => {
-    const less = (value as number) < (best as number);
-    return less === (name === 'min') ? value : best;
-  });
-}
-
-function total(list: readonly unknown[]): unknown {
-  if (list.length === 0) return 0n;
-  return list.reduce((sum, value) => (sum as number) + (value as number));
-}
-
-function same(a: unknown, b: unknown): boolean {
-  return a === b || (typeof a === 'object' && JSON.stringify(a) === JSON.stringify(b));
-}
-
-function isUrl(text: string): boolean {
-  return URL.canParse(text);
-}
-
-/** What Kubernetes adds to the language, as far as it is known here. */
-function environment(): Environment {
-  const env = new Environment({
-    enableOptionalTypes: true,
-    homogeneousAggregateLiterals: false,
-    limits: { maxAstNodes: 10_000, maxDepth: 100 },
-  });
-  env.registerVariable('self', 'dyn').registerVariable('oldSelf', 'dyn');
-  const on = (signature: string, handler: (...args: never[]) => unknown): unknown =>
-    env.registerFunction(signature, handler);
-  on('list.isSorted(): bool', (list: unknown[]) => isDescendingFree(list));
-  on('list.sum(): dyn', (list: unknown[]) => total(list));
-  on('list.min(): dyn', (list: unknown[]) => extreme(list, 'min'));
-  on('list.max(): dyn', (list: unknown[]) => extreme(list, 'max'));
-  on('list.indexOf(dyn): int', (list: unknown[], item: unknown) =>
-    BigInt(list.findIndex((x) => same(x, item))),
-  );
-  on('list.lastIndexOf(dyn): int', (list: unknown[], item: unknown) =>
-    BigInt(list.findLastIndex((x) => same(x, item))),
-  );
-  on('string.replace(string, string): string', (text: string, a: string, b: string) =>
-    text.replaceAll(a, b),
-  );
-  on(
-    'string.find(string): string',
-    (text: string, pattern: string) => toRegExp(pattern).exec(text)?.[0] ?? '',
-  );
-  on('string.findAll(string): list<string>', (text: string, pattern: string) =>
-    [...text.matchAll(new RegExp(toRegExp(pattern), 'g'))].map((m) => m[0]),
-  );
-  on('isURL(string): bool', isUrl);
-  return env;
-}
-
 let known: Environment | undefined;
 let durations: Environment | undefined;
 
@@ -104,7 +42,7 @@ function toDuration(text: string): unknown {
 }
 
 function celEnvironment(): Environment {
-  known ??= environment();
+  known ??= ruleEnvironment();
   return known;
 }
 
@@ -113,8 +51,9 @@ function firstLine(error: unknown): string {
 }
 
 /** Compiles a rule. @throws Error saying what is wrong with it. */
-function compile(text: string, returns: 'bool' | 'string'): ParseResult {
+function compile(written: string, returns: 'bool' | 'string'): ParseResult {
   const env = celEnvironment();
+  const text = withPresence(written);
   const checked = env.check(text);
   if (!checked.valid) throw new Error(firstLine(checked.error));
   if (checked.type !== returns && checked.type !== 'dyn')
