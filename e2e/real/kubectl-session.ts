@@ -78,6 +78,39 @@ async function portForward(kubeconfig: string): Promise<Outcome> {
   }
 }
 
+/** `kubectl get -w` sees an object come, change and go. */
+async function watchObjects(kubeconfig: string): Promise<Outcome> {
+  const name = 'kubectl get configmap seen -w';
+  const child = spawn('kubectl', ['get', 'configmap', '-l', 'seen=yes', '-w', '--no-headers'], {
+    env: { ...process.env, KUBECONFIG: kubeconfig },
+    timeout: 60_000,
+  });
+  let said = '';
+  child.stdout.on('data', (chunk: Buffer) => {
+    said += chunk.toString();
+  });
+  const lines = async (count: number): Promise<boolean> => {
+    for (let i = 0; i < 100 && said.split('\n').length <= count; i++) await sleep(50);
+    return said.split('\n').length > count;
+  };
+  const seen = {
+    apiVersion: 'v1',
+    kind: 'ConfigMap',
+    metadata: { name: 'seen', labels: { seen: 'yes' } },
+  };
+  await sleep(1_000);
+  await kubectl({ args: 'apply -f -', input: { ...seen, data: { a: '1' } } }, kubeconfig);
+  const came = await lines(1);
+  await kubectl({ args: 'apply -f -', input: { ...seen, data: { a: '1', b: '2' } } }, kubeconfig);
+  const changed = await lines(2);
+  await kubectl({ args: 'delete configmap seen' }, kubeconfig);
+  const went = await lines(3);
+  child.kill();
+  const fits =
+    came && changed && went && /^seen\s+1\s+\d+s\nseen\s+2\s+\d+s\nseen\s+2\s/.test(said);
+  return fits ? { name, result: 'passed' } : { name, result: 'failed', detail: said };
+}
+
 /** The scripted session: on the embedded cluster, or on any cluster named by `SHOAL_KUBECONFIG`. */
 export async function kubectlSession(): Promise<Outcome[]> {
   const version = await kubectl({ args: 'version --client' }, '/dev/null');
@@ -104,6 +137,7 @@ export async function kubectlSession(): Promise<Outcome[]> {
       outcomes.push(judge(step, await kubectl(step, kubeconfig)));
       if (step.thenForward) outcomes.push(await portForward(kubeconfig));
     }
+    outcomes.push(await watchObjects(kubeconfig));
     return outcomes;
   } finally {
     await fixture?.stop();

@@ -183,6 +183,19 @@ const SERVER_SIDE: readonly Step[] = [
   },
   { args: 'get configmap moved -o jsonpath={.data.a}', stdout: /^2$/ },
   {
+    args: 'replace -f -',
+    input: { ...MOVED, data: { a: 'replaced' } },
+    stdout: /configmap\/moved replaced/,
+  },
+  { args: 'get configmap moved -o json', stdout: /"a": "replaced"/ },
+  { args: 'get configmap moved -o custom-columns=A:.data.a', stdout: /^A\nreplaced$/m },
+  {
+    args: 'replace -f -',
+    input: { ...MOVED, metadata: { name: 'moved', resourceVersion: '1' } },
+    code: 1,
+    stderr: /Error from server \(Conflict\).*the object has been modified/,
+  },
+  {
     args: 'diff --server-side -f -',
     input: { ...MOVED, data: { a: '3' } },
     code: 1,

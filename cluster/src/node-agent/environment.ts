@@ -148,7 +148,12 @@ async function fromWhole(
     ] as const) {
       const name = digString(source, ref, 'name');
       if (name === undefined) continue;
-      const data = digObject(await context.readConfig(kind, name), 'data');
+      const object = await context.readConfig(kind, name);
+      if (!object && dig(source, ref, 'optional') !== true) {
+        const message = `${kind.slice(0, -1)} "${name}" not found`;
+        throw new ShoalError('not_found', message, { retry: 'backoff' });
+      }
+      const data = digObject(object, 'data');
       for (const [key, value] of Object.entries(data)) {
         variables[prefix + key] =
           kind === 'secrets'

@@ -1,7 +1,7 @@
 import { chmodSync, existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
 import { isJsonObject, ShoalError } from '@shoal/core';
-import { type ApiObject, digList, digObject, digString } from '../object.ts';
+import { type ApiObject, dig, digList, digNumber, digObject, digString } from '../object.ts';
 
 /** Where a pod's volumes really are: volume name → folder or file on this machine. */
 export type VolumePaths = ReadonlyMap<string, string>;
@@ -55,6 +55,11 @@ async function mountFiles(
 ): Promise<string> {
   const name = digString(source, 'name') ?? digString(source, 'secretName') ?? '';
   const object = await to.read(kind, name);
+  const isOptional = dig(source, 'optional') === true;
+  if (!object && isOptional) {
+    mkdirSync(to.dir, { recursive: true, mode: 0o700 });
+    return to.dir;
+  }
   if (!object) {
     const word = kind === 'secrets' ? 'secret' : 'configmap';
     throw new ShoalError('not_found', `${word} "${name}" not found`, { retry: 'backoff' });
@@ -68,12 +73,15 @@ async function mountFiles(
       : Object.keys(data).map((k) => [k, k] as const);
   for (const [key, path] of files) {
     const value = data[key];
+    if (typeof value !== 'string' && isOptional) continue;
     if (typeof value !== 'string')
       throw new ShoalError('not_found', `"${name}" has no key "${key}"`, { retry: 'backoff' });
     const file = join(to.dir, normalize(join('/', path)));
     mkdirSync(dirname(file), { recursive: true });
     writeFileSync(file, kind === 'secrets' ? Buffer.from(value, 'base64') : value);
-    chmodSync(file, kind === 'secrets' ? 0o600 : 0o644);
+    // Nobody but the agent's user reads a secret, whatever mode the volume names.
+    const mode = digNumber(source, 'defaultMode') ?? 0o644;
+    chmodSync(file, kind === 'secrets' ? mode & 0o700 || 0o600 : mode);
   }
   return to.dir;
 }
