@@ -12,7 +12,7 @@ const object = (data: Record<string, string>): ApiObject => ({
   apiVersion: 'v1',
   kind: 'ConfigMap',
   metadata: { name: 'c' },
-  ...{ data },
+  data,
 });
 const readConfig: ReadConfig = async (kind, name) =>
   await Promise.resolve(
