@@ -1,6 +1,12 @@
 import { expect, test } from 'vitest';
 import type { ApiObject } from '../object.ts';
-import { bound, type MetricReading, type PodUse, readMetric } from './autoscaling-plan.ts';
+import {
+  bound,
+  type MetricReading,
+  type PodUse,
+  type Resize,
+  readMetric,
+} from './autoscaling-plan.ts';
 
 const utilization = (averageUtilization: number, name = 'cpu'): unknown => ({
   type: 'Resource',
@@ -56,7 +62,7 @@ const hpa = (spec: object = {}): ApiObject => ({
 
 test('bounds: minimum, maximum, speed upwards, five minutes of patience downwards', () => {
   const at = (desired: number, current = 3, past: { at: number; replicas: number }[] = []) =>
-    bound(hpa(), { current, desired }, past, 1_000_000);
+    bound(hpa(), { current, desired, past, resizes: [] }, 1_000_000);
   expect(at(1)).toMatchObject({ replicas: 2, limited: { reason: 'TooFewReplicas' } });
   expect(at(30, 8)).toMatchObject({ replicas: 10, limited: { reason: 'TooManyReplicas' } });
   expect(at(9, 2)).toMatchObject({ replicas: 6, limited: { reason: 'ScaleUpLimit' } });
@@ -65,5 +71,28 @@ test('bounds: minimum, maximum, speed upwards, five minutes of patience downward
   expect(at(2, 5, [{ at: 600_000, replicas: 4 }]).replicas).toBe(2);
   const eager = hpa({ behavior: { scaleDown: { stabilizationWindowSeconds: 0 } } });
   const past = [{ at: 999_000, replicas: 4 }];
-  expect(bound(eager, { current: 5, desired: 2 }, past, 1_000_000).replicas).toBe(2);
+  const scale = { current: 5, desired: 2, past, resizes: [] };
+  expect(bound(eager, scale, 1_000_000).replicas).toBe(2);
+});
+
+test('policies: so many pods or per cent within a period, the larger or the smaller, or not at all', () => {
+  const pods = (value: number): object => ({ type: 'Pods', value, periodSeconds: 60 });
+  const percent = (value: number): object => ({ type: 'Percent', value, periodSeconds: 60 });
+  const to = (behavior: object, current: number, desired: number, resizes: Resize[] = []): number =>
+    bound(
+      hpa({ minReplicas: 1, maxReplicas: 100, behavior }),
+      { current, desired, past: [], resizes },
+      1_000_000,
+    ).replicas;
+  expect(to({ scaleUp: { policies: [pods(1)] } }, 5, 50)).toBe(6);
+  // One more was added within the minute: no other now.
+  expect(to({ scaleUp: { policies: [pods(1)] } }, 5, 50, [{ at: 990_000, by: 1 }])).toBe(5);
+  expect(to({ scaleUp: { policies: [pods(1)] } }, 5, 50, [{ at: 900_000, by: 1 }])).toBe(6);
+  expect(to({ scaleUp: { policies: [pods(1), percent(100)] } }, 5, 50)).toBe(10);
+  expect(to({ scaleUp: { policies: [pods(1), percent(100)], selectPolicy: 'Min' } }, 5, 50)).toBe(
+    6,
+  );
+  expect(to({ scaleUp: { selectPolicy: 'Disabled' } }, 5, 50)).toBe(5);
+  expect(to({ scaleDown: { policies: [percent(10)] } }, 50, 1)).toBe(45);
+  expect(to({ scaleDown: { policies: [pods(3)], selectPolicy: 'Min' } }, 50, 1)).toBe(47);
 });

@@ -7,9 +7,22 @@ import { parseQuantity } from '../quantity.ts';
  */
 const TOLERANCE = 0.1;
 const DOWN_WINDOW_S = 300;
-/** Scaling up without a policy of its own: twice as many, or four more, within 15 s. */
-const UP_FACTOR = 2;
-const UP_PODS = 4;
+/** How fast it goes without policies of its own: up twice as many or four more, down at once. */
+const DEFAULT_POLICIES: Readonly<Record<Direction, readonly Policy[]>> = {
+  scaleUp: [
+    { type: 'Percent', value: 100, periodSeconds: 15 },
+    { type: 'Pods', value: 4, periodSeconds: 15 },
+  ],
+  scaleDown: [{ type: 'Percent', value: 100, periodSeconds: 15 }],
+};
+
+type Direction = 'scaleUp' | 'scaleDown';
+
+interface Policy {
+  readonly type: string;
+  readonly value: number;
+  readonly periodSeconds: number;
+}
 
 /** Use of one pod: cores and bytes; undefined while nobody knows. */
 export interface PodUse {
@@ -131,7 +144,46 @@ export interface Bounded {
   readonly limited: MetricFault | undefined;
 }
 
-function windowMs(hpa: ApiObject, direction: 'scaleUp' | 'scaleDown', fallback: number): number {
+/** A change of the replicas, by this autoscaler, in the past. */
+export interface Resize {
+  readonly at: number;
+  /** Replicas more; negative: fewer. */
+  readonly by: number;
+}
+
+function policiesOf(hpa: ApiObject, direction: Direction): readonly Policy[] {
+  const given = digList(hpa, 'spec', 'behavior', direction, 'policies').map((p) => ({
+    type: digString(p, 'type') ?? '',
+    value: digNumber(p, 'value') ?? 0,
+    periodSeconds: digNumber(p, 'periodSeconds') ?? 0,
+  }));
+  return given.length > 0 ? given : DEFAULT_POLICIES[direction];
+}
+
+/** The furthest it may go in one direction now, by its policies. */
+function furthest(
+  hpa: ApiObject,
+  direction: Direction,
+  scale: { readonly current: number; readonly resizes: readonly Resize[]; readonly now: number },
+): number {
+  const { current, resizes, now } = scale;
+  const select = digString(hpa, 'spec', 'behavior', direction, 'selectPolicy') ?? 'Max';
+  if (select === 'Disabled') return current;
+  const sign = direction === 'scaleUp' ? 1 : -1;
+  const limits = policiesOf(hpa, direction).map(({ type, value, periodSeconds }) => {
+    const done = resizes
+      .filter((r) => now - r.at < periodSeconds * 1000 && Math.sign(r.by) === sign)
+      .reduce((sum, r) => sum + r.by, 0);
+    const start = current - done;
+    if (type === 'Pods') return start + sign * value;
+    const scaledBy = start * (1 + (sign * value) / 100);
+    return sign > 0 ? Math.ceil(scaledBy) : Math.trunc(scaledBy);
+  });
+  const most = sign > 0 === (select === 'Max');
+  return most ? Math.max(...limits) : Math.min(...limits);
+}
+
+function windowMs(hpa: ApiObject, direction: Direction, fallback: number): number {
   const given = digNumber(hpa, 'spec', 'behavior', direction, 'stabilizationWindowSeconds');
   return (given ?? fallback) * 1000;
 }
@@ -140,14 +192,20 @@ function windowMs(hpa: ApiObject, direction: 'scaleUp' | 'scaleDown', fallback: 
  * Keeps what the metrics ask for within the autoscaler's bounds: not below any recommendation of
  * the last five minutes, not up too fast, between minimum and maximum.
  *
- * @param past Recommendations until now, this one included.
+ * @param scale What there is, what the metrics ask for, recommendations until now (this one
+ *   included), and what it changed before.
  */
 export function bound(
   hpa: ApiObject,
-  scale: { readonly current: number; readonly desired: number },
-  past: readonly Recommendation[],
+  scale: {
+    readonly current: number;
+    readonly desired: number;
+    readonly past: readonly Recommendation[];
+    readonly resizes: readonly Resize[];
+  },
   now: number,
 ): Bounded {
+  const { past, resizes } = scale;
   const within = (ms: number): number[] =>
     past.filter((r) => now - r.at <= ms).map((r) => r.replicas);
   const floor = Math.max(...within(windowMs(hpa, 'scaleDown', DOWN_WINDOW_S)), scale.desired);
@@ -156,14 +214,17 @@ export function bound(
   const stable = Math.max(Math.min(current, floor), ceiling);
   const min = digNumber(hpa, 'spec', 'minReplicas') ?? 1;
   const max = digNumber(hpa, 'spec', 'maxReplicas') ?? min;
-  const fastest = Math.max(current * UP_FACTOR, current + UP_PODS);
-  const replicas = Math.max(min, Math.min(max, fastest, stable));
-  return { replicas, limited: limitOf(stable, { min, max, fastest }) };
+  const at = { current, resizes, now };
+  const fastest = Math.max(current, furthest(hpa, 'scaleUp', at));
+  const slowest = Math.min(current, furthest(hpa, 'scaleDown', at));
+  const paced = Math.max(slowest, Math.min(fastest, stable));
+  const replicas = Math.max(min, Math.min(max, paced));
+  return { replicas, limited: limitOf(stable, { min, max, fastest, slowest }) };
 }
 
 function limitOf(
   wanted: number,
-  { min, max, fastest }: { min: number; max: number; fastest: number },
+  { min, max, fastest, slowest }: { min: number; max: number; fastest: number; slowest: number },
 ): MetricFault | undefined {
   if (wanted < min)
     return {
@@ -179,6 +240,11 @@ function limitOf(
     return {
       reason: 'ScaleUpLimit',
       message: 'the desired replica count is increasing faster than the maximum scale rate',
+    };
+  if (wanted < slowest)
+    return {
+      reason: 'ScaleDownLimit',
+      message: 'the desired replica count is decreasing faster than the maximum scale rate',
     };
   return undefined;
 }

@@ -16,6 +16,7 @@ import {
   type MetricReading,
   type PodUse,
   type Recommendation,
+  type Resize,
   readMetric,
 } from './autoscaling-plan.ts';
 import {
@@ -46,6 +47,7 @@ export class HorizontalPodAutoscalerController implements Controller {
   readonly #events: EventWriter;
   readonly #usage: () => Promise<readonly NodeUsage[]>;
   readonly #past = new Map<string, Recommendation[]>();
+  readonly #resizes = new Map<string, Resize[]>();
 
   /** @param usage What the pods of every node use now. */
   constructor(
@@ -70,6 +72,7 @@ export class HorizontalPodAutoscalerController implements Controller {
     const hpa = this.#kinds.find('horizontalpodautoscalers', namespace, name);
     if (!hpa || hpa.metadata.deletionTimestamp) {
       this.#past.delete(key);
+      this.#resizes.delete(key);
       return undefined;
     }
     await this.#scale(key, hpa).catch((error: unknown) =>
@@ -154,8 +157,14 @@ export class HorizontalPodAutoscalerController implements Controller {
       key,
       past.filter((r) => now - r.at < REMEMBERED_MS),
     );
-    const plan = bound(hpa, { current: replicas, desired: proposed }, past, now);
-    if (plan.replicas !== replicas) await this.#resize(hpa, target, plan.replicas);
+    const resizes = this.#resizes.get(key) ?? [];
+    const scale = { current: replicas, desired: proposed, past, resizes };
+    const plan = bound(hpa, scale, now);
+    if (plan.replicas !== replicas) {
+      await this.#resize(hpa, target, plan.replicas);
+      const kept = resizes.filter((r) => now - r.at < REMEMBERED_MS);
+      this.#resizes.set(key, [...kept, { at: now, by: plan.replicas - replicas }]);
+    }
     const { reason = 'DesiredWithinRange', message = 'the desired count is within the bounds' } =
       plan.limited ?? {};
     await this.#report(hpa, {
