@@ -195,6 +195,25 @@ test('who may act as another, and with which groups', async () => {
   expect((await as('', 'GET', `${CORE}/secrets`, undefined, group)).code).toBe(400);
 });
 
+test('reviews of others: for those who may ask', async () => {
+  const path = '/apis/authorization.k8s.io/v1/subjectaccessreviews';
+  const about = (user: string, verb: string): object => ({
+    spec: { user, resourceAttributes: { verb, resource: 'configmaps', namespace: 'default' } },
+  });
+  expect((await as('', 'POST', path, about('viewer', 'list'))).body.status).toMatchObject({
+    allowed: true,
+  });
+  expect((await as('', 'POST', path, about('viewer', 'delete'))).body.status).toMatchObject({
+    allowed: false,
+  });
+  expect((await as('viewer', 'POST', path, about('boss', 'list'))).code).toBe(403);
+  const tokens = '/apis/authentication.k8s.io/v1/tokenreviews';
+  const known = await as('', 'POST', tokens, { spec: { token: server.token } });
+  expect(known.body.status).toMatchObject({ authenticated: true, user: { username: 'admin' } });
+  const unknown = await as('', 'POST', tokens, { spec: { token: 'x' } });
+  expect(unknown.body.status).toEqual({ authenticated: false });
+});
+
 test('JSON patches stay inside their document', async () => {
   const json = { 'Content-Type': 'application/json-patch+json' };
   for (const path of [

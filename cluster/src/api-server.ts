@@ -30,6 +30,7 @@ import { METRICS_RESOURCES, Metrics } from './server/metrics.ts';
 import { OpenApi } from './server/openapi.ts';
 import { RequestLog } from './server/request-log.ts';
 import { ResourceRegistry } from './server/resource-registry.ts';
+import { REVIEW_RESOURCES } from './server/reviews.ts';
 import { ServiceAccountTokens } from './server/service-account-tokens.ts';
 import type { ServiceSubnets } from './server/service-address.ts';
 import { StreamProxy } from './server/stream-proxy.ts';
@@ -97,7 +98,10 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
   const authority = await clusterAuthority(options.dataDir, clock.now());
   const tls = await serverCertificate(options.dataDir, clock.now());
   const store = new RevisionedStore(join(options.dataDir, 'cluster.db'), options.history);
-  const registry = new ResourceRegistry(BUILTIN_RESOURCES, BUILTIN_SCHEMAS, METRICS_RESOURCES);
+  const registry = new ResourceRegistry(BUILTIN_RESOURCES, BUILTIN_SCHEMAS, [
+    ...METRICS_RESOURCES,
+    ...REVIEW_RESOURCES,
+  ]);
   const verbs = new Verbs(store, registry, clock, options.serviceSubnets);
   const context: ControllerContext = { verbs, registry, clock, random, logger };
   const kinds = new Kinds(context);

@@ -1,5 +1,11 @@
 import type { IncomingMessage } from 'node:http';
-import { authenticate, impersonated, type TokenTable, type User } from './authenticate.ts';
+import {
+  authenticate,
+  impersonated,
+  type TokenTable,
+  type User,
+  userOfToken,
+} from './authenticate.ts';
 import { type Authorizer, serviceAccountOf, serviceAccountUser, verbOf } from './authorize.ts';
 import type { RequestLog } from './request-log.ts';
 import type { ServiceAccountTokens } from './service-account-tokens.ts';
@@ -73,6 +79,11 @@ export class Access {
       this.authorizer.check(user, { ...wanted, resource: 'groups', name });
     if (!account || other.groups.length > 0) return other;
     return serviceAccountUser(account.namespace, account.name);
+  }
+
+  /** Whose token this is; undefined for nobody's. */
+  whoHas(token: string): User | undefined {
+    return userOfToken(token, this.#tokens, this.#accounts);
   }
 
   /** @throws StatusError `Forbidden` when no role lets the user do this. */

@@ -42,7 +42,16 @@ export function authenticate(
   if (user) return user;
   const bearer = /^Bearer (.+)$/.exec(request.headers.authorization ?? '')?.[1];
   if (bearer === undefined) return undefined;
-  return tokens.find((t) => sameText(t.token, bearer))?.user ?? accounts.userOf(bearer);
+  return userOfToken(bearer, tokens, accounts);
+}
+
+/** Whose token this is; undefined for nobody's. */
+export function userOfToken(
+  token: string,
+  tokens: TokenTable,
+  accounts: { userOf(token: string): User | undefined },
+): User | undefined {
+  return tokens.find((t) => sameText(t.token, token))?.user ?? accounts.userOf(token);
 }
 
 /** Whom a request wants to be taken for (`kubectl --as`); undefined when for nobody else. */

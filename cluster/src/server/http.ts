@@ -130,7 +130,7 @@ export class HttpFront {
     }
     const { access } = this.#options;
     const user = access.identify(exchange.request);
-    if (this.#meta(exchange) || (await answerReview(exchange, user, access.authorizer))) return;
+    if (this.#meta(exchange) || (await answerReview(exchange, user, access))) return;
     const parsed = parsePath(path);
     if (!parsed) return refuse('NotFound', 'the server could not find the requested resource');
     access.check(user, exchange.method, parsed, exchange.query);
