@@ -81,7 +81,7 @@ async function portForward(kubeconfig: string): Promise<Outcome> {
 /** `kubectl get -w` sees an object come, change and go. */
 async function watchObjects(kubeconfig: string): Promise<Outcome> {
   const name = 'kubectl get configmap seen -w';
-  const child = spawn('kubectl', ['get', 'configmap', '-l', 'seen=yes', '-w', '--no-headers'], {
+  const child = spawn('kubectl', ['get', 'configmap', '-l', 'seen=here', '-w', '--no-headers'], {
     env: { ...process.env, KUBECONFIG: kubeconfig },
     timeout: 60_000,
   });
@@ -96,7 +96,7 @@ async function watchObjects(kubeconfig: string): Promise<Outcome> {
   const seen = {
     apiVersion: 'v1',
     kind: 'ConfigMap',
-    metadata: { name: 'seen', labels: { seen: 'yes' } },
+    metadata: { name: 'seen', labels: { seen: 'here' } },
   };
   await sleep(1_000);
   await kubectl({ args: 'apply -f -', input: { ...seen, data: { a: '1' } } }, kubeconfig);

@@ -183,6 +183,12 @@ const SERVER_SIDE: readonly Step[] = [
   },
   { args: 'get configmap moved -o jsonpath={.data.a}', stdout: /^2$/ },
   {
+    args: 'diff --server-side -f -',
+    input: { ...MOVED, data: { a: '3' } },
+    code: 1,
+    stdout: /^\+ {2}a: "3"$/m,
+  },
+  {
     args: 'replace -f -',
     input: { ...MOVED, data: { a: 'replaced' } },
     stdout: /configmap\/moved replaced/,
@@ -194,12 +200,6 @@ const SERVER_SIDE: readonly Step[] = [
     input: { ...MOVED, metadata: { name: 'moved', resourceVersion: '1' } },
     code: 1,
     stderr: /Error from server \(Conflict\).*the object has been modified/,
-  },
-  {
-    args: 'diff --server-side -f -',
-    input: { ...MOVED, data: { a: '3' } },
-    code: 1,
-    stdout: /^\+ {2}a: "3"$/m,
   },
 ];
 
