@@ -18,6 +18,8 @@ const CLIENT_VARIABLES = [
 ];
 const CHECK_TIMEOUT_MS = 10_000;
 const PULL_TIMEOUT_MS = 15 * 60_000;
+/** How references begin; one that began with a dash would be an option to the runtime. */
+const IMAGE = /^[A-Za-z0-9][\w.:/@-]*$/;
 const LABEL = 'shoal.dev/agent';
 
 /** A container as an image runtime starts it. */
@@ -114,6 +116,10 @@ export class OciRuntime {
 
   /** @throws ShoalError `unsupported` when the image is not here and cannot be had. */
   async ensureImage(image: string, policy: string): Promise<void> {
+    if (!IMAGE.test(image)) {
+      const message = `Failed to apply default image tag ${JSON.stringify(image)}: invalid reference format`;
+      throw new ShoalError('unsupported', message);
+    }
     const present = await this.#call(['image', 'inspect', '--format', '{{.Id}}', image]).then(
       () => true,
       () => false,
