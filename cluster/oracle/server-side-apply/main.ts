@@ -26,7 +26,7 @@ function some<T>(options: readonly T[]): T[] {
 }
 
 /** Not empty: what is left of an emptied list (null there, empty here) is another story. */
-function any<T>(options: readonly T[]): T[] {
+function atLeastOne<T>(options: readonly T[]): T[] {
   const chosen = some(options);
   return chosen.length > 0 ? chosen : [options[0] as T];
 }
@@ -40,12 +40,14 @@ function container(name: string): unknown {
     name,
     image: pick('one', 'two'),
     ...optional('args', () => some(['-x', '-y', '-z'])),
-    ...optional('env', () => any(['A', 'B']).map((n) => ({ name: n, value: pick('1', '2') }))),
+    ...optional('env', () =>
+      atLeastOne(['A', 'B']).map((n) => ({ name: n, value: pick('1', '2') })),
+    ),
     ...optional('ports', () =>
-      any([80, 81]).map((containerPort) => ({ containerPort, protocol: 'TCP' })),
+      atLeastOne([80, 81]).map((containerPort) => ({ containerPort, protocol: 'TCP' })),
     ),
     ...optional('resources', () => ({
-      limits: Object.fromEntries(any(['cpu', 'memory']).map((k) => [k, pick('1', '2')])),
+      limits: Object.fromEntries(atLeastOne(['cpu', 'memory']).map((k) => [k, pick('1', '2')])),
     })),
   };
 }
@@ -58,9 +60,9 @@ function deployment(): unknown {
       name: 'd',
       namespace: 'default',
       ...optional('labels', () =>
-        Object.fromEntries(any(['l', 'm']).map((k) => [k, pick('1', '2')])),
+        Object.fromEntries(atLeastOne(['l', 'm']).map((k) => [k, pick('1', '2')])),
       ),
-      ...optional('finalizers', () => any(['x.org/a', 'x.org/b'])),
+      ...optional('finalizers', () => atLeastOne(['x.org/a', 'x.org/b'])),
     },
     spec: {
       selector: { matchLabels: { app: 'd' } },
@@ -69,9 +71,11 @@ function deployment(): unknown {
       template: {
         metadata: { labels: { app: 'd', ...optional('more', () => pick('1', '2')) } },
         spec: {
-          containers: any(['a', 'b', 'c']).map(container),
+          containers: atLeastOne(['a', 'b', 'c']).map(container),
           ...optional('nodeSelector', () => ({ zone: pick('1', '2') })),
-          ...optional('volumes', () => any(['v', 'w']).map((name) => ({ name, emptyDir: {} }))),
+          ...optional('volumes', () =>
+            atLeastOne(['v', 'w']).map((name) => ({ name, emptyDir: {} })),
+          ),
         },
       },
     },
@@ -89,7 +93,9 @@ function custom(): unknown {
       ...optional('inner', () => ({
         ...optional('x', () => draw(2)),
         ...optional('y', () => draw(2)),
-        ...optional('deep', () => Object.fromEntries(any(['p', 'q']).map((k) => [k, draw(2)]))),
+        ...optional('deep', () =>
+          Object.fromEntries(atLeastOne(['p', 'q']).map((k) => [k, draw(2)])),
+        ),
       })),
     },
   };
