@@ -115,8 +115,11 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     authorizer: new Authorizer(verbs, registry),
     log: new RequestLog(join(options.dataDir, 'requests.jsonl'), logger),
   });
-  const locator = new AgentLocator(verbs, registry);
-  const metrics = new Metrics(locator, tls, authority.certificate);
+  const locator = new AgentLocator(verbs, registry, {
+    ...tls,
+    authority: authority.certificate,
+  });
+  const metrics = new Metrics(locator);
   const front = new HttpFront({
     verbs,
     registry,
@@ -127,9 +130,9 @@ export async function startApiServer(options: ApiServerOptions): Promise<ApiServ
     authority: authority.certificate,
     isReady: () => true,
     openApi: new OpenApi(registry),
-    logs: new LogProxy(locator, tls, authority.certificate),
+    logs: new LogProxy(locator),
     metrics,
-    streams: new StreamProxy(locator, tls, authority.certificate),
+    streams: new StreamProxy(locator),
   });
   const proxy = new ServiceProxy(context, kinds);
   const loops = controllersOf(context, kinds, { proxy, metrics }).map(

@@ -1,8 +1,7 @@
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { fromNode } from '@shoal/core';
+import { keyFile } from '../key-file.ts';
 import { type ApiObject, digString } from '../object.ts';
 
 export interface ProcessRecord {
@@ -18,7 +17,6 @@ export interface ConfigKey {
 }
 
 const ALGORITHM = 'aes-256-gcm';
-const KEY_BYTES = 32;
 const NONCE_BYTES = 12;
 const TAG_BYTES = 16;
 
@@ -28,7 +26,7 @@ class Vault {
 
   /** @param file The key; made when it is not there. */
   constructor(file: string) {
-    this.#key = readOrMake(file);
+    this.#key = keyFile(file);
   }
 
   seal(value: unknown): Buffer {
@@ -51,20 +49,6 @@ class Vault {
       return undefined;
     }
   }
-}
-
-function readOrMake(file: string): Buffer {
-  try {
-    const key = readFileSync(file);
-    // A start that was cut short left less: what it sealed cannot be opened anyway.
-    if (key.length === KEY_BYTES) return key;
-    rmSync(file);
-  } catch (error) {
-    if (fromNode(error, '').code !== 'not_found') throw fromNode(error, `reading ${file}`);
-  }
-  const key = randomBytes(KEY_BYTES);
-  writeFileSync(file, key, { mode: 0o600, flag: 'wx' });
-  return key;
 }
 
 /** What the agent must know after a restart without an API server: its pods, and its processes. */

@@ -1,3 +1,4 @@
+import type { KeyPair } from '@shoal/core';
 import { type ApiObject, digList, digNumber, digString } from '../object.ts';
 import { refuse } from './exchange.ts';
 import type { ResourceRegistry } from './resource-registry.ts';
@@ -7,17 +8,43 @@ import type { Verbs } from './verbs.ts';
 export interface Located {
   readonly pod: ApiObject;
   readonly container: string;
-  readonly agent: { readonly host: string; readonly port: number; readonly node: string };
+  readonly agent: Agent;
 }
 
-/** Finds the agent of the node that runs a pod. */
+/** Where the agent of a node listens. */
+export interface Agent {
+  readonly host: string;
+  readonly port: number;
+  readonly node: string;
+}
+
+/** Finds the agents of nodes, and those of the nodes that run a pod. */
 export class AgentLocator {
   readonly #verbs: Verbs;
   readonly #registry: ResourceRegistry;
+  readonly #identity: { readonly key: string; readonly cert: string; readonly ca: string };
 
-  constructor(verbs: Verbs, registry: ResourceRegistry) {
+  /** @param tls The API server's own certificate: agents answer nobody else. */
+  constructor(
+    verbs: Verbs,
+    registry: ResourceRegistry,
+    tls: KeyPair & { readonly authority: string },
+  ) {
     this.#verbs = verbs;
     this.#registry = registry;
+    this.#identity = { key: tls.privateKey, cert: tls.certificate, ca: tls.authority };
+  }
+
+  /** How to connect to an agent. */
+  connection({ host, port }: Agent): {
+    host: string;
+    port: number;
+    key: string;
+    cert: string;
+    ca: string;
+    servername: string;
+  } {
+    return { host, port, ...this.#identity, servername: '' };
   }
 
   /** @throws StatusError when there is no such pod, container or node, or it does not run yet. */
@@ -52,7 +79,7 @@ export class AgentLocator {
   }
 
   /** The agents of all nodes that have said where theirs is. */
-  agents(): { readonly host: string; readonly port: number; readonly node: string }[] {
+  agents(): Agent[] {
     return this.#list('nodes').flatMap((object) => {
       const endpoint = endpointOf(object);
       return endpoint ? [{ ...endpoint, node: object.metadata.name }] : [];

@@ -1,32 +1,23 @@
 import { request as httpsRequest } from 'node:https';
-import type { KeyPair } from '@shoal/core';
-import type { AgentLocator } from './agent-locator.ts';
+import type { Agent, AgentLocator } from './agent-locator.ts';
 import type { Exchange } from './exchange.ts';
 
 /** Fetches a container's log from the agent of the node that runs the pod. */
 export class LogProxy {
   readonly #locator: AgentLocator;
-  readonly #tls: KeyPair;
-  readonly #authority: string;
 
-  constructor(locator: AgentLocator, tls: KeyPair, authority: string) {
+  constructor(locator: AgentLocator) {
     this.#locator = locator;
-    this.#tls = tls;
-    this.#authority = authority;
   }
 
   async serve(exchange: Exchange, namespace: string, name: string): Promise<void> {
     const { pod, container, agent } = this.#locator.find(namespace, name, exchange.query);
-    const { host, port, node } = agent;
     const query = new URLSearchParams(exchange.query);
     query.set('container', container);
-    await this.#pipe(exchange, { host, port, path: `/logs/${pod.metadata.uid}?${query}`, node });
+    await this.#pipe(exchange, { ...agent, path: `/logs/${pod.metadata.uid}?${query}` });
   }
 
-  #pipe(
-    exchange: Exchange,
-    to: { host: string; port: number; path: string; node: string },
-  ): Promise<void> {
+  #pipe(exchange: Exchange, to: Agent & { readonly path: string }): Promise<void> {
     const { response } = exchange;
     return new Promise((resolve) => {
       const fail = (): void => {
@@ -48,11 +39,8 @@ export class LogProxy {
       };
       const upstream = httpsRequest(
         {
-          ...to,
-          key: this.#tls.privateKey,
-          cert: this.#tls.certificate,
-          ca: this.#authority,
-          servername: '',
+          ...this.#locator.connection(to),
+          path: to.path,
         },
         (answer) => {
           response.writeHead(answer.statusCode ?? 502, {

@@ -1,7 +1,7 @@
 import { request as httpsRequest } from 'node:https';
-import { isJsonObject, type KeyPair, rfc3339 } from '@shoal/core';
+import { isJsonObject, rfc3339 } from '@shoal/core';
 import { type ApiObject, digNumber, digString } from '../object.ts';
-import type { AgentLocator } from './agent-locator.ts';
+import type { Agent, AgentLocator } from './agent-locator.ts';
 import { type Exchange, refuse, sendJson } from './exchange.ts';
 import type { Resource } from './resource-registry.ts';
 import { parseLabelSelector } from './selectors.ts';
@@ -60,13 +60,9 @@ function sum(values: readonly number[]): number {
 /** `kubectl top`: asks the agents of the nodes what their pods use, whenever it is asked. */
 export class Metrics {
   readonly #locator: AgentLocator;
-  readonly #tls: KeyPair;
-  readonly #authority: string;
 
-  constructor(locator: AgentLocator, tls: KeyPair, authority: string) {
+  constructor(locator: AgentLocator) {
     this.#locator = locator;
-    this.#tls = tls;
-    this.#authority = authority;
   }
 
   /** @returns False for any other request. */
@@ -134,12 +130,11 @@ export class Metrics {
     return { timestamp: rfc3339(Date.now()), window: `${(windowMs / 1000).toFixed(3)}s` };
   }
 
-  #ask(agent: { host: string; port: number; node: string }): Promise<NodeUsage> {
-    const { host, port, node } = agent;
-    const { privateKey: key, certificate: cert } = this.#tls;
+  #ask(agent: Agent): Promise<NodeUsage> {
+    const { node } = agent;
     return new Promise((resolve, reject) => {
       const call = httpsRequest(
-        { host, port, path: '/stats', key, cert, ca: this.#authority, servername: '' },
+        { ...this.#locator.connection(agent), path: '/stats' },
         (answer) => {
           const chunks: Buffer[] = [];
           answer.on('data', (chunk: Buffer) => chunks.push(chunk));

@@ -1,7 +1,7 @@
-import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createHmac, timingSafeEqual } from 'node:crypto';
 import { join } from 'node:path';
-import { type Clock, fromNode, isJsonObject, rfc3339 } from '@shoal/core';
+import { type Clock, isJsonObject, rfc3339 } from '@shoal/core';
+import { keyFile } from '../key-file.ts';
 import { digList, digNumber, digString } from '../object.ts';
 import type { User } from './authenticate.ts';
 import { serviceAccountUser } from './authorize.ts';
@@ -10,7 +10,6 @@ import type { ResourceRegistry } from './resource-registry.ts';
 import type { Verbs } from './verbs.ts';
 
 const ISSUER = 'https://kubernetes.default.svc';
-const KEY_BYTES = 32;
 const DEFAULT_SECONDS = 3600;
 const MIN_SECONDS = 600;
 const MAX_SECONDS = 2 ** 32;
@@ -27,21 +26,6 @@ function decoded(part: string): unknown {
   }
 }
 
-function readKey(dataDir: string): Buffer {
-  const file = join(dataDir, 'service-accounts.key');
-  try {
-    const key = readFileSync(file);
-    // A start that was cut short left less: made anew, tokens of before end.
-    if (key.length === KEY_BYTES) return key;
-    rmSync(file);
-  } catch (error) {
-    if (fromNode(error, '').code !== 'not_found') throw fromNode(error, `reading ${file}`);
-  }
-  const key = randomBytes(KEY_BYTES);
-  writeFileSync(file, key, { mode: 0o600, flag: 'wx' });
-  return key;
-}
-
 /**
  * Tokens of service accounts, signed by the cluster: JSON Web Tokens (RFC 7519, HS256) that end
  * with their time or with their account.
@@ -56,7 +40,7 @@ export class ServiceAccountTokens {
     dataDir: string,
     ports: { readonly verbs: Verbs; readonly registry: ResourceRegistry; readonly clock: Clock },
   ) {
-    this.#key = readKey(dataDir);
+    this.#key = keyFile(join(dataDir, 'service-accounts.key'));
     this.#verbs = ports.verbs;
     this.#registry = ports.registry;
     this.#clock = ports.clock;

@@ -1,8 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { connect } from 'node:tls';
-import type { KeyPair } from '@shoal/core';
-import type { AgentLocator } from './agent-locator.ts';
+import type { Agent, AgentLocator } from './agent-locator.ts';
 import { refuseUpgrade } from './refuse-upgrade.ts';
 import { StatusError } from './status-error.ts';
 
@@ -32,13 +31,9 @@ const FORWARDED = /^(upgrade|sec-websocket-.*|x-stream-protocol-version)$/;
  */
 export class StreamProxy {
   readonly #locator: AgentLocator;
-  readonly #tls: KeyPair;
-  readonly #authority: string;
 
-  constructor(locator: AgentLocator, tls: KeyPair, authority: string) {
+  constructor(locator: AgentLocator) {
     this.#locator = locator;
-    this.#tls = tls;
-    this.#authority = authority;
   }
 
   /** @throws StatusError when there is no such pod, container or node. */
@@ -56,14 +51,9 @@ export class StreamProxy {
     this.#join(upgrade, agent, path);
   }
 
-  #join(
-    { request, socket, head }: UpgradeRequest,
-    agent: { host: string; port: number; node: string },
-    path: string,
-  ): void {
-    const { privateKey: key, certificate: cert } = this.#tls;
+  #join({ request, socket, head }: UpgradeRequest, agent: Agent, path: string): void {
     const { host, port, node } = agent;
-    const upstream = connect({ host, port, key, cert, ca: this.#authority, servername: '' });
+    const upstream = connect(this.#locator.connection(agent));
     let joined = false;
     upstream.on('secureConnect', () => {
       joined = true;
