@@ -71,8 +71,8 @@ export {
   prune,
   type ResolveRef,
   type StructuralSchema,
-  toRegExp,
   validate,
 } from './structural-schema.ts';
 export { type LoopPorts, superviseLoop } from './supervise.ts';
+export { toRegExp } from './text-patterns.ts';
 export { type TransactionalDatabase, transaction } from './transaction.ts';
