@@ -1,5 +1,11 @@
 import { expect, test } from 'vitest';
-import { applyDefaults, prune, type StructuralSchema, validate } from './structural-schema.ts';
+import {
+  applyDefaults,
+  dropIdleNulls,
+  prune,
+  type StructuralSchema,
+  validate,
+} from './structural-schema.ts';
 
 const SCHEMA: StructuralSchema = {
   type: 'object',
@@ -70,4 +76,35 @@ test('defaults reach into lists and do not overwrite', () => {
   const value = { spec: { name: 'ok', list: [{}, { n: 5 }] } };
   applyDefaults(value, SCHEMA);
   expect(value).toEqual({ spec: { name: 'ok', share: 0.5, list: [{ n: 1 }, { n: 5 }] } });
+});
+
+test('texts: patterns as Go writes them, formats, and names of formats nobody knows', () => {
+  const fits = (schema: StructuralSchema, value: string): boolean =>
+    validate(value, { type: 'string', ...schema }).length === 0;
+  expect(fits({ pattern: '(?i)^ABC$' }, 'abc')).toBe(true);
+  expect(fits({ pattern: '^[[:alnum:]]+$' }, 'a1')).toBe(true);
+  expect(fits({ pattern: '^[[:alnum:]]+$' }, 'a-')).toBe(false);
+  expect(fits({ pattern: '^a\\_c$' }, 'a_c')).toBe(true);
+  expect(fits({ pattern: '^(?P<n>x)\\z' }, 'x')).toBe(true);
+  expect(fits({ format: 'ipv4' }, '10.0.0.1')).toBe(true);
+  expect(fits({ format: 'ipv4' }, '10.0.0.256')).toBe(false);
+  expect(fits({ format: 'uuid' }, 'no')).toBe(false);
+  expect(fits({ maxLength: 2 }, '🐟🐟')).toBe(true);
+  for (const format of ['constructor', '__proto__', 'of-my-own'])
+    expect(fits({ format }, 'x')).toBe(true);
+});
+
+test('nulls that mean nothing go, those that mean something stay', () => {
+  const schema: StructuralSchema = {
+    type: 'object',
+    properties: {
+      plain: { type: 'string' },
+      nullable: { type: 'string', nullable: true },
+      filled: { type: 'string', default: 'x' },
+      list: { type: 'array', items: { type: 'object', properties: { a: { type: 'string' } } } },
+    },
+  };
+  const value = { plain: null, nullable: null, filled: null, list: [{ a: null }] };
+  dropIdleNulls(value, schema);
+  expect(value).toEqual({ nullable: null, filled: null, list: [{}] });
 });

@@ -258,8 +258,9 @@ function stringFaults(value: string, shape: StructuralSchema, field: string): Fi
   if (shape.pattern !== undefined && !toRegExp(shape.pattern).test(value)) {
     say(`match '${shape.pattern}'`);
   }
-  const format = shape.format === undefined ? undefined : FORMATS[shape.format];
-  if (format && !format(value)) say(`be of type ${shape.format}`);
+  const name = shape.format ?? '';
+  const format = Object.hasOwn(FORMATS, name) ? FORMATS[name] : undefined;
+  if (format && !format(value)) say(`be of type ${name}`);
   return faults;
 }
 

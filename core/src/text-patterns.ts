@@ -2,6 +2,7 @@
 
 const DATE_TIME = /^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$/;
 
+const MAX_KEPT = 1_000;
 const regExps = new Map<string, RegExp>();
 const POSIX: Readonly<Record<string, string>> = {
   alnum: 'A-Za-z0-9',
@@ -35,6 +36,8 @@ export function toRegExp(pattern: string): RegExp {
   } catch {
     known = new RegExp(source, flags?.[1] ?? '');
   }
+  // Rules may make patterns of what objects say: those must not pile up.
+  if (regExps.size >= MAX_KEPT) regExps.clear();
   regExps.set(pattern, known);
   return known;
 }
