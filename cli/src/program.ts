@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { addBenchCommands } from './commands/bench-program.ts';
 import { downCommand, statusCommand, upCommand } from './commands/cluster.ts';
 import { datasetListCommand, datasetPullCommand } from './commands/dataset.ts';
+import { addEdgeCommands } from './commands/edge-program.ts';
 import { addFleetCommands } from './commands/fleet-program.ts';
 import { addKnowledgeCommands } from './commands/knowledge-program.ts';
 import { addLabelCommands } from './commands/label-program.ts';
@@ -144,6 +145,7 @@ addModelCommands(program);
 addKnowledgeCommands(program);
 addLabelCommands(program);
 addFleetCommands(program);
+addEdgeCommands(program);
 addBenchCommands(program);
 
 try {

@@ -7,6 +7,7 @@ import {
   object,
   string,
 } from '../schema/fields.ts';
+import { groupLabel, placementGroups, placementStatus } from '../schema/placement.ts';
 import {
   conditions,
   jobStatus,
@@ -160,11 +161,14 @@ export const federatedLearningJob: KindDefinition = {
         { enum: ['flat', 'hierarchical'] },
       ),
       placement: object(
-        'Where the aggregators of groups run. Shoal’s own.',
+        'What differs between groups of nodes, and where the aggregators of groups run.',
         {
-          groupLabel: string('Label of nodes that names their group; default shoal.dev/group.', {
-            minLength: 1,
-          }),
+          groupLabel,
+          groups: {
+            ...placementGroups,
+            description:
+              'Groups in which participants work in another way; those of other nodes work as the job says.',
+          },
           gatewayLabel: string(
             'Label, set to true, of the node in a group that aggregates; default shoal.dev/gateway. Without such a node it is that of the group’s first participant.',
             { minLength: 1 },
@@ -197,6 +201,7 @@ export const federatedLearningJob: KindDefinition = {
       conditions,
       ...jobStatus,
       observedGeneration,
+      placement: placementStatus,
       currentRound: integer('Finished rounds.'),
       bestRound: integer('The round whose starting model scored best.'),
       accuracy: string('Mean accuracy of the newest scored model, in percent.'),

@@ -9,6 +9,7 @@ import {
   string,
   time,
 } from '../schema/fields.ts';
+import { placement, placementStatus, rollout, rolloutStatus } from '../schema/placement.ts';
 import {
   hardExampleMining,
   observedGeneration,
@@ -194,10 +195,12 @@ export const incrementalLearningJob: KindDefinition = {
           'trigger!': trigger,
           'hardExampleMining!': hardExampleMining,
           driftDetection,
+          rollout,
           'template!': template,
         },
         'DeploySpec',
       ),
+      placement,
       hardExamples,
       credentialName: string('Secret for outputDir.'),
       'outputDir!': string('Host path or s3:// where stages write.', { minLength: 1 }),
@@ -213,6 +216,8 @@ export const incrementalLearningJob: KindDefinition = {
       round: integer('Training rounds begun.', { minimum: 0 }),
       deployedModel: string('sha256 of the model that is served.'),
       ...loopStatus,
+      placement: placementStatus,
+      rollout: rolloutStatus,
       message: string('Why the job is not making progress, if it is not.'),
       observedGeneration,
     },

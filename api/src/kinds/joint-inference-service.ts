@@ -1,4 +1,5 @@
 import { type KindDefinition, object, string } from '../schema/fields.ts';
+import { placement, placementStatus } from '../schema/placement.ts';
 import {
   conditions,
   hardExampleMining,
@@ -32,6 +33,7 @@ export const jointInferenceService: KindDefinition = {
         'How workers at the edge reach the one in the cloud. direct: by the address of its Service. relay: through the one connection their node has to the cloud, for nodes that can reach nothing else. Default direct. Shoal’s own.',
         { enum: ['direct', 'relay'] },
       ),
+      placement,
       'cloudWorker!': object(
         'The worker in the cloud.',
         {
@@ -46,7 +48,7 @@ export const jointInferenceService: KindDefinition = {
   ),
   status: object(
     'State of the service.',
-    { conditions, ...serviceStatus, observedGeneration },
+    { conditions, ...serviceStatus, placement: placementStatus, observedGeneration },
     'JointInferenceServiceStatus',
   ),
   columns: [

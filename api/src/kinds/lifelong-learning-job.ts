@@ -7,6 +7,7 @@ import {
   string,
   time,
 } from '../schema/fields.ts';
+import { placement, placementStatus } from '../schema/placement.ts';
 import {
   observedGeneration,
   stageConditions,
@@ -84,6 +85,7 @@ export const lifelongLearningJob: KindDefinition = {
       ),
       'evalSpec!': templateOnly,
       'deploySpec!': templateOnly,
+      placement,
       credentialName: string('Secret for outputDir.'),
       'outputDir!': string('Host path or s3:// where stages write.', { minLength: 1 }),
     },
@@ -99,6 +101,7 @@ export const lifelongLearningJob: KindDefinition = {
       deployedModel: string('sha256 of the index of the knowledge base that is served.'),
       message: string('Why the job is not making progress, if it is not.'),
       knowledgeBase,
+      placement: placementStatus,
       observedGeneration,
     },
     'LifelongLearningJobStatus',

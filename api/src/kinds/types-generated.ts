@@ -2,6 +2,64 @@
 import type { KubernetesObject } from '../schema/metadata.ts';
 import type { PodTemplate } from '../schema/pod-template.ts';
 
+/** Messages of a broker. The node acknowledges a message once it is on its disk; the broker keeps the others while the node is away. */
+export interface MqttSource {
+  /** mqtt://host:1883 or mqtts://host:8883. */
+  readonly address: string;
+  /** Topics to subscribe to; + and # as in MQTT. */
+  readonly topics: readonly string[];
+  /** Quality of service: 1, or 0 where losing a sample is no harm. Default 1. */
+  readonly qos?: number;
+  /** Secret of the same namespace with username and password, and ca.crt for a private authority; it goes to the node over its link. */
+  readonly credentialName?: string;
+}
+
+/** Requests to the node: POST /shoal/datasets/NAMESPACE/NAME/samples at its local controller. Without a token only the node itself may send. */
+export interface HttpSource {
+  /** Secret of the same namespace with token, which senders give as a bearer token; it goes to the node over its link. */
+  readonly credentialName?: string;
+}
+
+/** Files that appear in a folder of the node, in the format of the dataset, whole once they have stopped growing. */
+export interface DirectorySource {
+  /** The folder, a path on the node. */
+  readonly path: string;
+  /** Only files whose names end so; default all but hidden ones and .tmp. */
+  readonly suffix?: string;
+  /** What becomes of a file that was taken. Default keep. */
+  readonly after?: 'keep' | 'delete';
+}
+
+/** One parameter; values are strings. */
+export interface Parameter {
+  /** Name of the parameter. */
+  readonly key: string;
+  /** Its value, written as a string. */
+  readonly value: string;
+}
+
+/** A source that the node has of its own; see SHOAL_LC_SOURCE_PLUGINS. */
+export interface PluginSource {
+  /** Its name. */
+  readonly name: string;
+  /** What it is told. */
+  readonly parameters?: readonly Parameter[];
+}
+
+/** Samples that are pushed: the node appends them to the file at url, each one once. Exactly one of mqtt, http, directory and plugin. Shoal’s own. */
+export interface DatasetSource {
+  /** Messages of a broker. The node acknowledges a message once it is on its disk; the broker keeps the others while the node is away. */
+  readonly mqtt?: MqttSource;
+  /** Requests to the node: POST /shoal/datasets/NAMESPACE/NAME/samples at its local controller. Without a token only the node itself may send. */
+  readonly http?: HttpSource;
+  /** Files that appear in a folder of the node, in the format of the dataset, whole once they have stopped growing. */
+  readonly directory?: DirectorySource;
+  /** A source that the node has of its own; see SHOAL_LC_SOURCE_PLUGINS. */
+  readonly plugin?: PluginSource;
+  /** Size of the file from which on nothing is taken; senders keep what they have. Default 1 GiB. */
+  readonly maxBytes?: number;
+}
+
 /** Where the samples are. */
 export interface DatasetSpec {
   /** Index file: a path on the node, s3://bucket/key, or http(s)://… */
@@ -12,6 +70,24 @@ export interface DatasetSpec {
   readonly nodeName?: string;
   /** Secret with the storage credentials. */
   readonly credentialName?: string;
+  /** Samples that are pushed: the node appends them to the file at url, each one once. Exactly one of mqtt, http, directory and plugin. Shoal’s own. */
+  readonly source?: DatasetSource;
+}
+
+/** What the node says of spec.source. */
+export interface DatasetSourceStatus {
+  /** Running; Connecting: not reached at the moment; Full: nothing is taken; Failed: it cannot work as it is. */
+  readonly state?: 'Running' | 'Connecting' | 'Full' | 'Failed';
+  /** Why, where it is not Running. */
+  readonly message?: string;
+  /** Samples taken. */
+  readonly received?: number;
+  /** Samples refused because they fit no line of the dataset. */
+  readonly rejected?: number;
+  /** Why the newest of those was refused. */
+  readonly lastRejection?: string;
+  /** When a sample was taken last. */
+  readonly lastSampleTime?: string;
 }
 
 /** One condition. */
@@ -40,6 +116,8 @@ export interface DatasetStatus {
   readonly numberOfSamples?: number;
   /** When the count last changed. */
   readonly updateTime?: string;
+  /** What the node says of spec.source. */
+  readonly source?: DatasetSourceStatus;
   /** The generation of spec that this status is about. */
   readonly observedGeneration?: number;
   /** What happened, newest last; the last 50 are kept. */
@@ -88,14 +166,6 @@ export interface ModelReference {
   readonly name: string;
 }
 
-/** One parameter; values are strings. */
-export interface Parameter {
-  /** Name of the parameter. */
-  readonly key: string;
-  /** Its value, written as a string. */
-  readonly value: string;
-}
-
 /** How hard examples are recognised. */
 export interface HardExampleMining {
   /** Name of the algorithm, for example CrossEntropy, IBT or Threshold. */
@@ -128,6 +198,54 @@ export interface EdgeWorker {
   readonly hpa?: Autoscaling;
 }
 
+/** Resources of the worker’s containers. */
+export interface GroupResources {
+  /** Most it may use. */
+  readonly limits?: Record<string, unknown>;
+  /** What it is promised. */
+  readonly requests?: Record<string, unknown>;
+}
+
+/** A variable. */
+export interface GroupVariable {
+  /** Its name. */
+  readonly name: string;
+  /** Its value. */
+  readonly value?: string;
+}
+
+/** What is different in this group; what is left out is as the job says. */
+export interface GroupOverrides {
+  /** A Model of the same namespace, by name. */
+  readonly model?: ModelReference;
+  /** Hyper-parameters that replace those of the same key: of the hard example mining where a model is served, of local training where it is federated (epochs, batchSize, learningRate). */
+  readonly parameters?: readonly Parameter[];
+  /** Threshold of the hard example mining. */
+  readonly threshold?: number;
+  /** Address of the big model, for example http://gateway.local:5000. */
+  readonly endpoint?: string;
+  /** Resources of the worker’s containers. */
+  readonly resources?: GroupResources;
+  /** Environment variables; they replace those of the same name. */
+  readonly env?: readonly GroupVariable[];
+}
+
+/** A group of nodes. */
+export interface PlacementGroup {
+  /** Value of the label. */
+  readonly name: string;
+  /** What is different in this group; what is left out is as the job says. */
+  readonly overrides?: GroupOverrides;
+}
+
+/** Runs the worker at the edge on every node of some groups: a node that joins one gets it, one that leaves loses it. Left out: one worker, where its template says. Shoal’s own. */
+export interface Placement {
+  /** Label of nodes that names their group; default shoal.dev/group, and where a node has none apps.kubeedge.io/belonging-to, as KubeEdge’s node groups write it. */
+  readonly groupLabel?: string;
+  /** The groups, in the order of a rollout. A node that is in several is in the first. */
+  readonly groups: readonly PlacementGroup[];
+}
+
 /** The worker in the cloud. */
 export interface CloudWorker {
   /** A Model of the same namespace, by name. */
@@ -144,8 +262,50 @@ export interface JointInferenceServiceSpec {
   readonly edgeWorker: EdgeWorker;
   /** How workers at the edge reach the one in the cloud. direct: by the address of its Service. relay: through the one connection their node has to the cloud, for nodes that can reach nothing else. Default direct. Shoal’s own. */
   readonly cloudAccess?: 'direct' | 'relay';
+  /** Runs the worker at the edge on every node of some groups: a node that joins one gets it, one that leaves loses it. Left out: one worker, where its template says. Shoal’s own. */
+  readonly placement?: Placement;
   /** The worker in the cloud. */
   readonly cloudWorker: CloudWorker;
+}
+
+/** What its workers run with, overrides applied. */
+export interface ResolvedGroup {
+  /** Name of the Model. */
+  readonly model?: string;
+  /** Hyper-parameters. */
+  readonly parameters?: readonly Parameter[];
+  /** Threshold of the hard example mining. */
+  readonly threshold?: string;
+  /** Address of the big model. */
+  readonly endpoint?: string;
+  /** Resources of the worker’s containers. */
+  readonly resources?: GroupResources;
+  /** Names of overridden variables. */
+  readonly env?: readonly string[];
+}
+
+/** A group. */
+export interface GroupStatus {
+  /** Value of the label. */
+  readonly name: string;
+  /** Its nodes. */
+  readonly nodes?: number;
+  /** Of them those whose worker is available. */
+  readonly ready?: number;
+  /** Names of its nodes; the first 100. */
+  readonly members?: readonly string[];
+  /** What its workers run with, overrides applied. */
+  readonly resolved?: ResolvedGroup;
+}
+
+/** What came of spec.placement. */
+export interface PlacementStatus {
+  /** Nodes in the groups. */
+  readonly nodes?: number;
+  /** Of them those whose worker is available. */
+  readonly ready?: number;
+  /** The groups, with what holds there. */
+  readonly groups?: readonly GroupStatus[];
 }
 
 /** State of the service. */
@@ -160,6 +320,8 @@ export interface JointInferenceServiceStatus {
   readonly failed?: number;
   /** Figures reported by the workers. */
   readonly metrics?: readonly Metric[];
+  /** What came of spec.placement. */
+  readonly placement?: PlacementStatus;
   /** The generation of spec that this status is about. */
   readonly observedGeneration?: number;
 }
@@ -264,6 +426,20 @@ export interface DriftDetection {
   readonly parameters?: readonly Parameter[];
 }
 
+/** A new model reaches the serving nodes group by group, in the order of spec.placement.groups; without groups they are one. Left out: all at once. Needs hotUpdateEnabled. Shoal’s own. */
+export interface Rollout {
+  /** all: every node fetches the model before the first one serves it; group: only those of a group that is due. Default all. */
+  readonly prePull?: 'all' | 'group';
+  /** Share of a group’s nodes that may fail; when more do, every node goes back to the model before. Default 0. */
+  readonly tolerance?: number;
+  /** A node that does not have the model, or does not serve it, after so long has failed. Default 600; a node that waits for its release does not count. */
+  readonly deadlineSeconds?: number;
+  /** Time between two groups, to see how the first one fares. Default 0. */
+  readonly pauseSeconds?: number;
+  /** edge: a node that has the model waits until somebody at the edge releases it (shoal edge release). none: it does not. Default none. */
+  readonly hold?: 'none' | 'edge';
+}
+
 /** Deployment. */
 export interface DeploySpec {
   /** The model that is served. */
@@ -274,6 +450,8 @@ export interface DeploySpec {
   readonly hardExampleMining: HardExampleMining;
   /** Watches the confidence of the served model; each alarm counts for the training trigger’s metric `drift`. */
   readonly driftDetection?: DriftDetection;
+  /** A new model reaches the serving nodes group by group, in the order of spec.placement.groups; without groups they are one. Left out: all at once. Needs hotUpdateEnabled. Shoal’s own. */
+  readonly rollout?: Rollout;
   /** The pod of this worker. Labels, annotations and environment are kept as written. */
   readonly template: PodTemplate;
 }
@@ -324,6 +502,8 @@ export interface IncrementalLearningJobSpec {
   readonly evalSpec: EvalSpec;
   /** Deployment. */
   readonly deploySpec: DeploySpec;
+  /** Runs the worker at the edge on every node of some groups: a node that joins one gets it, one that leaves loses it. Left out: one worker, where its template says. Shoal’s own. */
+  readonly placement?: Placement;
   /** Hard examples become training data: kept at the edge, sent to the cloud, labelled there, appended to the dataset. Left out: hard examples are marked, not kept. */
   readonly hardExamples?: HardExamples;
   /** Secret for outputDir. */
@@ -406,6 +586,42 @@ export interface ServedModel {
   readonly metrics?: readonly ModelMetric[];
 }
 
+/** A group. */
+export interface RolloutGroup {
+  /** Value of the label; empty without placement. */
+  readonly name: string;
+  /** Its nodes. */
+  readonly nodes?: number;
+  /** Have the model. */
+  readonly pulled?: number;
+  /** Wait for their release. */
+  readonly held?: number;
+  /** Serve it. */
+  readonly updated?: number;
+  /** Refused it, or were too late. */
+  readonly failed?: number;
+}
+
+/** The newest rollout of a model. */
+export interface RolloutStatus {
+  /** sha256 of the model. */
+  readonly digest?: string;
+  /** sha256 of the model before it; empty for the one the job began with. */
+  readonly previous?: string;
+  /** The training round it is of. */
+  readonly round?: number;
+  /** Pulling, Updating, Pausing (between two groups), Completed, or RolledBack: too many nodes failed. */
+  readonly phase?: 'Pulling' | 'Updating' | 'Pausing' | 'Completed' | 'RolledBack';
+  /** Position of the group that is due. */
+  readonly group?: number;
+  /** When this phase of this group began. */
+  readonly since?: string;
+  /** Why it is where it is. */
+  readonly message?: string;
+  /** How it stands in each group. */
+  readonly groups?: readonly RolloutGroup[];
+}
+
 /** The stage machine. */
 export interface IncrementalLearningJobStatus {
   /** The stage machine’s log, newest last; the last 50 are kept. */
@@ -424,6 +640,10 @@ export interface IncrementalLearningJobStatus {
   readonly inference?: InferenceStatus;
   /** Models that were served, newest last; the last 10 are kept. `shoal model rollback` goes back to one. */
   readonly models?: readonly ServedModel[];
+  /** What came of spec.placement. */
+  readonly placement?: PlacementStatus;
+  /** The newest rollout of a model. */
+  readonly rollout?: RolloutStatus;
   /** Why the job is not making progress, if it is not. */
   readonly message?: string;
   /** The generation of spec that this status is about. */
@@ -514,10 +734,12 @@ export interface FederatedEvaluation {
   readonly patience?: number;
 }
 
-/** Where the aggregators of groups run. Shoal’s own. */
+/** What differs between groups of nodes, and where the aggregators of groups run. */
 export interface FederatedPlacement {
-  /** Label of nodes that names their group; default shoal.dev/group. */
+  /** Label of nodes that names their group; default shoal.dev/group, and where a node has none apps.kubeedge.io/belonging-to, as KubeEdge’s node groups write it. */
   readonly groupLabel?: string;
+  /** Groups in which participants work in another way; those of other nodes work as the job says. */
+  readonly groups?: readonly PlacementGroup[];
   /** Label, set to true, of the node in a group that aggregates; default shoal.dev/gateway. Without such a node it is that of the group’s first participant. */
   readonly gatewayLabel?: string;
 }
@@ -568,7 +790,7 @@ export interface FederatedLearningJobSpec {
   readonly evaluation?: FederatedEvaluation;
   /** flat: every participant talks to the aggregator. hierarchical: each group of nodes has an aggregator of its own, which takes part for all of them. Default flat. Shoal’s own. */
   readonly topology?: 'flat' | 'hierarchical';
-  /** Where the aggregators of groups run. Shoal’s own. */
+  /** What differs between groups of nodes, and where the aggregators of groups run. */
   readonly placement?: FederatedPlacement;
   /** A Model of the same namespace, by name. */
   readonly pretrainedModel?: ModelReference;
@@ -640,6 +862,8 @@ export interface FederatedLearningJobStatus {
   readonly phase?: string;
   /** The generation of spec that this status is about. */
   readonly observedGeneration?: number;
+  /** What came of spec.placement. */
+  readonly placement?: PlacementStatus;
   /** Finished rounds. */
   readonly currentRound?: number;
   /** The round whose starting model scored best. */
@@ -690,6 +914,8 @@ export interface LifelongLearningJobSpec {
   readonly evalSpec: TemplateWorker;
   /** A worker. */
   readonly deploySpec: TemplateWorker;
+  /** Runs the worker at the edge on every node of some groups: a node that joins one gets it, one that leaves loses it. Left out: one worker, where its template says. Shoal’s own. */
+  readonly placement?: Placement;
   /** Secret for outputDir. */
   readonly credentialName?: string;
   /** Host path or s3:// where stages write. */
@@ -756,6 +982,8 @@ export interface LifelongLearningJobStatus {
   readonly message?: string;
   /** What the knowledge base holds. */
   readonly knowledgeBase?: KnowledgeBaseStatus;
+  /** What came of spec.placement. */
+  readonly placement?: PlacementStatus;
   /** The generation of spec that this status is about. */
   readonly observedGeneration?: number;
 }

@@ -1,5 +1,5 @@
 import type { JsonObject } from '@shoal/core';
-import type { Trigger } from '../kinds/types-generated.ts';
+import type { DatasetSource, DatasetSourceStatus, Trigger } from '../kinds/types-generated.ts';
 import type { ObjectMeta } from '../schema/metadata.ts';
 
 /** What travels as JSON bodies over EdgeLink: assignments down, reports up. */
@@ -15,6 +15,10 @@ export interface DatasetAssignment {
     readonly format: string;
     /** Where the node fetches a remote dataset from: for S3 a signed address that ends after a day. */
     readonly fetchUrl?: string;
+    /** Who pushes samples into it. */
+    readonly source?: DatasetSource;
+    /** Keys of the Secret that the source names. */
+    readonly credentials?: Readonly<Record<string, string>>;
   };
 }
 
@@ -66,6 +70,12 @@ export interface StageAssignment {
   readonly previous?: StageData;
   /** While a model is being deployed: its digest; the serving nodes pull it by that. */
   readonly accepted?: string;
+  /** Digest of a model that is on its way: fetched, not served yet. */
+  readonly prefetch?: string;
+  /** Digest of a model that was rolled back: where it is served, the one before comes back. */
+  readonly withdrawn?: string;
+  /** An accepted model waits at the edge until it is released there. */
+  readonly hold?: boolean;
   /** Digest of the model that is served now, once one was deployed. */
   readonly served?: string;
   /** Digest of the model that is served whatever training brings. */
@@ -161,6 +171,14 @@ export interface ModelReport {
   readonly generation?: number;
 }
 
+/** State record `…/Rollout`: how far a node is with a model that is on its way to it. */
+export interface RolloutReport {
+  readonly uid: string;
+  readonly digest: string;
+  /** `held`: it is here, and waits for its release. */
+  readonly state: 'pulled' | 'held' | 'released';
+}
+
 /** State record `<kind>/<namespace>/<name>/Fault`: what keeps a node from doing its part; empty once it can. */
 export interface FaultReport {
   readonly uid: string;
@@ -173,6 +191,7 @@ export interface DatasetReport {
   readonly numberOfSamples?: number;
   /** What is wrong with the file, if anything. */
   readonly fault?: string;
+  readonly source?: DatasetSourceStatus;
 }
 
 /** State record `<kind>/<namespace>/<name>/<stage>` of a job with stages. */
@@ -184,6 +203,13 @@ export interface StageReport {
   readonly input?: StageData;
   readonly output?: StageData;
   readonly message?: string;
+}
+
+/** A service whose worker runs on this node as one of a group. Feed kind `JointInferenceService`. */
+export interface ServiceAssignment {
+  readonly metadata: Identity;
+  readonly group: string;
+  readonly model: StageModel;
 }
 
 /** State record `JointInferenceService/<namespace>/<name>/<worker>`, and the same of a `FederatedLearningJob`. */

@@ -1,4 +1,11 @@
-import { integer, readConfig, type SettingTable, text } from '@shoal/core';
+import {
+  integer,
+  isJsonObject,
+  readConfig,
+  type SettingTable,
+  ShoalError,
+  text,
+} from '@shoal/core';
 import type { Samples } from '../data/samples.ts';
 import { Reporter } from '../report/local-controller.ts';
 import { WORKER_SETTINGS, type WorkerEnvironment } from '../report/worker-environment.ts';
@@ -14,7 +21,7 @@ import type { SigningIdentity } from './privacy/secure-aggregation/identity.ts';
 import type { RoundSummary } from './round-summary.ts';
 import { createStrategy } from './strategies/strategies.ts';
 import type { StrategyParameters } from './strategy.ts';
-import { TrainerModel, type TrainerModelOptions } from './trainer-model.ts';
+import { type LocalTraining, TrainerModel, type TrainerModelOptions } from './trainer-model.ts';
 
 export interface FederatedEnvironment extends WorkerEnvironment {
   /** Where the aggregator listens. */
@@ -28,6 +35,8 @@ export interface FederatedEnvironment extends WorkerEnvironment {
   /** PEM of the authority of the aggregator's certificate. */
   readonly FEDERATED_AUTHORITY: string;
   readonly FEDERATED_STRATEGY: string;
+  /** `{epochs?, batchSize?, learningRate?}` as JSON: how this participant trains where it differs. */
+  readonly LOCAL_TRAINING: string;
   /** What the participant signs with, as JSON; given where changes are only added up masked. */
   readonly FEDERATED_IDENTITY: string;
 }
@@ -41,6 +50,7 @@ export const FEDERATED_SETTINGS: SettingTable<FederatedEnvironment> = {
   FEDERATED_TOKEN: text('secret of the job', ''),
   FEDERATED_AUTHORITY: text('PEM of the aggregator’s authority', ''),
   FEDERATED_STRATEGY: text('strategy as JSON {name, parameters}', '{"name":"FedAvg"}'),
+  LOCAL_TRAINING: text('local training of this participant as JSON', ''),
   FEDERATED_IDENTITY: text('signing key and roster as JSON', ''),
 };
 
@@ -64,6 +74,35 @@ export function localRuleOf(json: string): Pick<LocalTask, 'proximal' | 'control
   };
   const { proximal = 0, controlVariates = false } = createStrategy(name, parameters).local;
   return { proximal, controlVariates };
+}
+
+/**
+ * Local training of a participant, as its environment has it.
+ *
+ * @throws ShoalError `invalid_argument` for a key it does not have or a value out of range.
+ */
+export function localTrainingOf(json: string): LocalTraining {
+  if (json === '') return {};
+  const refused = (why: string): never => {
+    throw new ShoalError('invalid_argument', `LOCAL_TRAINING: ${why}`);
+  };
+  let given: unknown;
+  try {
+    given = JSON.parse(json);
+  } catch {
+    return refused(`"${json}" is not JSON`);
+  }
+  if (!isJsonObject(given)) return refused('must be an object');
+  const entries = Object.entries(given).map(([key, value]) => {
+    const number = Number(value);
+    if (!['epochs', 'batchSize', 'learningRate'].includes(key))
+      refused(`has "${key}"; known are epochs, batchSize and learningRate`);
+    const isWhole = key === 'learningRate' || Number.isInteger(number);
+    if (!(number > 0) || !Number.isFinite(number) || !isWhole)
+      refused(`${key} must be ${key === 'learningRate' ? '' : 'a whole number '}> 0, got ${value}`);
+    return [key, number] as const;
+  });
+  return Object.fromEntries(entries);
 }
 
 export type FederatedLearningOptions = Omit<TrainerModelOptions, 'samples' | 'validation'>;
@@ -121,7 +160,12 @@ export class FederatedLearning {
   ): Promise<ParticipantResult> {
     const { environment: env } = this;
     const model = await TrainerModel.create(
-      { ...this.#options, samples, ...(at.validation ? { validation: at.validation } : {}) },
+      {
+        localTraining: localTrainingOf(env.LOCAL_TRAINING),
+        ...this.#options,
+        samples,
+        ...(at.validation ? { validation: at.validation } : {}),
+      },
       localRuleOf(env.FEDERATED_STRATEGY),
     );
     const startTime = new Date().toISOString();

@@ -3,6 +3,9 @@ import { type LossName, type OptimizerOptions, Trainer } from '@shoal/training';
 import { batches, type Samples, slice } from '../data/samples.ts';
 import type { FederatedModel, LayoutEntry, LocalResult, LocalTask } from './federated-model.ts';
 
+/** How this participant trains where that differs from what the federation asks. */
+export type LocalTraining = Partial<Pick<LocalTask, 'epochs' | 'batchSize' | 'learningRate'>>;
+
 export interface TrainerModelOptions {
   /** The ONNX file every participant starts from. */
   readonly model: Uint8Array;
@@ -14,6 +17,7 @@ export interface TrainerModelOptions {
   /** Local optimizer; its learning rate is the federation's. Default plain SGD. */
   readonly optimizer?: OptimizerOptions;
   readonly threads?: number;
+  readonly localTraining?: LocalTraining;
   /** Batch sizes the trainer keeps compiled; many participants on one runtime have many. */
   readonly compiledSizes?: number;
 }
@@ -135,7 +139,8 @@ export class TrainerModel implements FederatedModel {
     return await scores(this.#trainer, samples);
   }
 
-  async train(vector: Float32Array, task: LocalTask, signal: AbortSignal): Promise<LocalResult> {
+  async train(vector: Float32Array, asked: LocalTask, signal: AbortSignal): Promise<LocalResult> {
+    const task = { ...asked, ...this.#options.localTraining };
     const weights = vector.subarray(0, this.size);
     const { samples, validation = samples } = this.#options;
     const trainer = this.#trainer;

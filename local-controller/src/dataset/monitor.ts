@@ -1,5 +1,10 @@
 import { existsSync } from 'node:fs';
-import { type DatasetAssignment, type DatasetReport, recordKey } from '@shoal/api';
+import {
+  type DatasetAssignment,
+  type DatasetReport,
+  type DatasetSourceStatus,
+  recordKey,
+} from '@shoal/api';
 import { type Logger, messageOf } from '@shoal/core';
 import type { Link } from '../link/link.ts';
 import type { EdgeDatabase } from '../store/database.ts';
@@ -10,7 +15,11 @@ import { countWhole, isWholeFormat, stampOf } from './whole-formats.ts';
 
 export interface MonitorPorts {
   readonly db: EdgeDatabase;
-  readonly link: Link;
+  readonly link: Pick<Link, 'report'>;
+  /** Who pushes samples into datasets, if anybody. */
+  readonly sources?: {
+    readonly status: (dataset: DatasetAssignment) => DatasetSourceStatus | undefined;
+  };
   readonly logger: Logger;
   /** A host path as this process sees it. */
   readonly hostPath: (path: string) => string;
@@ -42,8 +51,12 @@ export class DatasetMonitor {
     const { uid = '' } = dataset.metadata;
     const key = `dataset/${uid}`;
     const known = db.progress<{ file: FileProgress; url: string }>(key);
+    const source = this.#ports.sources?.status(dataset);
     const report = (body: DatasetReport): void =>
-      link.report(recordKey('Dataset', dataset.metadata), body);
+      link.report(recordKey('Dataset', dataset.metadata), {
+        ...body,
+        ...(source === undefined ? {} : { source }),
+      });
     try {
       if (isWholeFormat(dataset.spec.format)) return this.#whole(dataset, report);
       const format = datasetFormat(dataset.spec.format);

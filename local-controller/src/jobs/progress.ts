@@ -52,6 +52,8 @@ export interface Progress {
   readonly installed?: InstalledModel;
   /** The model that a worker of this node took last. */
   readonly confirmed?: { readonly digest: string; readonly updated: string };
+  /** Digest of the model that somebody at this node let go on. */
+  readonly released?: string;
   /** Digest of the model that was served before the first was installed. */
   readonly initial?: string;
 }

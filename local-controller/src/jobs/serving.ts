@@ -1,5 +1,11 @@
 import { existsSync } from 'node:fs';
-import { hotUpdateFolder, type ModelReport, recordKey, type StageAssignment } from '@shoal/api';
+import {
+  hotUpdateFolder,
+  type ModelReport,
+  type RolloutReport,
+  recordKey,
+  type StageAssignment,
+} from '@shoal/api';
 import { ShoalError } from '@shoal/core';
 import { isRemote } from '../dataset/remote-url.ts';
 import { installHotUpdate, withdrawHotUpdate } from '../model/hot-update.ts';
@@ -8,6 +14,18 @@ import type { JobPorts, StageJobKind, WorkerReport } from './ports.ts';
 import { type InstalledModel, JobProgress, type Offer } from './progress.ts';
 
 type Wanted = Pick<InstalledModel, 'digest' | 'as'>;
+
+/** Key under which a node remembers that it takes no new models for now. */
+const HOLD_KEY = 'edge-hold';
+
+/** A model that waits for its release at this node. */
+export interface HeldModel {
+  readonly kind: string;
+  readonly namespace: string;
+  readonly name: string;
+  readonly round: number;
+  readonly digest: string;
+}
 
 /** The models this node serves: installs what was accepted or pinned, and tells what became of it. */
 export class Serving {
@@ -50,12 +68,61 @@ export class Serving {
 
   /** What should be served here now; undefined: what is served already. */
   #wanted(job: StageAssignment, isKnown: boolean): Wanted | undefined {
-    const { accepted, pinned, served } = job;
+    const { accepted, pinned, served, withdrawn } = job;
     if (pinned !== undefined) return { digest: pinned, as: 'pinned' };
     if (accepted !== undefined) return { digest: accepted, as: 'accepted' };
-    // This node has forgotten the job: what it serves comes back, for workers that start.
-    if (!isKnown && served !== undefined) return { digest: served, as: 'restored' };
-    return undefined;
+    const { installed, confirmed, initial } = this.#progress.of(job);
+    // This node has forgotten the job, or was away when the model came: workers that start find it.
+    if (served !== undefined) {
+      const has = [installed?.digest, confirmed?.digest].includes(served);
+      return isKnown && has && installed?.digest !== withdrawn
+        ? undefined
+        : { digest: served, as: 'restored' };
+    }
+    // The first model of all was rolled back: the one the job began with comes back.
+    const isBack = withdrawn !== undefined && installed?.digest === withdrawn;
+    return isBack && initial ? { digest: initial, as: 'restored' } : undefined;
+  }
+
+  #rollout(job: StageAssignment, digest: string, state: RolloutReport['state']): void {
+    const report: RolloutReport = { uid: job.metadata.uid ?? '', digest, state };
+    this.#ports.link.report(recordKey(this.#kind, job.metadata, 'Rollout'), report);
+  }
+
+  #isHeld(job: StageAssignment, wanted: Wanted): boolean {
+    const held = job.hold === true || this.isHolding;
+    return held && wanted.as === 'accepted' && this.#progress.of(job).released !== wanted.digest;
+  }
+
+  /** Whether this node takes no new models until they are released here. */
+  get isHolding(): boolean {
+    return this.#ports.db.progress<boolean>(HOLD_KEY) === true;
+  }
+
+  set isHolding(holding: boolean) {
+    this.#ports.db.setProgress(HOLD_KEY, holding);
+  }
+
+  /** The model of a job that waits here, if one does. */
+  held(job: StageAssignment): HeldModel | undefined {
+    const { accepted, round, metadata } = job;
+    const wanted = accepted && ({ digest: accepted, as: 'accepted' } as const);
+    const { installed } = this.#progress.of(job);
+    if (!wanted || job.pinned !== undefined || !this.#isHeld(job, wanted)) return undefined;
+    if (installed?.digest === accepted && installed.round === round) return undefined;
+    const { namespace = '', name } = metadata;
+    return { kind: this.#kind, namespace, name, round, digest: accepted };
+  }
+
+  /** Lets the model that waits here go on. */
+  release(job: StageAssignment): void {
+    if (job.accepted !== undefined) this.#progress.save(job, { released: job.accepted });
+  }
+
+  /** Fetches what is on its way, and says when it is here. */
+  async #fetch(job: StageAssignment, digest: string, state: RolloutReport['state']): Promise<void> {
+    await this.#ports.models.fetch(digest);
+    this.#rollout(job, digest, state);
   }
 
   /**
@@ -72,7 +139,15 @@ export class Serving {
     const { accepted, pinned } = job;
     if (pinned !== undefined && accepted !== undefined && accepted !== pinned)
       this.#report(job, { status: 'failed', message: 'another model is pinned' });
+    if (job.prefetch !== undefined) await this.#fetch(job, job.prefetch, 'pulled');
     if (!wanted) return;
+    if (this.#isHeld(job, wanted)) return await this.#fetch(job, wanted.digest, 'held');
+    if (job.hold === true && wanted.as === 'accepted')
+      this.#rollout(job, wanted.digest, 'released');
+    await this.#serveModel(job, wanted);
+  }
+
+  async #serveModel(job: StageAssignment, wanted: Wanted): Promise<void> {
     const { installed } = this.#progress.of(job);
     const isSame =
       installed?.digest === wanted.digest &&

@@ -11,7 +11,7 @@ import { LabelledInbox } from '../samples/inbox.ts';
 import { decide, deltaFigures, guarded } from '../trigger/trigger.ts';
 import type { JobPorts, StageJobKind, WorkerReport } from './ports.ts';
 import { JobProgress, type Offer } from './progress.ts';
-import { Serving } from './serving.ts';
+import { type HeldModel, Serving } from './serving.ts';
 
 /** Rounds whose evaluation samples are kept. */
 const EVALUATION_ROUNDS = 5;
@@ -52,6 +52,35 @@ export class StageJobs {
       .objects(this.#kind)
       .find((o) => o.namespace === namespace && o.name === name);
     return found?.body as StageAssignment | undefined;
+  }
+
+  #jobs(): StageAssignment[] {
+    return this.#ports.db.objects(this.#kind).map((o) => o.body as StageAssignment);
+  }
+
+  /** Models that wait for their release at this node. */
+  held(): HeldModel[] {
+    return this.#jobs().flatMap((job) => this.#serving.held(job) ?? []);
+  }
+
+  /** Lets models that wait go on: of one job, or of all. @returns Those that were released. */
+  release(of?: { readonly namespace: string; readonly name: string }): HeldModel[] {
+    return this.#jobs().flatMap((job) => {
+      const { namespace, name } = job.metadata;
+      const held = this.#serving.held(job);
+      if (!held || (of && (of.namespace !== namespace || of.name !== name))) return [];
+      this.#serving.release(job);
+      return [held];
+    });
+  }
+
+  /** Whether this node takes no new models until they are released here. */
+  get isHolding(): boolean {
+    return this.#serving.isHolding;
+  }
+
+  set isHolding(holding: boolean) {
+    this.#serving.isHolding = holding;
   }
 
   /** Looks at every job once; a step that takes long does not hold up the others. */

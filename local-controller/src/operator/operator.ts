@@ -11,10 +11,15 @@ import {
 } from '@shoal/core';
 import { DatasetMonitor } from '../dataset/monitor.ts';
 import { RemoteDatasets } from '../dataset/remote-datasets.ts';
+import type { JobPorts } from '../jobs/ports.ts';
 import { StageJobs } from '../jobs/stage-jobs.ts';
 import { ModelStore } from '../model/model-store.ts';
+import { ServiceModels } from '../model/service-models.ts';
 import { HardExamples } from '../samples/hard-examples.ts';
 import { HardExampleSpool } from '../samples/spool.ts';
+import { SampleIntake } from '../sources/intake.ts';
+import { loadPlugins } from '../sources/plugins.ts';
+import { DatasetSources, type SourcePorts } from '../sources/sources.ts';
 import { serveWorkerApi } from '../worker-api/server.ts';
 import { openCloudEnd } from './cloud-end.ts';
 import type { Config } from './config.ts';
@@ -30,6 +35,24 @@ export interface Operator {
   close(): Promise<void>;
 }
 
+/** Who pushes samples into the datasets of this node; nothing runs yet. */
+async function openSources(
+  config: Config,
+  ports: Omit<SourcePorts, 'intake' | 'plugins'>,
+): Promise<DatasetSources> {
+  const plugins = await loadPlugins(config.SHOAL_LC_SOURCE_PLUGINS);
+  const intake = new SampleIntake(joinPath(config.SHOAL_LC_DATA_DIR, 'sources.db'));
+  return new DatasetSources({ ...ports, intake, plugins });
+}
+
+/** Jobs with stages, by the lowercase kind workers send. */
+function openJobs(ports: JobPorts): Record<string, StageJobs> {
+  return {
+    incrementallearningjob: new StageJobs('IncrementalLearningJob', ports),
+    lifelonglearningjob: new StageJobs('LifelongLearningJob', ports),
+  };
+}
+
 /** Starts the local controller: the one place where its parts are put together. */
 export async function startOperator(config: Config, ports: OperatorPorts): Promise<Operator> {
   const { clock, logger } = ports;
@@ -38,23 +61,22 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   const { db, transport, link, relay, registry } = cloud;
   const hostPath = (path: string): string =>
     joinPath(config.ROOTFS_MOUNT_DIR, normalize(joinPath('/', path)));
-  const monitor = new DatasetMonitor({ db, link, logger, hostPath });
+  const sources = await openSources(config, { db, clock, logger, hostPath });
+  const monitor = new DatasetMonitor({ db, link, sources, logger, hostPath });
   const maxBytes = config.SHOAL_LC_MAX_DATASET_BYTES;
   const remote = new RemoteDatasets({ db, link, clock, logger, hostPath, maxBytes });
   const models = new ModelStore(joinPath(config.SHOAL_LC_DATA_DIR, 'models'), transport);
+  const serviceModels = new ServiceModels({ db, models, logger });
   const spool = new HardExampleSpool(joinPath(config.SHOAL_LC_DATA_DIR, 'spool.db'));
   const hardExamples = new HardExamples({ db, link, transport, spool, clock, logger });
-  const jobPorts = { db, link, monitor, models, hardExamples, clock, logger, hostPath };
-  const stageJobs = {
-    incrementallearningjob: new StageJobs('IncrementalLearningJob', jobPorts),
-    lifelonglearningjob: new StageJobs('LifelongLearningJob', jobPorts),
-  };
+  const stageJobs = openJobs({ db, link, monitor, models, hardExamples, clock, logger, hostPath });
   const api = await serveWorkerApi({
     host: config.BIND_ADDRESS,
     port: config.BIND_PORT,
     link,
     stageJobs,
     hardExamples,
+    sources,
     models,
     registry,
     openRelay: (target) => relay.open(target),
@@ -66,7 +88,9 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   link.onChange(() => wakeUp.wake());
   const poll = async (): Promise<void> => {
     remote.poll();
+    sources.poll();
     monitor.poll();
+    serviceModels.poll();
     for (const jobs of Object.values(stageJobs)) jobs.poll();
     hardExamples.poll();
     await wakeUp.pause(config.SHOAL_LC_POLL_MS, clock, signal);
@@ -81,6 +105,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
       stopping.abort();
       await Promise.all(loops);
       await api.close();
+      await sources.close();
       spool.close();
       await cloud.close();
     },

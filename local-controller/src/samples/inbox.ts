@@ -1,27 +1,15 @@
-import {
-  closeSync,
-  existsSync,
-  fstatSync,
-  fsyncSync,
-  ftruncateSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  readSync,
-  statSync,
-  writeSync,
-} from 'node:fs';
-import { dirname } from 'node:path';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import {
   type LabelledBatch,
   type LabelledSample,
   recordKey,
-  type SampleLabel,
   type SamplesReport,
   type StageAssignment,
 } from '@shoal/api';
-import { fromNode, type JsonObject, type Logger, messageOf, ShoalError } from '@shoal/core';
-import { type DatasetFormat, datasetFormat } from '../dataset/formats.ts';
+import { type Logger, messageOf, ShoalError } from '@shoal/core';
+import { appendOnce } from '../dataset/append-once.ts';
+import { datasetFormat } from '../dataset/formats.ts';
+import { datasetLine, readHeader } from '../dataset/lines.ts';
 import { isRemote } from '../dataset/remote-url.ts';
 import type { Link } from '../link/link.ts';
 import type { ModelStore } from '../model/model-store.ts';
@@ -53,68 +41,6 @@ interface Progress {
 const KEPT_BATCHES = 200;
 /** How far back a batch is looked for when nothing is remembered of the job. */
 const LOOK_BACK_BYTES = 32 * 1024 * 1024;
-const MAX_HEADER_BYTES = 64 * 1024;
-/** A last line without its end that is older than this is not being written any more. */
-const QUIET_MS = 5_000;
-const LABEL_COLUMNS: readonly string[] = ['label', 'target', 'class', 'y'];
-
-/** @throws ShoalError for what would be more than one line: everything else cuts the file at its lines. */
-function cell(value: unknown): string {
-  const text = typeof value === 'string' ? value : JSON.stringify(value);
-  if (/[\n\r]/.test(text))
-    throw new ShoalError('invalid_argument', 'it has a value of more than one line');
-  return /[",]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-}
-
-function csvLine(data: JsonObject, label: SampleLabel, header: readonly string[]): string {
-  const lower = header.map((h) => h.toLowerCase());
-  const named = LABEL_COLUMNS.find((n) => lower.includes(n));
-  const at = named === undefined ? header.length - 1 : lower.indexOf(named);
-  return header
-    .map((column, i) => {
-      if (i === at) return cell(label);
-      const value = data[column];
-      if (value === undefined || value === null)
-        throw new ShoalError('invalid_argument', `it has no "${column}", which the dataset has`);
-      return cell(value);
-    })
-    .join(',');
-}
-
-/**
- * A line of the dataset for a labelled sample.
- *
- * @throws ShoalError `invalid_argument` saying what the sample lacks.
- */
-export function datasetLine(
-  sample: Pick<LabelledSample, 'data' | 'label'>,
-  format: DatasetFormat,
-  header: readonly string[],
-): string {
-  const { data, label } = sample;
-  if (format.name === 'jsonl') return JSON.stringify({ ...data, label });
-  if (format.name === 'csv') return csvLine(data, label, header);
-  const text = data['text'];
-  if (typeof text !== 'string' || /[\n\r]/.test(`${text}${label}`))
-    throw new ShoalError(
-      'invalid_argument',
-      'a txt dataset needs {"text": one line}, and a label of one',
-    );
-  return `${text} ${String(label)}`;
-}
-
-/** Header columns of a CSV file. */
-function readHeader(path: string): string[] {
-  const file = openSync(path, 'r');
-  try {
-    const bytes = Buffer.alloc(MAX_HEADER_BYTES);
-    const length = readSync(file, bytes, 0, bytes.length, 0);
-    const [first = ''] = bytes.toString('utf8', 0, length).split(/\r?\n/, 1);
-    return first.split(',').map((h) => h.trim().replace(/^"(.*)"$/, '$1'));
-  } finally {
-    closeSync(file);
-  }
-}
 
 /** Appends labelled samples to the datasets of this node, each batch once, whatever happens between. */
 export class LabelledInbox {
@@ -199,62 +125,5 @@ export class LabelledInbox {
       samples: lines.length,
       refused: refused.length,
     });
-  }
-}
-
-/**
- * Appends bytes to a file unless they are there already, at or after an offset. Others may append
- * meanwhile; what a killed process wrote in part is completed when it is the end of the file.
- *
- * @throws ShoalError `resource_exhausted` when the disk is full; the file is as long as before then.
- */
-export function appendOnce(path: string, bytes: Buffer, offset: number): void {
-  if (bytes.length === 0) return;
-  let file: number | undefined;
-  try {
-    mkdirSync(dirname(path), { recursive: true });
-    file = openSync(path, 'a+');
-    const size = fstatSync(file).size;
-    const written = Buffer.alloc(Math.max(0, size - offset));
-    readSync(file, written, 0, written.length, offset);
-    if (written.includes(bytes)) return;
-    const rest = bytes.subarray(overlap(written, bytes));
-    // A line without its end is somebody else's: ours begins on its own.
-    const torn = rest.length === bytes.length && size > 0 && !endsLine(file, size);
-    if (torn && Date.now() - fstatSync(file).mtimeMs < QUIET_MS)
-      throw new ShoalError('unavailable', 'somebody is writing its last line, will retry');
-    writeAll(file, torn ? Buffer.concat([Buffer.from('\n'), rest]) : rest);
-    fsyncSync(file);
-  } catch (error) {
-    throw fromNode(error, `appending to ${path}`);
-  } finally {
-    if (file !== undefined) closeSync(file);
-  }
-}
-
-/** The longest end of what was written that is a beginning of the bytes. */
-function overlap(written: Buffer, bytes: Buffer): number {
-  for (let n = Math.min(written.length, bytes.length - 1); n > 0; n--) {
-    const from = written.length - n;
-    if (written[from] === bytes[0] && written.subarray(from).equals(bytes.subarray(0, n))) return n;
-  }
-  return 0;
-}
-
-function endsLine(file: number, size: number): boolean {
-  const last = Buffer.alloc(1);
-  readSync(file, last, 0, 1, size - 1);
-  return last[0] === 0x0a;
-}
-
-/** All of it, or nothing: a disk that fills up in between leaves no half line. */
-function writeAll(file: number, bytes: Buffer): void {
-  const before = fstatSync(file).size;
-  let at = 0;
-  try {
-    while (at < bytes.length) at += writeSync(file, bytes, at);
-  } catch (error) {
-    if (fstatSync(file).size === before + at) ftruncateSync(file, before);
-    throw error;
   }
 }

@@ -12,8 +12,9 @@ import type { HardExample } from '@shoal/api';
 import { canonicalJson, digestOf } from '@shoal/core';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { appendOnce } from '../dataset/append-once.ts';
 import { datasetFormat } from '../dataset/formats.ts';
-import { appendOnce, datasetLine } from './inbox.ts';
+import { datasetLine } from '../dataset/lines.ts';
 import { HardExampleSpool } from './spool.ts';
 
 let dir: string;

@@ -1,5 +1,6 @@
 import { createReadStream } from 'node:fs';
 import { request as httpRequest } from 'node:http';
+import type { Socket } from 'node:net';
 import type { StageModel } from '@shoal/api';
 import { recordKey } from '@shoal/api';
 import {
@@ -20,6 +21,7 @@ import type { Link } from '../link/link.ts';
 import { serviceTarget } from '../link/relay.ts';
 import type { ModelStore } from '../model/model-store.ts';
 import type { HardExamples } from '../samples/hard-examples.ts';
+import type { DatasetSources } from '../sources/sources.ts';
 
 export interface WorkerApiOptions {
   readonly host: string;
@@ -28,6 +30,7 @@ export interface WorkerApiOptions {
   /** Jobs with stages, by the lowercase kind workers send. */
   readonly stageJobs: Readonly<Record<string, StageJobs>>;
   readonly hardExamples: HardExamples;
+  readonly sources: Pick<DatasetSources, 'accept'>;
   readonly models: Pick<ModelStore, 'fetch'>;
   readonly registry: Registry;
   /** A stream to a service of the cloud. */
@@ -40,7 +43,9 @@ const MAX_SAMPLES_BYTES = 16 * 1024 * 1024;
 const HTTP_STATUS: Partial<Record<ErrorCode, number>> = {
   invalid_argument: 400,
   not_found: 404,
+  unauthenticated: 401,
   permission_denied: 403,
+  failed_precondition: 409,
   resource_exhausted: 507,
 };
 
@@ -146,7 +151,75 @@ function serveSamplesAndBlobs(server: FastifyInstance, options: WorkerApiOptions
   server.setErrorHandler((error, _request, reply) => {
     const known = isShoalError(error) ? (HTTP_STATUS[error.code] ?? 503) : undefined;
     const own = error instanceof Error && 'statusCode' in error ? Number(error.statusCode) : 500;
+    if (known === 507) void reply.header('retry-after', '10');
     return reply.code(known ?? own).send({ message: messageOf(error) });
+  });
+}
+
+/**
+ * What the people at this node do: see which models wait, let them go on, hold all new ones. Answers the
+ * node itself only.
+ */
+function serveEdge(server: FastifyInstance, { stageJobs }: WorkerApiOptions): void {
+  const all = Object.values(stageJobs);
+  const state = (): JsonObject => ({
+    holding: all.some((jobs) => jobs.isHolding),
+    held: all.flatMap((jobs) => jobs.held()).map((held) => ({ ...held })),
+  });
+  void server.register((scope, _options, done) => {
+    scope.addHook('onRequest', async (request, reply) => {
+      if (isLocal(request.socket)) return;
+      await reply.code(403).send({ message: 'only the node itself may ask this' });
+    });
+    scope.get('/shoal/edge/rollouts', () => state());
+    scope.post('/shoal/edge/release', (request) => {
+      const { namespace = 'default', name } = (request.body ?? {}) as Record<string, string>;
+      const of = name === undefined ? undefined : { namespace, name };
+      return { released: all.flatMap((jobs) => jobs.release(of)) };
+    });
+    scope.post('/shoal/edge/hold', (request) => {
+      const { on } = (request.body ?? {}) as { on?: unknown };
+      for (const jobs of all) jobs.isHolding = on !== false;
+      return state();
+    });
+    done();
+  });
+}
+
+function isLocal({ remoteAddress, localAddress }: Socket): boolean {
+  if (remoteAddress === undefined) return false;
+  const isLoopback = /^(::ffff:)?127\.|^::1$/.test(remoteAddress);
+  return isLoopback || remoteAddress === localAddress;
+}
+
+/** Samples that devices push: `POST /shoal/datasets/<namespace>/<name>/samples`. */
+function serveDatasetSamples(server: FastifyInstance, options: WorkerApiOptions): void {
+  void server.register((scope, _options, done) => {
+    scope.removeAllContentTypeParsers();
+    const limits = { parseAs: 'buffer', bodyLimit: MAX_SAMPLES_BYTES } as const;
+    scope.addContentTypeParser('*', limits, (_request, body, parsed) => parsed(null, body));
+    scope.post<{ Params: { namespace: string; name: string } }>(
+      '/shoal/datasets/:namespace/:name/samples',
+      { bodyLimit: MAX_SAMPLES_BYTES },
+      (request, reply) => {
+        const { authorization } = request.headers;
+        const key = request.headers['idempotency-key'];
+        const { samples, refused } = options.sources.accept(
+          request.params.namespace,
+          request.params.name,
+          {
+            token: /^Bearer (.+)$/i.exec(authorization ?? '')?.[1],
+            isLocal: isLocal(request.socket),
+            id: typeof key === 'string' ? key : undefined,
+            payload: Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0),
+          },
+        );
+        // All of it fits no line of the dataset: nobody should believe that it was taken.
+        const isRefused = samples === 0 && refused.length > 0;
+        return reply.code(isRefused ? 422 : 200).send({ taken: samples, refused });
+      },
+    );
+    done();
   });
 }
 
@@ -215,6 +288,8 @@ export async function serveWorkerApi(options: WorkerApiOptions): Promise<Fastify
     return { Status: 200, Message: 'OK' };
   });
   serveSamplesAndBlobs(server, options);
+  serveDatasetSamples(server, options);
+  serveEdge(server, options);
   serveCloudServices(server, options);
   try {
     await server.listen({ host: options.host, port: options.port });

@@ -5,10 +5,17 @@ import {
   type DatasetReport,
   recordKey,
 } from '@shoal/api';
-import { type Clock, isShoalError, messageOf, rfc3339, ShoalError } from '@shoal/core';
+import {
+  type Clock,
+  isJsonObject,
+  isShoalError,
+  messageOf,
+  rfc3339,
+  ShoalError,
+} from '@shoal/core';
 import type { Feed } from '../../edge-link/feed.ts';
 import type { Records } from '../../edge-link/records.ts';
-import type { KubeApi } from '../../kube/kube-api.ts';
+import { type KubeApi, SECRET } from '../../kube/kube-api.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
 import { signedAddress, storageKeys } from '../../worker-pod/signed-address.ts';
@@ -23,20 +30,46 @@ export interface DatasetPorts {
   readonly clock: Clock;
 }
 
+/** What a node is told of a dataset, beside what stands in its spec. */
+type Extras = Pick<DatasetAssignment['spec'], 'fetchUrl' | 'source' | 'credentials'>;
+
 /** What a node is told of a dataset. */
-export function datasetAssignment(dataset: Dataset, fetchUrl?: string): DatasetAssignment {
+export function datasetAssignment(dataset: Dataset, extras: Extras = {}): DatasetAssignment {
   const { name, namespace = '', uid = '', generation = 1 } = dataset.metadata;
   const { url, format } = dataset.spec;
-  return {
-    metadata: { name, namespace, uid, generation },
-    spec: { url, format, ...(fetchUrl === undefined ? {} : { fetchUrl }) },
-  };
+  return { metadata: { name, namespace, uid, generation }, spec: { url, format, ...extras } };
+}
+
+const SOURCES = ['mqtt', 'http', 'directory', 'plugin'] as const;
+
+/** @throws ShoalError `invalid_argument` for a source that no node could start. */
+function requireSource({ spec }: Dataset): void {
+  const { source } = spec;
+  if (!source) return;
+  const given = SOURCES.filter((kind) => source[kind] !== undefined);
+  if (given.length !== 1)
+    throw new ShoalError(
+      'invalid_argument',
+      `spec.source needs exactly one of ${SOURCES.join(', ')}; it has ${given.join(' and ') || 'none'}`,
+    );
+  if (!['txt', 'csv', 'jsonl'].includes(spec.format.toLowerCase()))
+    throw new ShoalError(
+      'invalid_argument',
+      `spec.format: "${spec.format}" cannot grow line by line; a dataset with a source is txt, csv or jsonl`,
+    );
+  if (/^[a-z][a-z0-9+.-]*:/i.test(spec.url))
+    throw new ShoalError(
+      'invalid_argument',
+      `spec.url: ${spec.url} is remote: nothing can be appended there; a dataset with a source has its file on a node`,
+    );
 }
 
 /** A dataset that was refused is looked at again after this long. */
 const REFUSED_RETRY_MS = 15_000;
 /** Signed addresses are made anew this often; they are good for twice as long. */
 const SIGNED_MS = 12 * 3600 * 1000;
+/** Secrets are not watched: one that was rotated reaches the node after this long at most. */
+const SECRET_MS = 60_000;
 
 /** Sends a Dataset to the node that holds it, and brings back what the node counts. */
 export class DatasetReconciler implements Reconciler {
@@ -72,19 +105,49 @@ export class DatasetReconciler implements Reconciler {
     }
     const dataset = found as unknown as Dataset;
     const { nodeName } = dataset.spec;
-    const isRemote = /^[a-z][a-z0-9+.-]*:/i.test(dataset.spec.url);
     try {
-      const fetchUrl = isRemote ? await this.#fetchUrl(dataset) : undefined;
-      const assignment = datasetAssignment(dataset, fetchUrl);
+      const extras = await this.#extras(dataset);
+      const assignment = datasetAssignment(dataset, extras);
       feed.assign(key, new Map(nodeName ? [[nodeName, assignment]] : []));
       await writeStatus(api, datasets, dataset, this.#status(dataset));
+      if (extras.credentials) return { kind: 'requeueAfter', ms: SECRET_MS };
+      return extras.fetchUrl === undefined ? DONE : { kind: 'requeueAfter', ms: SIGNED_MS / 4 };
     } catch (error) {
       if (isShoalError(error) && error.code === 'conflict') throw error;
       await writeStatus(api, datasets, dataset, this.#status(dataset, messageOf(error)));
       // What is missing may be of a kind that is not watched: a Secret.
       return { kind: 'requeueAfter', ms: REFUSED_RETRY_MS };
     }
-    return isRemote ? { kind: 'requeueAfter', ms: SIGNED_MS / 4 } : DONE;
+  }
+
+  async #extras(dataset: Dataset): Promise<Extras> {
+    requireSource(dataset);
+    const { source, url } = dataset.spec;
+    const isRemote = /^[a-z][a-z0-9+.-]*:/i.test(url);
+    const secret = source?.mqtt?.credentialName ?? source?.http?.credentialName;
+    return {
+      ...(isRemote ? { fetchUrl: await this.#fetchUrl(dataset) } : {}),
+      ...(source ? { source } : {}),
+      ...(secret ? { credentials: await this.#credentials(dataset, secret) } : {}),
+    };
+  }
+
+  /** Keys of a Secret, for the node that connects with them. */
+  async #credentials(dataset: Dataset, name: string): Promise<Record<string, string>> {
+    const { namespace = '' } = dataset.metadata;
+    const secret = await this.#ports.api.get(SECRET, namespace, name);
+    if (!secret)
+      throw new ShoalError(
+        'not_found',
+        `spec.source: Secret "${name}" does not exist in namespace ${namespace}`,
+      );
+    const data = isJsonObject(secret['data']) ? secret['data'] : {};
+    return Object.fromEntries(
+      Object.entries(data).map(([key, value]) => [
+        key,
+        Buffer.from(String(value), 'base64').toString('utf8'),
+      ]),
+    );
   }
 
   /** Where the node fetches a remote dataset: no key ever leaves the cloud. */
@@ -157,6 +220,7 @@ export class DatasetReconciler implements Reconciler {
       ...dataset.status,
       numberOfSamples: count,
       ...(changed ? { updateTime: rfc3339(now) } : {}),
+      source: dataset.spec.source && report?.source,
       observedGeneration: dataset.metadata.generation,
       conditions: appendCondition(
         dataset.status?.conditions,

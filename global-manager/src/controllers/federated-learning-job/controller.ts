@@ -2,13 +2,14 @@ import { appendCondition, type Condition, type FederatedLearningJob, recordKey }
 import { type Clock, isShoalError, type Logger, messageOf } from '@shoal/core';
 import type { Records } from '../../edge-link/records.ts';
 import { type KubeObject, POD } from '../../kube/kube-api.ts';
+import { onGroupChange } from '../../placement/groups.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
 import { recordEvent } from '../event-writer.ts';
 import { endedAt, phaseOf } from '../pod-trouble.ts';
 import { requireDataset, requireModel } from '../references.ts';
 import { writeStatus } from '../status-writer.ts';
-import { groupsOf } from './groups.ts';
+import { groupsOf, participantGroups, participantPlaces } from './groups.ts';
 import { ensureSecret } from './secrets.ts';
 import { isAggregated, jobStatus } from './status.ts';
 import {
@@ -55,7 +56,11 @@ export class FederatedLearningReconciler implements Reconciler {
   }
 
   watch(enqueue: (key: string) => void): void {
-    const { jobs, models, datasets, pods, records } = this.#ports;
+    const { jobs, models, datasets, pods, nodes, records } = this.#ports;
+    onGroupChange(nodes, () => {
+      for (const job of jobs.list())
+        if ((job as unknown as FederatedLearningJob).spec.placement?.groups) enqueue(keyOf(job));
+    });
     jobs.onChange((o) => enqueue(keyOf(o)));
     for (const cache of [models, datasets]) {
       cache.onChange((o) => {
@@ -112,6 +117,7 @@ export class FederatedLearningReconciler implements Reconciler {
     );
     return {
       groups: groupsOf(job, shares, nodes),
+      overrides: participantGroups(job, participantPlaces(job, shares, nodes)),
       evaluation: evaluation?.dataset
         ? requireDataset(datasets, namespace, {
             name: evaluation.dataset.name,
@@ -147,9 +153,10 @@ export class FederatedLearningReconciler implements Reconciler {
     const pods = this.#podsOf(job);
     let workers = pods.size;
     let waits = false;
+    let slots: readonly Slot[] = [];
     if (!isOver(job) || changed) {
       const resolved = this.#resolve(job);
-      const slots = slotsOf(job, resolved);
+      slots = slotsOf(job, resolved);
       const trainers = slots.filter((s) => s.type === 'train');
       const names = new Map(trainers.map((s) => [s.name, participantName(job, s)]));
       await ensureSecret(job, names, { api, nowMs: clock.now() });
@@ -162,6 +169,7 @@ export class FederatedLearningReconciler implements Reconciler {
     const status = jobStatus({
       job,
       pods: [...pods.values()],
+      slots,
       workers,
       records,
       nowMs: clock.now(),

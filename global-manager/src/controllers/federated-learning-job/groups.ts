@@ -1,8 +1,9 @@
-import type { Dataset, FederatedLearningJob } from '@shoal/api';
+import type { Dataset, FederatedLearningJob, PlacementGroup } from '@shoal/api';
 import { ShoalError } from '@shoal/core';
+import { groupOfNode } from '../../placement/groups.ts';
+import { requireOverrides } from '../../placement/overrides.ts';
 import type { ObjectCache } from '../../reconcile/object-cache.ts';
 
-const GROUP_LABEL = 'shoal.dev/group';
 const GATEWAY_LABEL = 'shoal.dev/gateway';
 
 /** Nodes whose participants have an aggregator of their own. */
@@ -18,6 +19,42 @@ export interface Group {
 interface Placed {
   readonly node: string;
   readonly group: string;
+}
+
+/** Node and group of every participant; a group is empty where a node is in none. */
+export function participantPlaces(
+  job: FederatedLearningJob,
+  datasets: readonly Dataset[],
+  nodes: ObjectCache,
+): Placed[] {
+  const { groupLabel } = job.spec.placement ?? {};
+  return datasets.map((d, i): Placed => {
+    const node = job.spec.trainingWorkers[i]?.template.spec?.nodeName ?? d.spec.nodeName ?? '';
+    return { node, group: groupOfNode(nodes.get('', node), groupLabel) };
+  });
+}
+
+const HYPER_PARAMETERS = ['epochs', 'batchSize', 'learningRate'];
+
+/**
+ * What differs for each participant: that of the group its node is in.
+ *
+ * @throws ShoalError `invalid_argument` for overrides that mean nothing to a participant.
+ */
+export function participantGroups(
+  { spec }: FederatedLearningJob,
+  places: readonly Placed[],
+): (PlacementGroup | undefined)[] {
+  const groups = spec.placement?.groups ?? [];
+  requireOverrides(groups, ['parameters', 'resources', 'env']);
+  for (const [i, { overrides }] of groups.entries())
+    for (const { key, value } of overrides?.parameters ?? [])
+      if (!HYPER_PARAMETERS.includes(key) || !(Number(value) > 0))
+        throw new ShoalError(
+          'invalid_argument',
+          `spec.placement.groups[${i}].overrides.parameters: "${key}: ${value}" is none of ${HYPER_PARAMETERS.join(', ')} with a number above 0`,
+        );
+  return places.map((p) => groups.find((g) => g.name === p.group));
 }
 
 /** @throws ShoalError `invalid_argument` naming what hierarchical jobs cannot have. */
@@ -45,11 +82,8 @@ export function groupsOf(
 ): Group[] {
   if (job.spec.topology !== 'hierarchical') return [];
   requireHierarchy(job);
-  const { groupLabel = GROUP_LABEL, gatewayLabel = GATEWAY_LABEL } = job.spec.placement ?? {};
-  const placed = datasets.map((d, i): Placed => {
-    const node = job.spec.trainingWorkers[i]?.template.spec?.nodeName ?? d.spec.nodeName ?? '';
-    return { node, group: nodes.get('', node)?.metadata.labels?.[groupLabel] ?? '' };
-  });
+  const { groupLabel, gatewayLabel = GATEWAY_LABEL } = job.spec.placement ?? {};
+  const placed = participantPlaces(job, datasets, nodes);
   const names = [...new Set(placed.map((p) => p.group))].filter((g) => g !== '').toSorted();
   return names.flatMap((label) => {
     const members = placed.flatMap((p, i) => (p.group === label ? [i] : []));
@@ -58,8 +92,7 @@ export function groupsOf(
       .list()
       .toSorted((a, b) => a.metadata.name.localeCompare(b.metadata.name))
       .find(
-        (n) =>
-          n.metadata.labels?.[groupLabel] === label && n.metadata.labels[gatewayLabel] === 'true',
+        (n) => groupOfNode(n, groupLabel) === label && n.metadata.labels?.[gatewayLabel] === 'true',
       );
     const node = gateway?.metadata.name ?? placed[members[0] ?? 0]?.node ?? '';
     return [{ name: label.toLowerCase().replace(/[^a-z0-9-]/g, '-'), members, node }];

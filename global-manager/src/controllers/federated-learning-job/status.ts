@@ -9,8 +9,9 @@ import {
 import { isJsonObject, type JsonObject, rfc3339 } from '@shoal/core';
 import type { Records } from '../../edge-link/records.ts';
 import type { KubeObject } from '../../kube/kube-api.ts';
+import { sharedPart } from '../../placement/status.ts';
 import { phaseOf, troubleOf } from '../pod-trouble.ts';
-import { SLOT_LABEL } from './workers.ts';
+import { SLOT_LABEL, type Slot } from './workers.ts';
 
 const MAX_ROUNDS = 20;
 
@@ -205,10 +206,39 @@ function phaseFrom(pods: readonly KubeObject[], workers: number): Phase {
   return phases.includes('Running') ? 'Running' : 'Pending';
 }
 
+/** Participants by group of nodes, and what differs there. */
+function placementOf({
+  job,
+  pods,
+  slots,
+}: Parameters<typeof jobStatus>[0]): Pick<Status, 'placement'> {
+  const groups = job.spec.placement?.groups;
+  if (!groups || slots.length === 0) return {};
+  const running = new Set(
+    pods.filter((p) => phaseOf(p) === 'Running').map((p) => p.metadata.labels?.[SLOT_LABEL]),
+  );
+  const rows = groups.map(({ name, overrides }) => {
+    const own = slots.filter((s) => s.placed?.name === name);
+    const parameters = overrides?.parameters;
+    return {
+      name,
+      nodes: own.length,
+      ready: own.filter((s) => running.has(s.name)).length,
+      members: own.map((s) => s.template.spec?.nodeName ?? s.dataset?.spec.nodeName ?? s.name),
+      resolved: { ...(parameters ? { parameters } : {}), ...sharedPart(overrides) },
+    };
+  });
+  const sum = (of: 'nodes' | 'ready'): number => rows.reduce((n, r) => n + r[of], 0);
+  return { placement: { nodes: sum('nodes'), ready: sum('ready'), groups: rows } };
+}
+
+type Status = NonNullable<FederatedLearningJob['status']>;
+
 /** The job's status from its pods and what its participants report. */
 export function jobStatus(at: {
   readonly job: FederatedLearningJob;
   readonly pods: readonly KubeObject[];
+  readonly slots: readonly Slot[];
   readonly workers: number;
   readonly records: Records;
   readonly nowMs: number;
@@ -220,6 +250,7 @@ export function jobStatus(at: {
   return {
     ...job.status,
     ...federationFigures(job, pods, records),
+    ...placementOf(at),
     conditions: appendCondition(
       job.status?.conditions,
       conditionFor(phase, pods, { workers, waiting: waitingReason(job, records) }),

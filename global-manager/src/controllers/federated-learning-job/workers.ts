@@ -1,6 +1,14 @@
-import type { Dataset, EnvVar, FederatedLearningJob, Model, PodTemplate } from '@shoal/api';
+import type {
+  Dataset,
+  EnvVar,
+  FederatedLearningJob,
+  Model,
+  PlacementGroup,
+  PodTemplate,
+} from '@shoal/api';
 import { canonicalJson, digestOf } from '@shoal/core';
 import { type KubeApi, type KubeObject, POD, SERVICE } from '../../kube/kube-api.ts';
+import { templateOf } from '../../placement/overrides.ts';
 import type { ObjectCache } from '../../reconcile/object-cache.ts';
 import {
   buildPodTemplate,
@@ -33,6 +41,8 @@ export interface Resolved {
   /** Held-out samples at the aggregator. */
   readonly evaluation: Dataset | undefined;
   readonly groups: readonly Group[];
+  /** The group with overrides each participant is in, by its position. */
+  readonly overrides: readonly (PlacementGroup | undefined)[];
 }
 
 type Env = { name: string; value: string }[];
@@ -91,6 +101,8 @@ export interface Slot {
   readonly dataset: Dataset | undefined;
   /** The group it aggregates, or belongs to. */
   readonly group?: Group;
+  /** What is different in the group of nodes it is in. */
+  readonly placed?: PlacementGroup;
 }
 
 export function slotsOf(job: FederatedLearningJob, resolved: Resolved): Slot[] {
@@ -114,12 +126,14 @@ export function slotsOf(job: FederatedLearningJob, resolved: Resolved): Slot[] {
     ),
     ...trainingWorkers.map(({ template }, i): Slot => {
       const group = groups.find((g) => g.members.includes(i));
+      const placed = resolved.overrides[i];
       return {
         name: `train-${i}`,
         type: 'train',
-        template,
+        template: placed ? templateOf(template, placed.overrides) : template,
         dataset: datasets[i],
         ...(group ? { group } : {}),
+        ...(placed ? { placed } : {}),
       };
     }),
   ];
@@ -208,8 +222,17 @@ function environment(
         { name: 'LC_SERVER', value: ports.localControllerServer },
         { name: 'MODEL_NAME', value: resolved.model.metadata.name },
         { name: 'DATASET_NAME', value: slot.dataset?.metadata.name ?? '' },
+        ...localTraining(slot),
       ];
   }
+}
+
+/** Hyper-parameters of the group of nodes a participant is in. */
+function localTraining({ placed }: Slot): Env {
+  const { parameters } = placed?.overrides ?? {};
+  if (!parameters) return [];
+  const value = Object.fromEntries(parameters.map((p) => [p.key, Number(p.value)]));
+  return [{ name: 'LOCAL_TRAINING', value: JSON.stringify(value) }];
 }
 
 /** The slot a worker dials. */
@@ -285,6 +308,7 @@ export function slotDigest(job: FederatedLearningJob, slot: Slot, resolved: Reso
       pretrained: resolved.pretrained?.spec ?? null,
       dataset: slot.dataset?.spec ?? null,
       groups: resolved.groups,
+      ...(slot.placed ? { placed: slot.placed } : {}),
       workers: job.spec.trainingWorkers.length,
     }),
   ).slice(7, 23);

@@ -15,6 +15,8 @@ export interface IncrementalReferences {
   readonly dataset: Dataset;
   readonly initialModel: Model;
   readonly deployModel: Model;
+  /** Models that groups begin with instead, by the group. */
+  readonly groupModels: ReadonlyMap<string, Model>;
   readonly evalModel: Model | undefined;
   /** Labels what it is sure of. */
   readonly labelModel: Model | undefined;
@@ -51,7 +53,7 @@ export function assignments(
   const spool = spoolOf(job.spec);
   const guards = guardsOf(job.spec);
   const { pin } = job.spec.deploySpec.model;
-  return addressed(inputs, {
+  const own = {
     initialModel: stageModel(references.initialModel),
     deployModel: stageModel(references.deployModel),
     ...(references.evalModel ? { evalModel: stageModel(references.evalModel) } : {}),
@@ -62,5 +64,10 @@ export function assignments(
     ...(spool ? { spool } : {}),
     ...(guards.length > 0 ? { guards } : {}),
     ...(pin ? { pinned: pin } : {}),
+  };
+  return addressed(inputs, own, (node) => {
+    const group = inputs.placed?.find((p) => p.node === node)?.group.name;
+    const model = group === undefined ? undefined : references.groupModels.get(group);
+    return model ? { deployModel: stageModel(model) } : {};
   });
 }

@@ -1,9 +1,11 @@
 import type { IncrementalLearningJob, Model } from '@shoal/api';
 import { ShoalError } from '@shoal/core';
+import { miningOf, requireOverrides, thresholdOf } from '../../placement/overrides.ts';
+import { sharedPart } from '../../placement/status.ts';
 import type { ObjectCache } from '../../reconcile/object-cache.ts';
 import { requireDataset, requireGrowingDataset, requireModel } from '../references.ts';
 import { expectOutputDir, isRemote } from '../stage-job/output-dir.ts';
-import type { StageJobKind } from '../stage-job/stage-job.ts';
+import type { PlacedWorker, StageJobKind } from '../stage-job/stage-job.ts';
 import { assignments, type IncrementalReferences } from './assignment.ts';
 import { HardExampleLoop, type LoopPorts } from './hard-example-loop.ts';
 import { ensureLabeller, type LabellerPorts } from './labeller.ts';
@@ -37,8 +39,18 @@ function resolveReferences(
       'invalid_argument',
       `spec.deploySpec.model: Model "${deploySpec.model.name}" is at ${deployModel.spec.url}, which cannot be replaced; give it a host path, or set hotUpdateEnabled`,
     );
+  if (deploySpec.rollout && deploySpec.model.hotUpdateEnabled !== true)
+    throw new ShoalError(
+      'invalid_argument',
+      'spec.deploySpec.rollout needs spec.deploySpec.model.hotUpdateEnabled: models are swapped inside the workers, node by node',
+    );
+  const groupModels = (spec.placement?.groups ?? []).flatMap(({ name, overrides }, i) => {
+    const field = `spec.placement.groups[${i}].overrides.model.name`;
+    return overrides?.model ? [[name, model(overrides.model.name, field)] as const] : [];
+  });
   return {
     dataset: found,
+    groupModels: new Map(groupModels),
     initialModel: model(initialModel.name, 'spec.initialModel.name'),
     deployModel,
     evalModel: evalSpec.initialEvalModel
@@ -60,6 +72,14 @@ function resolveReferences(
   };
 }
 
+/** The model a worker begins with: its group’s, or the job’s. */
+function servedModel(
+  { deployModel, groupModels }: Pick<IncrementalReferences, 'deployModel' | 'groupModels'>,
+  placed: PlacedWorker | undefined,
+): Model {
+  return (placed && groupModels.get(placed.group.name)) ?? deployModel;
+}
+
 /** What incremental learning adds to the stages: models to start from, to serve and to compare with. */
 export function incrementalLearning(
   ports: IncrementalPorts,
@@ -72,8 +92,23 @@ export function incrementalLearning(
     hotUpdate: (job) => job.spec.deploySpec.model.hotUpdateEnabled === true,
     // The model is served from the start.
     isServed: () => true,
-    createInferencePod: async (job, { deployModel }) =>
-      await createInferencePod(job, deployModel, ports),
+    createInferencePod: async (job, references, placed) =>
+      await createInferencePod(job, { model: servedModel(references, placed), placed }, ports),
+    checkPlacement: ({ spec }, { groups }) => {
+      requireOverrides(groups, ['model', 'parameters', 'threshold', 'resources', 'env']);
+      for (const { overrides } of groups) miningOf(spec.deploySpec.hardExampleMining, overrides);
+    },
+    resolvedGroup: ({ spec }, { overrides }) => {
+      const mining = miningOf(spec.deploySpec.hardExampleMining, overrides);
+      const threshold = thresholdOf(mining);
+      return {
+        model: overrides?.model?.name ?? spec.deploySpec.model.name,
+        ...(mining.parameters ? { parameters: mining.parameters } : {}),
+        ...(threshold === undefined ? {} : { threshold }),
+        ...sharedPart(overrides),
+      };
+    },
+    rollout: (job) => job.spec.deploySpec.rollout,
     createStagePod: async (job, { dataset, guardDatasets }, at) => {
       const { url: datasetUrl, nodeName: datasetNode, credentialName } = dataset.spec;
       const guardUrls = guardDatasets.map((d) => d.spec.url);

@@ -7,6 +7,8 @@ import {
   stageName,
 } from '@shoal/api';
 import type { KubeObject } from '../../kube/kube-api.ts';
+import { NODE_LABEL, nodeLabel } from '../../placement/groups.ts';
+import { miningOf, templateOf } from '../../placement/overrides.ts';
 import { buildPodTemplate } from '../../worker-pod/build.ts';
 import { secretEnvironment } from '../../worker-pod/secrets.ts';
 import { injectStorage, type StorageRequest } from '../../worker-pod/storage.ts';
@@ -18,6 +20,7 @@ import {
   ROUND_LABEL,
   type WorkerPorts,
 } from '../stage-job/pods.ts';
+import type { PlacedWorker } from '../stage-job/stage-job.ts';
 
 const HOT_UPDATE_DIR = '/model-hot-update';
 const HOT_UPDATE_VOLUME = 'sedna-model-hot-update-volume';
@@ -129,10 +132,12 @@ function loopEnvironment({ hardExamples, deploySpec }: IncrementalLearningJob['s
 /** Creates the pod that serves the deployed model. */
 export async function createInferencePod(
   job: IncrementalLearningJob,
-  model: Model,
+  at: { readonly model: Model; readonly placed: PlacedWorker | undefined },
   ports: WorkerPorts,
 ): Promise<KubeObject> {
   const { deploySpec } = job.spec;
+  const { model, placed } = at;
+  const overrides = placed?.group.overrides;
   const storage = injectStorage([{ env: 'MODEL_URL', urls: [model.spec.url], download: true }]);
   const hot = deploySpec.model.hotUpdateEnabled === true;
   const hotEnv: Env = hot
@@ -161,11 +166,13 @@ export async function createInferencePod(
   const template = buildPodTemplate({
     owner: job,
     type: 'inference',
-    template: deploySpec.template,
+    template: placed
+      ? templateOf(deploySpec.template, overrides, placed.node)
+      : deploySpec.template,
     storage: withHotUpdate,
     env: [
       ...commonEnvironment(job, 'inferworker', ports),
-      ...minerEnvironment(deploySpec.hardExampleMining),
+      ...minerEnvironment(miningOf(deploySpec.hardExampleMining, overrides)),
       ...loopEnvironment(job.spec),
       ...storage.env,
       ...hotEnv,
@@ -176,6 +183,7 @@ export async function createInferencePod(
       model.spec.credentialName,
     ),
     hostNetwork: true,
+    labels: placed ? { [NODE_LABEL]: nodeLabel(placed.node) } : {},
     initializer: ports,
   });
   return await createPod(job, { type: 'inference', template }, ports.api);

@@ -1,18 +1,38 @@
-import { appendCondition, type Condition, type JointInferenceService, recordKey } from '@shoal/api';
-import { type Clock, isShoalError, type Logger, messageOf } from '@shoal/core';
+import {
+  appendCondition,
+  type Condition,
+  type JointInferenceService,
+  type PlacementGroup,
+  recordKey,
+  type ServiceAssignment,
+} from '@shoal/api';
+import { type Clock, isShoalError, type Logger, messageOf, ShoalError } from '@shoal/core';
+import type { Feed } from '../../edge-link/feed.ts';
 import type { Records } from '../../edge-link/records.ts';
+import type { KubeObject } from '../../kube/kube-api.ts';
+import { onGroupChange, type PlacedNode, placedNodes } from '../../placement/groups.ts';
+import { miningOf, requireOverrides, requireUnplaced } from '../../placement/overrides.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
 import { recordEvent } from '../event-writer.ts';
 import { requireModel } from '../references.ts';
 import { writeStatus } from '../status-writer.ts';
 import { serviceStatus } from './status.ts';
-import { ensureAutoscaler, ensureDeployment, ensureService, type WorkerPorts } from './workers.ts';
+import {
+  ensureAutoscaler,
+  ensureDeployment,
+  ensureService,
+  removeOthers,
+  type Worker,
+  type WorkerPorts,
+} from './workers.ts';
 
 export interface JointInferencePorts extends WorkerPorts {
   readonly jobs: ObjectCache;
   readonly models: ObjectCache;
   readonly pods: ObjectCache;
+  readonly nodes: ObjectCache;
+  readonly feed: Feed;
   readonly records: Records;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -20,6 +40,8 @@ export interface JointInferencePorts extends WorkerPorts {
 
 const KIND = 'JointInferenceService';
 const REFUSED_RETRY_MS = 15_000;
+
+type Placed = PlacedNode<PlacementGroup>;
 
 /** Keeps the two workers of a JointInferenceService, and its status. */
 export class JointInferenceReconciler implements Reconciler {
@@ -31,7 +53,11 @@ export class JointInferenceReconciler implements Reconciler {
   }
 
   watch(enqueue: (key: string) => void): void {
-    const { jobs, models, pods, deployments, records } = this.#ports;
+    const { jobs, models, pods, nodes, deployments, records } = this.#ports;
+    onGroupChange(nodes, () => {
+      for (const job of jobs.list())
+        if ((job as unknown as JointInferenceService).spec.placement) enqueue(keyOf(job));
+    });
     jobs.onChange((o) => enqueue(keyOf(o)));
     models.onChange((m) => {
       for (const j of jobs.list(m.metadata.namespace)) enqueue(keyOf(j));
@@ -51,9 +77,10 @@ export class JointInferenceReconciler implements Reconciler {
   }
 
   async reconcile(namespace: string, name: string): Promise<ReconcileResult> {
-    const { jobs, records } = this.#ports;
+    const { jobs, records, feed } = this.#ports;
     const found = jobs.get(namespace, name);
     if (!found) {
+      feed.assign({ kind: KIND, namespace, name, uid: '' }, new Map());
       records.forgetRecords(`${recordKey(KIND, { namespace, name })}/`);
       return DONE;
     }
@@ -75,30 +102,66 @@ export class JointInferenceReconciler implements Reconciler {
     return DONE;
   }
 
+  /** The workers at the edge: one, or one on every node of the groups. */
+  #edgeWorkers(service: JointInferenceService, placed: readonly Placed[] | undefined): Worker[] {
+    const { models } = this.#ports;
+    const { namespace = '' } = service.metadata;
+    const { edgeWorker, placement } = service.spec;
+    const { template } = edgeWorker;
+    const model = requireModel(models, namespace, {
+      name: edgeWorker.model.name,
+      field: 'spec.edgeWorker.model.name',
+    });
+    if (!placed) return [{ type: 'Edge', model, template }];
+    return placed.map((p) => {
+      const { name } = p.group.overrides?.model ?? {};
+      const at = placement?.groups.indexOf(p.group) ?? 0;
+      const field = `spec.placement.groups[${at}].overrides.model.name`;
+      const own = name === undefined ? model : requireModel(models, namespace, { name, field });
+      return { type: 'Edge', model: own, template, placed: p };
+    });
+  }
+
+  /** Nodes of the groups; undefined for a service without placement. @throws ShoalError. */
+  #placed({ spec }: JointInferenceService): readonly Placed[] | undefined {
+    const { placement, edgeWorker } = spec;
+    if (!placement) return undefined;
+    requireOverrides(placement.groups, [
+      'model',
+      'parameters',
+      'threshold',
+      'endpoint',
+      'resources',
+      'env',
+    ]);
+    requireUnplaced(edgeWorker.template, 'spec.edgeWorker.template');
+    if (edgeWorker.hpa)
+      throw new ShoalError(
+        'invalid_argument',
+        'spec.edgeWorker.hpa and spec.placement do not go together: there is one worker on every node of the groups',
+      );
+    for (const { overrides } of placement.groups) miningOf(edgeWorker.hardExampleMining, overrides);
+    return placedNodes(placement, this.#ports.nodes.list());
+  }
+
   async #ensure(service: JointInferenceService): Promise<void> {
     const { models, pods, jobs, records, clock, api } = this.#ports;
     const { namespace = '', uid } = service.metadata;
-    const { cloudWorker, edgeWorker } = service.spec;
+    const { cloudWorker } = service.spec;
+    const placed = this.#placed(service);
     const bigModel = requireModel(models, namespace, {
       name: cloudWorker.model.name,
       field: 'spec.cloudWorker.model.name',
     });
-    const littleModel = requireModel(models, namespace, {
-      name: edgeWorker.model.name,
-      field: 'spec.edgeWorker.model.name',
-    });
+    const edgeWorkers = this.#edgeWorkers(service, placed);
+    this.#assign(service, edgeWorkers);
     // The Service comes first: its address must be known when the edge worker starts.
     await ensureService(service, this.#ports);
-    const cloud = await ensureDeployment(
-      service,
-      { type: 'Cloud', model: bigModel, template: cloudWorker.template },
-      this.#ports,
-    );
-    const edge = await ensureDeployment(
-      service,
-      { type: 'Edge', model: littleModel, template: edgeWorker.template },
-      this.#ports,
-    );
+    const cloud = { type: 'Cloud', model: bigModel, template: cloudWorker.template } as const;
+    const deployments: KubeObject[] = [];
+    for (const worker of [cloud, ...edgeWorkers])
+      deployments.push(await ensureDeployment(service, worker, this.#ports));
+    await removeOthers(service, deployments, this.#ports);
     await ensureAutoscaler(service, 'Cloud', this.#ports);
     await ensureAutoscaler(service, 'Edge', this.#ports);
     const own = pods
@@ -110,13 +173,35 @@ export class JointInferenceReconciler implements Reconciler {
       );
     const status = serviceStatus({
       service,
-      deployments: [cloud, edge],
+      deployments,
+      placed,
       pods: own,
       records,
       nowMs: clock.now(),
     });
     await writeStatus(api, jobs, service, status);
     await this.#tell(service, status.conditions);
+  }
+
+  /** Tells the nodes of groups what they run, so that models are there before their workers. */
+  #assign(service: JointInferenceService, workers: readonly Worker[]): void {
+    const { name, namespace = '', uid = '', generation = 1 } = service.metadata;
+    const metadata = { name, namespace, uid, generation };
+    const bodies = workers.flatMap(({ placed, model }): [string, ServiceAssignment][] =>
+      placed
+        ? [
+            [
+              placed.node,
+              {
+                metadata,
+                group: placed.group.name,
+                model: { format: model.spec.format, url: model.spec.url },
+              },
+            ],
+          ]
+        : [],
+    );
+    this.#ports.feed.assign({ kind: KIND, namespace, name, uid }, new Map(bodies));
   }
 
   /** A condition that is new becomes an Event as well. */

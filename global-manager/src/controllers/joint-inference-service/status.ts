@@ -2,23 +2,55 @@ import {
   appendCondition,
   type Condition,
   type JointInferenceService,
+  type PlacementGroup,
+  type ResolvedGroup,
   recordKey,
   type ServiceReport,
 } from '@shoal/api';
 import { rfc3339 } from '@shoal/core';
 import type { Records } from '../../edge-link/records.ts';
 import type { KubeObject } from '../../kube/kube-api.ts';
+import { NODE_LABEL, nodeLabel, type PlacedNode } from '../../placement/groups.ts';
+import { miningOf, thresholdOf } from '../../placement/overrides.ts';
+import { placementStatus, sharedPart } from '../../placement/status.ts';
 import { troubleOf } from '../pod-trouble.ts';
 
 interface Available {
   readonly status?: { readonly availableReplicas?: number };
 }
 
-/** Workers that are available, of the two. */
-export function activeWorkers(deployments: readonly KubeObject[]): number {
-  return deployments.filter((d) => ((d as unknown as Available).status?.availableReplicas ?? 0) > 0)
-    .length;
+function isAvailable(deployment: KubeObject): boolean {
+  return ((deployment as unknown as Available).status?.availableReplicas ?? 0) > 0;
 }
+
+/** What workers of a group run with. */
+function resolved({ spec }: JointInferenceService, { overrides }: PlacementGroup): ResolvedGroup {
+  const mining = miningOf(spec.edgeWorker.hardExampleMining, overrides);
+  const threshold = thresholdOf(mining);
+  return {
+    model: overrides?.model?.name ?? spec.edgeWorker.model.name,
+    ...(mining.parameters ? { parameters: mining.parameters } : {}),
+    ...(threshold === undefined ? {} : { threshold }),
+    ...(overrides?.endpoint === undefined ? {} : { endpoint: overrides.endpoint }),
+    ...sharedPart(overrides),
+  };
+}
+
+function placementOf({ service, deployments, placed }: StatusInputs): Pick<Status, 'placement'> {
+  const { placement } = service.spec;
+  if (!placement || !placed) return {};
+  const ready = new Set(
+    deployments.filter(isAvailable).map((d) => d.metadata.labels?.[NODE_LABEL]),
+  );
+  return {
+    placement: placementStatus(placement.groups, placed, {
+      resolved: (group) => resolved(service, group),
+      isReady: (node) => ready.has(nodeLabel(node)),
+    }),
+  };
+}
+
+type Status = NonNullable<JointInferenceService['status']>;
 
 /** Figures of all edge workers together: counts are summed, the ratio follows from the sums. */
 export function serviceMetrics(
@@ -45,32 +77,42 @@ export function serviceMetrics(
 export interface StatusInputs {
   readonly service: JointInferenceService;
   readonly deployments: readonly KubeObject[];
+  /** Nodes of the groups, for a service that has them. */
+  readonly placed: readonly PlacedNode<PlacementGroup>[] | undefined;
   readonly pods: readonly KubeObject[];
   readonly records: Records;
   readonly nowMs: number;
 }
 
+function groupNames({ spec }: JointInferenceService): string {
+  const names = (spec.placement?.groups ?? []).map((g) => g.name);
+  return `${names.length === 1 ? 'group' : 'groups'} ${names.join(', ')}`;
+}
+
 /** The service's status from what is there now. */
-export function serviceStatus(
-  inputs: StatusInputs,
-): NonNullable<JointInferenceService['status']> & { conditions: Condition[] } {
+export function serviceStatus(inputs: StatusInputs): Status & { conditions: Condition[] } {
   const { service, deployments, pods, records, nowMs } = inputs;
-  const active = activeWorkers(deployments);
+  const active = deployments.filter(isAvailable).length;
+  const { placement: _old, ...before } = service.status ?? {};
   const trouble = pods.map(troubleOf).find((t) => t !== undefined);
   const condition =
-    active === 2
+    active === deployments.length && deployments.length > 1
       ? {
           type: 'Running',
           status: 'True' as const,
           reason: 'WorkersAvailable',
-          message: 'both workers are available',
+          message:
+            active === 2 ? 'both workers are available' : `all ${active} workers are available`,
         }
       : trouble === undefined
         ? {
             type: 'Pending',
             status: 'True' as const,
             reason: 'WorkersStarting',
-            message: `${active} of 2 workers are available`,
+            message:
+              deployments.length === 1
+                ? `no node is in ${groupNames(service)}`
+                : `${active} of ${deployments.length} workers are available`,
           }
         : {
             type: 'Failed',
@@ -82,11 +124,12 @@ export function serviceStatus(
     .records<ServiceReport>(`${recordKey('JointInferenceService', service.metadata)}/`)
     .map((r) => r.body);
   return {
-    ...service.status,
+    ...before,
+    ...placementOf(inputs),
     conditions: appendCondition(service.status?.conditions, condition, nowMs),
     startTime: service.status?.startTime ?? rfc3339(nowMs),
     active,
-    failed: 2 - active,
+    failed: deployments.length - active,
     metrics: serviceMetrics(reports),
     ...(service.metadata.generation === undefined
       ? {}

@@ -1,6 +1,15 @@
-import type { HardExampleMining, JointInferenceService, Model, PodTemplate } from '@shoal/api';
+import type {
+  GroupOverrides,
+  HardExampleMining,
+  JointInferenceService,
+  Model,
+  PlacementGroup,
+  PodTemplate,
+} from '@shoal/api';
 import { canonicalJson, digestOf } from '@shoal/core';
 import { DEPLOYMENT, HPA, type KubeApi, type KubeObject, SERVICE } from '../../kube/kube-api.ts';
+import { NODE_LABEL, nodeLabel, type PlacedNode } from '../../placement/groups.ts';
+import { miningOf, templateOf } from '../../placement/overrides.ts';
 import type { ObjectCache } from '../../reconcile/object-cache.ts';
 import {
   buildPodTemplate,
@@ -27,6 +36,15 @@ export interface WorkerPorts {
 /** The two workers of the service, in the contract's words. */
 export type WorkerType = 'Cloud' | 'Edge';
 
+/** A worker as it is wanted. */
+export interface Worker {
+  readonly type: WorkerType;
+  readonly model: Model;
+  readonly template: PodTemplate;
+  /** The node of a group it is for; undefined: where its template says. */
+  readonly placed?: PlacedNode<PlacementGroup>;
+}
+
 /** `HEM_PARAMETERS`: a JSON list, `null` when there are none. */
 export function minerEnvironment(mining: HardExampleMining): { name: string; value: string }[] {
   return [
@@ -35,9 +53,22 @@ export function minerEnvironment(mining: HardExampleMining): { name: string; val
   ];
 }
 
+/** Whole address of the big model, for workers that do not reach its Service by name. */
+function bigModelUrl(
+  service: JointInferenceService,
+  overrides: GroupOverrides | undefined,
+  { localControllerServer }: WorkerPorts,
+): string | undefined {
+  const { name, namespace = '' } = service.metadata;
+  if (overrides?.endpoint !== undefined) return overrides.endpoint;
+  return service.spec.cloudAccess === 'relay'
+    ? `${localControllerServer}/shoal/services/${namespace}/${name}-cloud/${BIG_MODEL_PORT}`
+    : undefined;
+}
+
 function environment(
   service: JointInferenceService,
-  type: WorkerType,
+  { type, placed }: Worker,
   ports: WorkerPorts,
 ): { name: string; value: string }[] {
   const { name, namespace = '' } = service.metadata;
@@ -48,45 +79,59 @@ function environment(
   ];
   if (type === 'Cloud')
     return [...common, { name: 'BIG_MODEL_BIND_PORT', value: String(BIG_MODEL_PORT) }];
+  const overrides = placed?.group.overrides;
+  const url = bigModelUrl(service, overrides, ports);
   return [
     ...common,
     { name: 'BIG_MODEL_IP', value: `${name}-cloud.${namespace}` },
     { name: 'BIG_MODEL_PORT', value: String(BIG_MODEL_PORT) },
-    ...(service.spec.cloudAccess === 'relay'
-      ? [
-          {
-            name: 'BIG_MODEL_URL',
-            value: `${ports.localControllerServer}/shoal/services/${namespace}/${name}-cloud/${BIG_MODEL_PORT}`,
-          },
-        ]
-      : []),
-    ...minerEnvironment(service.spec.edgeWorker.hardExampleMining),
+    ...(url === undefined ? [] : [{ name: 'BIG_MODEL_URL', value: url }]),
+    ...minerEnvironment(miningOf(service.spec.edgeWorker.hardExampleMining, overrides)),
     { name: 'LC_SERVER', value: ports.localControllerServer },
   ];
 }
 
 async function podTemplate(
   service: JointInferenceService,
-  worker: { type: WorkerType; model: Model; template: PodTemplate },
+  worker: Worker,
   ports: WorkerPorts,
 ): Promise<PodTemplate> {
-  const { type, model, template } = worker;
+  const { type, model, placed } = worker;
+  const overrides = placed?.group.overrides;
+  const template = placed ? templateOf(worker.template, overrides, placed.node) : worker.template;
   const { name, namespace = '' } = service.metadata;
   const storage = injectStorage([{ env: 'MODEL_URL', urls: [model.spec.url], download: true }]);
   return buildPodTemplate({
     owner: service,
     type,
     template,
-    env: [...environment(service, type, ports), ...storage.env],
+    env: [...environment(service, worker, ports), ...storage.env],
     storage,
     secretEnv: await secretEnvironment(ports.api, namespace, model.spec.credentialName),
-    labels: { 'app.sedna.io': `${name}-${type}-svc` },
+    labels: { 'app.sedna.io': `${name}-${type}-svc`, ...placedLabels(worker) },
     ...(type === 'Edge' &&
+      overrides?.endpoint === undefined &&
       service.spec.cloudAccess === 'relay' && {
         services: [`svc://${namespace}/${name}-cloud:${BIG_MODEL_PORT}`],
       }),
     initializer: ports,
   });
+}
+
+function placedLabels({ placed }: Worker): Record<string, string> {
+  return placed ? { [NODE_LABEL]: nodeLabel(placed.node) } : {};
+}
+
+/** Names of Deployments are at most this long, so that those of their pods fit. */
+const MAX_NAME = 200;
+
+function deploymentName(service: JointInferenceService, { type, placed }: Worker): string {
+  const base = `${service.metadata.name}-deployment-${type.toLowerCase()}`;
+  if (!placed) return base;
+  const name = `${base}-${placed.node}`;
+  return name.length <= MAX_NAME
+    ? name
+    : `${name.slice(0, MAX_NAME)}-${digestOf(name).slice(7, 15)}`;
 }
 
 /** Puts a fresh `WORKER_NAME` into every container of a template. */
@@ -102,11 +147,11 @@ function named(template: PodTemplate, type: WorkerType): PodTemplate {
 /** Creates or updates one worker's Deployment; nothing happens when its template is unchanged. */
 export async function ensureDeployment(
   service: JointInferenceService,
-  worker: { type: WorkerType; model: Model; template: PodTemplate },
+  worker: Worker,
   ports: WorkerPorts,
 ): Promise<KubeObject> {
   const { name: serviceName, namespace = '' } = service.metadata;
-  const name = `${serviceName}-deployment-${worker.type.toLowerCase()}`;
+  const name = deploymentName(service, worker);
   const template = await podTemplate(service, worker, ports);
   const digest = digestOf(canonicalJson(template));
   const current =
@@ -115,6 +160,7 @@ export async function ensureDeployment(
   const labels = {
     'app.sedna.io': `${serviceName}-${worker.type}-svc`,
     ...workerLabels(service, worker.type),
+    ...placedLabels(worker),
   };
   const fresh = named(template, worker.type);
   if (current) {
@@ -135,6 +181,21 @@ export async function ensureDeployment(
     },
     spec: { replicas: 1, selector: { matchLabels: labels }, template: fresh },
   });
+}
+
+/** Removes the Deployments of edge workers that are not wanted any more: their nodes left. */
+export async function removeOthers(
+  service: JointInferenceService,
+  wanted: readonly KubeObject[],
+  { api, deployments }: WorkerPorts,
+): Promise<void> {
+  const { namespace = '', uid } = service.metadata;
+  const names = new Set(wanted.map((d) => d.metadata.name));
+  for (const { metadata } of deployments.list(namespace)) {
+    const isOurs = metadata.ownerReferences?.some((o) => o.uid === uid);
+    if (!isOurs || metadata.deletionTimestamp || names.has(metadata.name)) continue;
+    await api.delete(DEPLOYMENT, namespace, metadata.name);
+  }
 }
 
 /** The Service in front of the cloud worker: `<name>-cloud`, port `tcp-0`. */

@@ -1,5 +1,7 @@
 import { posix } from 'node:path';
 import type { Dataset, LifelongLearningJob, StageModel } from '@shoal/api';
+import { requireOverrides } from '../../placement/overrides.ts';
+import { sharedPart } from '../../placement/status.ts';
 import type { ObjectCache } from '../../reconcile/object-cache.ts';
 import { requireGrowingDataset } from '../references.ts';
 import { addressed } from '../stage-job/assignment.ts';
@@ -40,7 +42,10 @@ export function lifelongLearning(
     isServed: (job, position) =>
       job.status?.deployedModel !== undefined ||
       (position?.stage === 'Deploy' && ['Ready', 'Starting', 'Running'].includes(position.state)),
-    createInferencePod: async (job) => await createInferencePod(job, deployedIndex(job), ports),
+    createInferencePod: async (job, _references, placed) =>
+      await createInferencePod(job, { index: deployedIndex(job), placed }, ports),
+    checkPlacement: (_job, { groups }) => requireOverrides(groups, ['resources', 'env']),
+    resolvedGroup: (_job, { overrides }) => sharedPart(overrides),
     createStagePod: async (job, { dataset }, at) => {
       const { url: datasetUrl, nodeName: datasetNode } = dataset.spec;
       return await createStagePod(job, { ...at, datasetUrl, datasetNode }, ports);

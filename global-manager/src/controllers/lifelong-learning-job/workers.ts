@@ -8,6 +8,8 @@ import {
   stageName,
 } from '@shoal/api';
 import { type KubeObject, SECRET } from '../../kube/kube-api.ts';
+import { NODE_LABEL, nodeLabel } from '../../placement/groups.ts';
+import { templateOf } from '../../placement/overrides.ts';
 import { buildPodTemplate, ownerReference } from '../../worker-pod/build.ts';
 import { secretEnvironment } from '../../worker-pod/secrets.ts';
 import { injectStorage, type Storage, type StorageRequest } from '../../worker-pod/storage.ts';
@@ -18,7 +20,7 @@ import {
   ROUND_LABEL,
   type WorkerPorts,
 } from '../stage-job/pods.ts';
-import type { StagePodInputs } from '../stage-job/stage-job.ts';
+import type { PlacedWorker, StagePodInputs } from '../stage-job/stage-job.ts';
 import { newestOutput } from '../stage-job/status.ts';
 
 export interface LifelongPorts extends WorkerPorts {
@@ -168,12 +170,16 @@ function edgeStorage(job: LifelongLearningJob, storage: Storage): Storage {
 /** Creates the pod that answers with the tasks of the knowledge base. */
 export async function createInferencePod(
   job: LifelongLearningJob,
-  index: string,
+  at: { readonly index: string; readonly placed: PlacedWorker | undefined },
   ports: LifelongPorts,
 ): Promise<KubeObject> {
+  const { index, placed } = at;
   await ensureToken(job, ports);
   const storage = edgeStorage(job, injectStorage([]));
-  const userTemplate: PodTemplate = job.spec.deploySpec.template;
+  const { template: own } = job.spec.deploySpec;
+  const userTemplate: PodTemplate = placed
+    ? templateOf(own, placed.group.overrides, placed.node)
+    : own;
   const template = buildPodTemplate({
     owner: job,
     type: 'inference',
@@ -193,6 +199,7 @@ export async function createInferencePod(
     ],
     secretEnv: [],
     hostNetwork: true,
+    labels: placed ? { [NODE_LABEL]: nodeLabel(placed.node) } : {},
     initializer: ports,
   });
   return await createPod(job, { type: 'inference', template }, ports.api);

@@ -44,10 +44,15 @@ export function workingFolder(job: StageJob): string {
   return `/var/lib/sedna/output/${namespace}/${name}-${uid.slice(0, 8)}`;
 }
 
-/** An assignment for each node that works for a job, with the roles it has. */
+/**
+ * An assignment for each node that works for a job, with the roles it has.
+ *
+ * @param ofNode What is different on a node.
+ */
 export function addressed<Job extends StageJob, References extends StageReferences>(
   inputs: AssignmentInputs<Job, References>,
   own: OwnPart,
+  ofNode: (node: string) => Partial<OwnPart> = () => ({}),
 ): Map<string, StageAssignment> {
   const { job, references, position, deployNodes } = inputs;
   const { name, namespace = '', uid = '', generation = 1 } = job.metadata;
@@ -65,7 +70,8 @@ export function addressed<Job extends StageJob, References extends StageReferenc
   const add = (node: string | undefined, role: StageAssignment['roles'][number]): void => {
     if (!node) return;
     const known = found.get(node);
-    found.set(node, { ...base, ...known, roles: [...(known?.roles ?? []), role] });
+    const part = ofNode(node);
+    found.set(node, { ...base, ...part, ...known, roles: [...(known?.roles ?? []), role] });
   };
   add(dataset.spec.nodeName, 'dataset');
   const { labelled, driftAlarms } = inputs.observed ?? {};

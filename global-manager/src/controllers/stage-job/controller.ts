@@ -1,11 +1,12 @@
 import { isDeepStrictEqual } from 'node:util';
-import { type Dataset, type FaultReport, recordKey, type StageReport } from '@shoal/api';
-import { type Clock, isShoalError, type Logger, messageOf, rfc3339 } from '@shoal/core';
-import type { Feed } from '../../edge-link/feed.ts';
-import type { Records } from '../../edge-link/records.ts';
-import { type KubeApi, type KubeObject, POD } from '../../kube/kube-api.ts';
+import { type Dataset, type FaultReport, recordKey } from '@shoal/api';
+import { isShoalError, messageOf, rfc3339 } from '@shoal/core';
+import type { KubeObject } from '../../kube/kube-api.ts';
+import { onGroupChange, placedNodes } from '../../placement/groups.ts';
+import { requireUnplaced } from '../../placement/overrides.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
-import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
+import { keyOf } from '../../reconcile/object-cache.ts';
+import { lookAgainMs, rolloutPolicy } from '../../rollout/plan.ts';
 import {
   nextMove,
   type PodPhase,
@@ -16,9 +17,20 @@ import {
 import { recordEvent } from '../event-writer.ts';
 import { endedAt, phaseOf, troubleOf } from '../pod-trouble.ts';
 import { writeStatus } from '../status-writer.ts';
-import { ROUND_LABEL, workerTypeOf } from './pods.ts';
+import { hasEnded, JobPods, nodeOf } from './job-pods.ts';
+import { ROUND_LABEL } from './pods.ts';
+import type { StageJobPorts } from './ports.ts';
+import { type RolledJob, rolledOut, rolloutNow, rolloutReport } from './rollouts.ts';
 import { isPinnedOn, servedHistory } from './served-models.ts';
-import type { Observed, StageJob, StageJobKind, StageReferences } from './stage-job.ts';
+import { deletePod, ensureServing } from './serving-pods.ts';
+import type {
+  Observed,
+  PlacedWorker,
+  StageJob,
+  StageJobKind,
+  StageReferences,
+} from './stage-job.ts';
+import { StageReports } from './stage-reports.ts';
 import {
   advanced,
   begun,
@@ -29,53 +41,24 @@ import {
   positionOf,
   withServed,
 } from './status.ts';
-
-export interface StageJobPorts {
-  readonly api: KubeApi;
-  readonly jobs: ObjectCache;
-  readonly models: ObjectCache;
-  readonly datasets: ObjectCache;
-  readonly pods: ObjectCache;
-  readonly feed: Feed;
-  readonly records: Records;
-  readonly presence: EdgePresence;
-  readonly clock: Clock;
-  readonly logger: Logger;
-}
-
-/** Which edges are connected. */
-export interface EdgePresence {
-  /** How long a node has been connected, in milliseconds; undefined when it is not. */
-  connectedForMs(node: string): number | undefined;
-}
+import { describeRollout, groupNames, placementOf } from './told.ts';
 
 interface Resolved<Job extends StageJob, References extends StageReferences> {
   readonly job: Job;
   readonly references: References;
-  /** Pods of this job that are not being deleted. */
-  readonly pods: readonly KubeObject[];
-  /** True while an inference pod is being deleted: its ports and files are still in use. */
-  readonly inferenceGoing: boolean;
+  readonly pods: JobPods;
+  /** Nodes of the groups, for a job that has them. */
+  readonly placed: readonly PlacedWorker[] | undefined;
   readonly observed?: Observed | undefined;
 }
 
 /** Pods of rounds older than this are removed; their logs go with them. */
 const KEPT_ROUNDS = 2;
 
-/** A pod that serves and ended is started again after this long. */
-const RESTART_DELAY_MS = 10_000;
 /** Figures of what goes on beside the stages are written at most this often. */
 const NOTE_PERIOD_MS = 1_000;
 /** A job that was refused is looked at again: what is missing may be of a kind that is not watched. */
 const REFUSED_RETRY_MS = 15_000;
-
-function hasEnded(pod: KubeObject): boolean {
-  return ['Succeeded', 'Failed'].includes(phaseOf(pod));
-}
-
-function nodeOf(pod: KubeObject): string | undefined {
-  return (pod as unknown as { spec?: { nodeName?: string } }).spec?.nodeName;
-}
 
 /** Moves a job with stages through them: the one writer of its status. */
 export class StageJobReconciler<Job extends StageJob, References extends StageReferences>
@@ -97,7 +80,11 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
   }
 
   watch(enqueue: (key: string) => void): void {
-    const { jobs, models, datasets, pods, records } = this.#ports;
+    const { jobs, models, datasets, pods, nodes, records } = this.#ports;
+    onGroupChange(nodes, () => {
+      for (const job of jobs.list())
+        if ((job as unknown as StageJob).spec.placement) enqueue(keyOf(job));
+    });
     const all = (o: KubeObject): void => {
       for (const j of jobs.list(o.metadata.namespace)) enqueue(keyOf(j));
     };
@@ -140,17 +127,33 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
 
   #resolve(job: Job): Resolved<Job, References> {
     const { namespace = '', uid } = job.metadata;
-    const label = (pod: KubeObject, name: string): string | undefined =>
-      pod.metadata.labels?.[`${this.#prefix}/${name}`];
-    const own = this.#ports.pods.list(namespace).filter((p) => label(p, 'uid') === uid);
+    const own = this.#ports.pods
+      .list(namespace)
+      .filter((p) => p.metadata.labels?.[`${this.#prefix}/uid`] === uid);
     return {
       job,
       references: this.#kind.resolve(job),
-      pods: own.filter((p) => !p.metadata.deletionTimestamp),
-      inferenceGoing: own.some(
-        (p) => p.metadata.deletionTimestamp && label(p, 'worker-type') === 'inference',
-      ),
+      placed: this.#placed(job),
+      pods: new JobPods(own, this.#prefix),
     };
+  }
+
+  /** Nodes of the groups; undefined for a job without placement. @throws ShoalError `invalid_argument`. */
+  #placed(job: Job): readonly PlacedWorker[] | undefined {
+    const { placement, deploySpec } = job.spec;
+    if (!placement) return undefined;
+    this.#kind.checkPlacement(job, placement);
+    requireUnplaced(deploySpec.template, 'spec.deploySpec.template');
+    return placedNodes(placement, this.#ports.nodes.list());
+  }
+
+  /** A job with a rollout policy. */
+  #rolled(known: Resolved<Job, References>): RolledJob | undefined {
+    const { job, placed } = known;
+    const rollout = this.#kind.rollout?.(job);
+    if (!rollout) return undefined;
+    const serving = known.pods.servingNodes();
+    return { kind: this.#kind.kind, job, policy: rolloutPolicy(rollout), placed, serving };
   }
 
   /** Says in the status what is in the way, without touching the stages. */
@@ -169,27 +172,53 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
     const position = positionOf(job);
     const observed = await this.#kind.observe?.(job, found.references);
     const known = { ...found, observed };
-    const noteMs = position ? await this.#note(job, observed) : undefined;
+    const noteMs = position ? await this.#note(known) : undefined;
     // A written status brings the job here again, as it is then.
     if (noteMs === 0 || (position && (await this.#pin(known)))) return DONE;
+    const rolled = position && this.#rolled(known);
+    if (position && rolled && (await this.#roll(rolled, position))) return DONE;
     const restartMs = this.#kind.isServed(job, position)
-      ? await this.#ensureInference(known)
+      ? await ensureServing(
+          known.pods,
+          {
+            placed: known.placed,
+            create: async (at) => await this.#kind.createInferencePod(job, known.references, at),
+          },
+          this.#ports,
+        )
       : undefined;
     if (!position) {
       await writeStatus(api, jobs, job, begun(job, clock.now()));
       return DONE;
     }
+    const lookMs = await this.#step(known, position);
+    const rollMs = rolled && this.#rolloutLookMs(rolled, position);
+    const waits = [restartMs, noteMs, rollMs, lookMs].filter((ms) => ms !== undefined);
+    return waits.length > 0 ? { kind: 'requeueAfter', ms: Math.min(...waits) } : DONE;
+  }
+
+  /** Tells the nodes, and makes the next move. @returns Milliseconds until another may be due. */
+  async #step(
+    known: Resolved<Job, References>,
+    position: StagePosition,
+  ): Promise<number | undefined> {
+    const { job, placed } = known;
     this.#assign(known, position);
     const facts = this.#facts(known, position);
     const move = nextMove(position, facts);
     await this.#perform(known, position, move);
+    const unplaced = placed?.length === 0 ? `no node is in ${groupNames(job)}` : undefined;
     if (move.kind === 'stay')
-      await this.#explain(job, position, facts.pod.message ?? this.#fault(job));
+      await this.#explain(job, position, facts.pod.message ?? this.#fault(job) ?? unplaced);
     await this.#removeOldPods(known, position.round);
-    const waits = [restartMs, noteMs, move.kind === 'stay' ? move.lookAgainMs : undefined].filter(
-      (ms) => ms !== undefined,
-    );
-    return waits.length > 0 ? { kind: 'requeueAfter', ms: Math.min(...waits) } : DONE;
+    return move.kind === 'stay' ? move.lookAgainMs : undefined;
+  }
+
+  #rolloutLookMs({ job, policy }: RolledJob, { stage }: StagePosition): number | undefined {
+    const { rollout } = job.status ?? {};
+    return stage === 'Deploy' && rollout
+      ? lookAgainMs(rollout, policy, this.#ports.clock.now())
+      : undefined;
   }
 
   /**
@@ -197,10 +226,13 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
    *
    * @returns Milliseconds until there is something to write; 0 when it was written now.
    */
-  async #note(job: Job, observed: Observed | undefined): Promise<number | undefined> {
+  async #note(known: Resolved<Job, References>): Promise<number | undefined> {
     const { api, jobs, clock } = this.#ports;
-    const status = { ...job.status, ...observed?.status };
-    if (!observed || isDeepStrictEqual(status, job.status)) return undefined;
+    const { job, observed } = known;
+    const { placement: _old, ...before } = job.status ?? {};
+    const placement = placementOf(known, (group) => this.#kind.resolvedGroup(job, group));
+    const status = { ...before, ...(placement ? { placement } : {}), ...observed?.status };
+    if (isDeepStrictEqual(status, job.status)) return undefined;
     const key = job.metadata.uid ?? '';
     const wait = (this.#noted.get(key) ?? 0) + NOTE_PERIOD_MS - clock.now();
     if (wait > 0) return wait;
@@ -209,18 +241,34 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
     return 0;
   }
 
+  /** Moves the rollout of a model on. True when that was written. */
+  async #roll(rolled: RolledJob, position: StagePosition): Promise<boolean> {
+    const { api, jobs, clock, records } = this.#ports;
+    const { job } = rolled;
+    const next = rolloutNow(rolled, position, { records, nowMs: clock.now() });
+    const before = job.status?.rollout;
+    if (!next || next === before) return false;
+    await writeStatus(api, jobs, job, { ...job.status, rollout: next });
+    if (next.phase !== before?.phase || next.group !== before?.group)
+      await recordEvent(this.#ports, job, {
+        type: next.phase === 'RolledBack' ? 'Warning' : 'Normal',
+        reason: `Rollout${next.phase}`,
+        message: describeRollout(next),
+      });
+    return true;
+  }
+
   /** Once every serving node has the pinned model, it is the one that is served. True when that changed. */
   async #pin(known: Resolved<Job, References>): Promise<boolean> {
     const { api, jobs, clock } = this.#ports;
     const { job } = known;
     const pin = this.#kind.pinned?.(job);
     if (pin === undefined || job.status?.deployedModel === pin) return false;
-    const nodes = [...new Set(this.#serving(known).map(nodeOf))];
+    const nodes = known.pods.serving().map(nodeOf);
     if (!isPinnedOn(nodes, pin, { records: this.#ports.records, kind: this.#kind.kind, job }))
       return false;
     if (!this.#kind.hotUpdate(job))
-      for (const pod of this.#podsOf(known, 'inference'))
-        await api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
+      for (const pod of known.pods.of('inference')) await deletePod(api, pod);
     const round = job.status?.models?.find((m) => m.digest === pin)?.round ?? 0;
     const deployedAt = rfc3339(clock.now());
     await writeStatus(api, jobs, job, {
@@ -255,58 +303,36 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
     await writeStatus(api, jobs, job, rest);
   }
 
-  #podsOf(known: Resolved<Job, References>, type: string, round?: number): KubeObject[] {
-    return known.pods.filter(
-      (p) =>
-        p.metadata.labels?.[`${this.#prefix}/worker-type`] === type &&
-        (round === undefined || p.metadata.labels?.[ROUND_LABEL] === String(round)),
-    );
-  }
-
-  #serving(known: Resolved<Job, References>): KubeObject[] {
-    return this.#podsOf(known, 'inference').filter((p) => !hasEnded(p));
-  }
-
-  /**
-   * The model is served from the start, and again, after a while, when its pod has ended.
-   *
-   * @returns Milliseconds until a new pod is due, while there is none.
-   */
-  async #ensureInference(known: Resolved<Job, References>): Promise<number | undefined> {
-    const { api, pods, clock } = this.#ports;
-    if (this.#serving(known).length > 0 || known.inferenceGoing) return undefined;
-    const ended = this.#podsOf(known, 'inference');
-    const last = Math.max(0, ...ended.map((p) => endedAt(p) ?? 0));
-    const wait = last + RESTART_DELAY_MS - clock.now();
-    if (ended.length > 0 && wait > 0) return wait;
-    for (const pod of ended) await api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
-    pods.observe(await this.#kind.createInferencePod(known.job, known.references));
-    return undefined;
-  }
-
   #assign(known: Resolved<Job, References>, position: StagePosition): void {
     const { name, namespace = '', uid = '' } = known.job.metadata;
-    const deployNodes = this.#serving(known)
-      .map(nodeOf)
-      .filter((n) => n !== undefined);
-    const stagePod = position.stage === 'Deploy' ? undefined : this.#stagePod(known, position);
+    const deployNodes = known.pods.servingNodes();
+    const stagePod = position.stage === 'Deploy' ? undefined : known.pods.ofStage(position);
     const workerNode = stagePod && nodeOf(stagePod);
+    const assignments = this.#kind.assignments({ ...known, position, deployNodes, workerNode });
+    const rolled = this.#rolled(known);
     this.#ports.feed.assign(
       { kind: this.#kind.kind, namespace, name, uid },
-      this.#kind.assignments({ ...known, position, deployNodes, workerNode }),
+      rolled ? rolledOut(assignments, rolled) : assignments,
     );
   }
 
   #facts(known: Resolved<Job, References>, position: StagePosition): StageFacts {
     const { job } = known;
     const { dataset } = known.references;
-    const pod = this.#stagePod(known, position);
+    const pod = known.pods.ofStage(position);
+    const reports = new StageReports(this.#ports.records, { kind: this.#kind.kind, job, position });
+    const rolled = this.#rolled(known);
     const ended = pod ? endedAt(pod) : undefined;
     const trouble = pod ? troubleOf(pod) : undefined;
     const now = this.#ports.clock.now();
     return {
-      report: this.#stageReport(known, position, pod && nodeOf(pod)),
-      deployment: this.#deployment(known, position),
+      report: reports.stage({
+        datasetNode: dataset.spec.nodeName,
+        workerNode: pod && nodeOf(pod),
+      }),
+      deployment: rolled
+        ? rolloutReport(rolled, position)
+        : reports.deployment(known.pods.serving().map(nodeOf)),
       pod: {
         phase: (pod ? phaseOf(pod) : 'None') as PodPhase,
         endedForMs:
@@ -323,55 +349,6 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
   #reachableMs(dataset: Dataset, pod: KubeObject | undefined): number {
     const node = (pod && nodeOf(pod)) ?? dataset.spec.nodeName;
     return node === undefined ? 0 : (this.#ports.presence.connectedForMs(node) ?? 0);
-  }
-
-  #stagePod(known: Resolved<Job, References>, position: StagePosition): KubeObject | undefined {
-    if (position.stage === 'Deploy') return this.#serving(known).at(-1);
-    return this.#podsOf(known, workerTypeOf(position.stage), position.round).at(-1);
-  }
-
-  /** What the dataset's node says of this stage, or, once its worker ended, the worker's node. */
-  #stageReport(
-    known: Resolved<Job, References>,
-    position: StagePosition,
-    workerNode: string | undefined,
-  ): StageReport | undefined {
-    const at = (node: string | undefined): StageReport | undefined =>
-      this.#report(known.job, { node, part: position.stage, position });
-    const byWorker = position.stage === 'Deploy' ? undefined : at(workerNode);
-    return byWorker && byWorker.status !== 'ready'
-      ? byWorker
-      : at(known.references.dataset.spec.nodeName);
-  }
-
-  #report(
-    job: Job,
-    of: { node: string | undefined; part: string; position: StagePosition },
-  ): StageReport | undefined {
-    const report =
-      of.node === undefined
-        ? undefined
-        : this.#ports.records.record<StageReport>(
-            of.node,
-            recordKey(this.#kind.kind, job.metadata, of.part),
-          );
-    const fits =
-      report?.uid === job.metadata.uid &&
-      report?.round === of.position.round &&
-      report.stage === of.position.stage;
-    return fits ? report : undefined;
-  }
-
-  /** What the serving nodes say: a failure of any, else completed once all are. */
-  #deployment(known: Resolved<Job, References>, position: StagePosition): StageReport | undefined {
-    if (position.stage !== 'Deploy') return undefined;
-    const nodes = new Set(this.#serving(known).map(nodeOf));
-    const reports = [...nodes].map((node) =>
-      this.#report(known.job, { node, part: 'Serving', position }),
-    );
-    if (reports.length === 0 || reports.some((r) => r === undefined))
-      return reports.find((r) => r?.status === 'failed');
-    return reports.find((r) => r?.status === 'failed') ?? reports[0];
   }
 
   async #perform(
@@ -396,8 +373,7 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
       return;
     }
     if (move.kind === 'restartInference') {
-      for (const pod of this.#podsOf(known, 'inference'))
-        await api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
+      for (const pod of known.pods.of('inference')) await deletePod(api, pod);
       await writeStatus(
         api,
         jobs,
@@ -417,9 +393,9 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
 
   /** A failed stage takes its worker with it: it must not go on beside that of the next round. */
   async #endWorker(known: Resolved<Job, References>, position: StagePosition): Promise<void> {
-    const pod = position.stage === 'Deploy' ? undefined : this.#stagePod(known, position);
+    const pod = position.stage === 'Deploy' ? undefined : known.pods.ofStage(position);
     if (!pod || hasEnded(pod)) return;
-    await this.#ports.api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
+    await deletePod(this.#ports.api, pod);
   }
 
   /** A deployment that completes (rather than being declined while waiting) changes what is served. */
@@ -445,10 +421,9 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
   }
 
   async #removeOldPods(known: Resolved<Job, References>, round: number): Promise<void> {
-    for (const pod of known.pods) {
+    for (const pod of known.pods.all()) {
       const of = Number(pod.metadata.labels?.[ROUND_LABEL] ?? Number.NaN);
-      if (of <= round - KEPT_ROUNDS)
-        await this.#ports.api.delete(POD, pod.metadata.namespace ?? '', pod.metadata.name);
+      if (of <= round - KEPT_ROUNDS) await deletePod(this.#ports.api, pod);
     }
   }
 }

@@ -2,12 +2,19 @@ import type {
   Dataset,
   KubernetesObject,
   LabelledBatch,
+  Placement,
+  PlacementGroup,
+  PlacementStatus,
   PodTemplate,
+  ResolvedGroup,
+  Rollout,
+  RolloutStatus,
   StageAssignment,
   StageCondition,
   StageData,
 } from '@shoal/api';
 import type { KubeObject } from '../../kube/kube-api.ts';
+import type { PlacedNode } from '../../placement/groups.ts';
 import type { StagePosition } from '../../stages/machine.ts';
 
 /** Status that the jobs with stages have in common. */
@@ -17,6 +24,8 @@ export interface StageJobStatus {
   readonly round?: number;
   readonly deployedModel?: string;
   readonly models?: readonly ServedModel[];
+  readonly placement?: PlacementStatus;
+  readonly rollout?: RolloutStatus;
   readonly message?: string;
   readonly observedGeneration?: number;
 }
@@ -48,6 +57,8 @@ export interface StageJob extends KubernetesObject {
     readonly credentialName?: string;
     readonly trainSpec: { readonly template: PodTemplate };
     readonly evalSpec: { readonly template: PodTemplate };
+    readonly deploySpec: { readonly template: PodTemplate };
+    readonly placement?: Placement;
   };
   readonly status?: StageJobStatus;
 }
@@ -64,6 +75,9 @@ export interface StagePodInputs {
   readonly input: StageData;
 }
 
+/** A node of a group of the job. */
+export type PlacedWorker = PlacedNode<PlacementGroup>;
+
 export interface AssignmentInputs<Job, References> {
   readonly job: Job;
   readonly references: References;
@@ -73,6 +87,8 @@ export interface AssignmentInputs<Job, References> {
   /** Node of the stage's worker, which reports there. */
   readonly workerNode: string | undefined;
   readonly observed?: Observed | undefined;
+  /** Nodes of the groups, for a job that has them. */
+  readonly placed?: readonly PlacedWorker[] | undefined;
 }
 
 /** What one paradigm adds to the stage machine. */
@@ -87,7 +103,18 @@ export interface StageJobKind<Job extends StageJob, References extends StageRefe
   readonly hotUpdate: (job: Job) => boolean;
   /** Whether something is served yet. */
   readonly isServed: (job: Job, position: StagePosition | undefined) => boolean;
-  readonly createInferencePod: (job: Job, references: References) => Promise<KubeObject>;
+  /** @param placed The node of a group it is for; undefined: where its template says. */
+  readonly createInferencePod: (
+    job: Job,
+    references: References,
+    placed?: PlacedWorker,
+  ) => Promise<KubeObject>;
+  /** Refuses overrides of groups that mean nothing here. @throws ShoalError `invalid_argument`. */
+  readonly checkPlacement: (job: Job, placement: Placement) => void;
+  /** What workers of a group run with. */
+  readonly resolvedGroup: (job: Job, group: PlacementGroup) => ResolvedGroup;
+  /** How a new model reaches the serving nodes; undefined: all at once. */
+  readonly rollout?: (job: Job) => Rollout | undefined;
   readonly createStagePod: (
     job: Job,
     references: References,

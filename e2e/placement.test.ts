@@ -1,0 +1,263 @@
+import { writeFileSync } from 'node:fs';
+import type { JsonObject } from '@shoal/core';
+import { seededRandom } from '@shoal/core';
+import { dense, flatten, sequential } from '@shoal/training';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { ClusterFixture, type Live, template } from './cluster-fixture.ts';
+
+/** Workers by groups of nodes: what differs there, who joins and leaves, what makes no sense. */
+let c: ClusterFixture;
+beforeAll(async () => {
+  c = await ClusterFixture.start(3);
+  const random = seededRandom(1);
+  const model = sequential({ input: [1, 2, 2], layers: [flatten(), dense(2)], random });
+  for (const node of ['cloud-1', 'edge-1', 'edge-2', 'edge-3'])
+    for (const name of ['little', 'north', 'big'])
+      writeFileSync(c.path(node, `/models/${name}.onnx`), model);
+  await c.apply(
+    ...['little', 'north', 'big'].map((name) =>
+      object('Model', name, { url: `/models/${name}.onnx`, format: 'onnx' }),
+    ),
+  );
+});
+afterAll(async () => await c.stop());
+
+function object(kind: string, name: string, spec: JsonObject): JsonObject {
+  return { apiVersion: 'sedna.io/v1alpha1', kind, metadata: { name }, spec };
+}
+
+async function label(node: string, labels: Record<string, string | null>): Promise<void> {
+  const body = { metadata: { labels } };
+  await c.client.request('PATCH', `/api/v1/nodes/${node}`, body, {
+    contentType: 'application/merge-patch+json',
+  });
+}
+
+const bare = (command: string[], env: JsonObject[] = []): JsonObject => ({
+  spec: { containers: [{ name: 'main', image: 'none', command, env }] },
+});
+const idle = ['node', '-e', 'setInterval(() => {}, 1000)'];
+
+interface Worker {
+  readonly node: string | undefined;
+  readonly env: Record<string, string | undefined>;
+  readonly resources: unknown;
+}
+
+/** Running pods of a service’s edge workers, by node. */
+async function workers(prefix: string): Promise<Worker[]> {
+  const pods = (await c.pods(prefix)).filter(
+    (p) => !(p.metadata as JsonObject)['deletionTimestamp'],
+  );
+  return pods
+    .map((pod): Worker => {
+      const spec = pod.spec as {
+        nodeName?: string;
+        containers: { env: { name: string; value?: string }[]; resources?: unknown }[];
+      };
+      const [main] = spec.containers;
+      const env = Object.fromEntries((main?.env ?? []).map((e) => [e.name, e.value]));
+      return { node: spec.nodeName, env, resources: main?.resources };
+    })
+    .toSorted((a, b) => String(a.node).localeCompare(String(b.node)));
+}
+
+async function untilNodes(prefix: string, nodes: string[]): Promise<Worker[]> {
+  return await c.until(
+    `workers ${prefix} on ${nodes.join(', ') || 'no node'}`,
+    async () => {
+      const found = await workers(prefix);
+      return JSON.stringify(found.map((w) => w.node)) === JSON.stringify(nodes) ? found : undefined;
+    },
+    30_000,
+  );
+}
+
+interface Placement {
+  readonly nodes: number;
+  readonly ready: number;
+  readonly groups: readonly (JsonObject & { readonly name: string })[];
+}
+
+async function untilPlacement(
+  kind: string,
+  name: string,
+  fits: (placement: Placement) => boolean,
+): Promise<Placement> {
+  return await c.until(
+    `${kind}/${name} to say where it is`,
+    async () => {
+      const status = ((await c.get(kind, name)) as Live | undefined)?.status;
+      const { placement } = (status ?? {}) as { placement?: Placement };
+      return placement && fits(placement) ? placement : undefined;
+    },
+    30_000,
+  );
+}
+
+const service = (name: string, placement: JsonObject, edge: JsonObject = {}): JsonObject =>
+  object('JointInferenceService', name, {
+    cloudWorker: { model: { name: 'big' }, template: template('cloud-1', idle) },
+    edgeWorker: {
+      model: { name: 'little' },
+      hardExampleMining: {
+        name: 'CrossEntropy',
+        parameters: [{ key: 'threshold_cross_entropy', value: '0.5' }],
+      },
+      template: bare(idle, [{ name: 'LIGHT', value: 'day' }]),
+      ...edge,
+    },
+    placement,
+  });
+
+const GROUPS = {
+  groups: [
+    {
+      name: 'north',
+      overrides: {
+        model: { name: 'north' },
+        threshold: 0.8,
+        endpoint: 'http://gateway.north:5000',
+        resources: { limits: { memory: '512Mi' } },
+        env: [{ name: 'LIGHT', value: 'night' }],
+      },
+    },
+    { name: 'south' },
+  ],
+};
+
+test('joint inference: a worker on every node of the groups, each with what its group overrides', async () => {
+  await label('edge-1', { 'shoal.dev/group': 'north' });
+  await label('edge-2', { 'apps.kubeedge.io/belonging-to': 'south' });
+  await c.apply(service('doors', GROUPS));
+  const [north, south] = await untilNodes('doors-deployment-edge', ['edge-1', 'edge-2']);
+  expect(north?.env).toMatchObject({
+    LIGHT: 'night',
+    MODEL_URL: '/home/data/models/north.onnx',
+    BIG_MODEL_URL: 'http://gateway.north:5000',
+    HEM_PARAMETERS: '[{"key":"threshold_cross_entropy","value":"0.8"}]',
+  });
+  expect(north?.resources).toMatchObject({ limits: { memory: '512Mi' } });
+  expect(south?.env).toMatchObject({
+    LIGHT: 'day',
+    MODEL_URL: '/home/data/models/little.onnx',
+    HEM_PARAMETERS: '[{"key":"threshold_cross_entropy","value":"0.5"}]',
+  });
+  expect(south?.env['BIG_MODEL_URL']).toBeUndefined();
+  const placement = await untilPlacement('ji', 'doors', (p) => p.ready === 2);
+  expect(placement.groups).toMatchObject([
+    {
+      name: 'north',
+      nodes: 1,
+      members: ['edge-1'],
+      resolved: { model: 'north', threshold: '0.8', endpoint: 'http://gateway.north:5000' },
+    },
+    { name: 'south', nodes: 1, resolved: { model: 'little', threshold: '0.5' } },
+  ]);
+  expect((await c.condition('ji', 'doors'))?.message).toBe('all 3 workers are available');
+});
+
+test('a node that joins a group gets a worker and is told of it; one that leaves, or is drained, loses both', async () => {
+  await label('edge-3', { 'shoal.dev/group': 'south' });
+  await untilNodes('doors-deployment-edge', ['edge-1', 'edge-2', 'edge-3']);
+  await untilPlacement('ji', 'doors', (p) => p.ready === 3);
+  const told = async (): Promise<Record<string, number>> => {
+    const links = JSON.parse((await c.shoal('link status --json')).output) as {
+      node: string;
+      head: number;
+    }[];
+    return Object.fromEntries(links.map((l) => [l.node, Number(l.head)]));
+  };
+  const before = await told();
+  await label('edge-3', { 'shoal.dev/group': null });
+  await untilNodes('doors-deployment-edge', ['edge-1', 'edge-2']);
+  // Its feed has heard of the deletion; nobody else has heard anything.
+  const after = await told();
+  expect(after['edge-3']).toBe((before['edge-3'] ?? 0) + 1);
+  expect(after['edge-1']).toBe(before['edge-1']);
+  await label('edge-2', { 'shoal.dev/group': 'north' });
+  const moved = await c.until('edge-2 to be of the north', async () => {
+    const at = (await workers('doors-deployment-edge')).filter((w) => w.node === 'edge-2');
+    return at.length === 1 && at[0]?.env['LIGHT'] === 'night' ? at[0] : undefined;
+  });
+  expect(moved?.env['BIG_MODEL_URL']).toBe('http://gateway.north:5000');
+  await c.shoal('node drain edge-1');
+  await untilNodes('doors-deployment-edge', ['edge-2']);
+  await c.shoal('node uncordon edge-1');
+  await untilNodes('doors-deployment-edge', ['edge-1', 'edge-2']);
+});
+
+test('what makes no sense is refused by name; a group without nodes is said', async () => {
+  await c.apply(
+    service('empty', { groups: [{ name: 'nowhere' }] }),
+    service('twice', { groups: [{ name: 'north' }, { name: 'north' }] }),
+    service('both', GROUPS, { template: template('edge-1', idle) }),
+    service('scaled', GROUPS, { hpa: { maxReplicas: 3 } }),
+    service('random', GROUPS, { hardExampleMining: { name: 'Random' } }),
+    service('lost', { groups: [{ name: 'north', overrides: { model: { name: 'none' } } }] }),
+  );
+  const says = async (name: string, text: RegExp): Promise<void> => {
+    await c.until(`${name}: ${text}`, async () =>
+      text.test((await c.condition('ji', name))?.message ?? ''),
+    );
+  };
+  await says('empty', /no node is in group nowhere/);
+  await says('twice', /groups\[1\]\.name: group "north" is there twice/);
+  await says('both', /nodeName and spec\.placement both say where/);
+  await says('scaled', /hpa and spec\.placement do not go together/);
+  await says('random', /Random has no threshold/);
+  await says('lost', /groups\[0\]\.overrides\.model\.name: Model "none" does not exist/);
+  for (const name of ['empty', 'twice', 'both', 'scaled', 'random', 'lost'])
+    await c.client.request(
+      'DELETE',
+      `/apis/sedna.io/v1alpha1/namespaces/default/jointinferenceservices/${name}`,
+    );
+});
+
+test('federated learning: participants of a group train in its way', async () => {
+  for (const i of [1, 3]) writeFileSync(c.path(`edge-${i}`, '/data/share.csv'), 'x,y\n1,0\n');
+  const dataset = (i: number): JsonObject =>
+    object('Dataset', `share-${i}`, {
+      url: `/data/share.csv`,
+      format: 'csv',
+      nodeName: `edge-${i}`,
+    });
+  await c.apply(
+    dataset(1),
+    dataset(3),
+    object('FederatedLearningJob', 'fed', {
+      aggregationWorker: { model: { name: 'little' }, template: template('cloud-1', idle) },
+      trainingWorkers: [1, 3].map((i) => ({
+        dataset: { name: `share-${i}` },
+        template: bare(idle),
+      })),
+      placement: {
+        groups: [
+          {
+            name: 'north',
+            overrides: {
+              parameters: [{ key: 'epochs', value: '5' }],
+              env: [{ name: 'LIGHT', value: 'night' }],
+            },
+          },
+        ],
+      },
+    }),
+  );
+  const [one, three] = await untilNodes('fed-train', ['edge-1', 'edge-3']);
+  expect(one?.env).toMatchObject({ LOCAL_TRAINING: '{"epochs":5}', LIGHT: 'night' });
+  expect(three?.env['LOCAL_TRAINING']).toBeUndefined();
+  const { groups } = await untilPlacement('fl', 'fed', (p) => p.ready === 1);
+  expect(groups).toMatchObject([
+    {
+      name: 'north',
+      members: ['edge-1'],
+      resolved: { parameters: [{ key: 'epochs', value: '5' }] },
+    },
+  ]);
+  await label('edge-3', { 'shoal.dev/group': 'north' });
+  await c.until('edge-3 to train as the north does', async () => {
+    const at = (await workers('fed-train')).filter((w) => w.node === 'edge-3');
+    return at.length === 1 && at[0]?.env['LOCAL_TRAINING'] !== undefined;
+  });
+});
