@@ -45,3 +45,10 @@ export function endedAt(pod: KubeObject): number | undefined {
     ? Math.max(...times)
     : undefined;
 }
+
+/** Whether every container of a pod is ready. */
+export function isReady(pod: KubeObject): boolean {
+  const status = isJsonObject(pod['status']) ? pod['status'] : {};
+  const containers = objects(status['containerStatuses']);
+  return containers.length > 0 && containers.every((c) => c['ready'] === true);
+}

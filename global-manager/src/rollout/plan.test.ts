@@ -118,11 +118,11 @@ describe('a rollout', () => {
             const before = at;
             at = nextRollout(at, now());
             expect((at.group ?? 0) - (before.group ?? 0)).toBeLessThanOrEqual(1);
-            if (before.phase === 'Completed' || before.phase === 'RolledBack')
-              expect(at.phase).toBe(before.phase);
+            const isOver = before.phase === 'Completed' || before.phase === 'RolledBack';
+            expect(at.phase).toBe(isOver ? before.phase : at.phase);
             // Nobody of the second group is told to serve before the first one has settled.
-            if (at.phase === 'Pulling' || (at.phase === 'Updating' && at.group === 0))
-              expect(toldOf(at, rolloutPolicy(policy), 1)).not.toBe('serve');
+            const isFirst = at.phase === 'Pulling' || (at.phase === 'Updating' && at.group === 0);
+            expect(isFirst && toldOf(at, rolloutPolicy(policy), 1) === 'serve').toBe(false);
           };
           for (const { node, state } of steps) {
             nowMs += 1_000;

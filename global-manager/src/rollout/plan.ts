@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util';
 import type { Rollout, RolloutGroup, RolloutStatus } from '@shoal/api';
 import { rfc3339 } from '@shoal/core';
 
@@ -105,7 +106,7 @@ export function nextRollout(now: RolloutStatus, inputs: RolloutInputs): RolloutS
   const isReleased = now.phase === 'Updating' && held(fresh) < held(now.groups);
   const since = isReleased ? { since: rfc3339(nowMs) } : {};
   const next = step({ ...now, ...since, groups: fresh }, inputs);
-  return JSON.stringify(next) === JSON.stringify(now) ? now : next;
+  return isDeepStrictEqual(next, now) ? now : next;
 }
 
 function held(groups: readonly RolloutGroup[] | undefined): number {

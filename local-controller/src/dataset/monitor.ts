@@ -63,6 +63,11 @@ export class DatasetMonitor {
       const path = hostPath(datasetPath(dataset));
       // A remote dataset that is not here yet is no fault.
       if (dataset.spec.fetchUrl !== undefined && !existsSync(path)) return undefined;
+      // Nor is one that nothing was pushed into yet.
+      if (source !== undefined && !existsSync(path)) {
+        report({ uid, numberOfSamples: 0 });
+        return 0;
+      }
       const before = known?.url === dataset.spec.url ? known.file : NOTHING_READ;
       const { progress, rewritten } = countLines(path, before);
       if (rewritten)

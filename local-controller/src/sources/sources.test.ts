@@ -1,4 +1,3 @@
-import { once } from 'node:events';
 import {
   appendFileSync,
   copyFileSync,
@@ -11,15 +10,14 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs';
-import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { DatasetAssignment } from '@shoal/api';
 import { digestOf, isShoalError, messageOf, silentLogger, systemClock } from '@shoal/core';
-import { Aedes } from 'aedes';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { MqttBroker } from '../../../e2e/mqtt-broker.ts';
 import { datasetFormat } from '../dataset/formats.ts';
 import { sampleLines } from '../dataset/lines.ts';
 import { EdgeDatabase } from '../store/database.ts';
@@ -348,43 +346,6 @@ describe('requests', () => {
 
 const REQUEST = { token: undefined, isLocal: true, id: undefined, payload: Buffer.from('{}') };
 
-/** A real broker on loopback. */
-class Broker {
-  readonly aedes: Aedes;
-  readonly server: Server;
-  readonly port: number;
-
-  private constructor(aedes: Aedes, server: Server, port: number) {
-    this.aedes = aedes;
-    this.server = server;
-    this.port = port;
-  }
-
-  static async start(port = 0, persistence?: object): Promise<Broker> {
-    const aedes = await Aedes.createBroker(persistence ? { persistence } : {});
-    aedes.authenticate = (_client, user, password, done) =>
-      done(null, user === undefined || (user === 'node' && String(password) === 'secret'));
-    const server = createServer(aedes.handle);
-    await once(server.listen(port, '127.0.0.1'), 'listening');
-    const { port: bound } = server.address() as { port: number };
-    return new Broker(aedes, server, bound);
-  }
-
-  async publish(topic: string, payload: string): Promise<void> {
-    const packet = { cmd: 'publish', qos: 1, dup: false, retain: false, topic } as const;
-    await new Promise<void>((resolve, reject) => {
-      this.aedes.publish({ ...packet, payload: Buffer.from(payload) }, (error) =>
-        error ? reject(error) : resolve(),
-      );
-    });
-  }
-
-  async stop(): Promise<void> {
-    this.server.close();
-    await new Promise<void>((resolve) => this.aedes.close(() => resolve()));
-  }
-}
-
 describe('a broker', () => {
   const until = async (body: () => boolean): Promise<void> => {
     for (let i = 0; i < 400 && !body(); i++) await systemClock.sleep(25);
@@ -392,10 +353,11 @@ describe('a broker', () => {
   };
 
   test('messages become samples; those sent while the node is away come afterwards', async () => {
-    const broker = await Broker.start();
+    const broker = await MqttBroker.start();
     closing.push(async () => await broker.stop());
-    const mqtt = { address: `mqtt://127.0.0.1:${broker.port}`, topics: ['plant/+/temperature'] };
-    const node = new Node({ source: { mqtt } });
+    const mqtt = { address: broker.address, topics: ['plant/+/temperature'] };
+    const credentials = { username: 'node', password: 'secret' };
+    const node = new Node({ source: { mqtt }, credentials });
     await node.look();
     await until(() => node.status?.state === 'Running');
     await broker.publish('plant/1/temperature', '{"t":20}');
@@ -404,7 +366,7 @@ describe('a broker', () => {
     await until(() => node.status?.received === 1 && node.status.rejected === 1);
     await node.close();
     for (let i = 0; i < 5; i++) await broker.publish('plant/3/temperature', `{"t":${i}}`);
-    const again = new Node({ source: { mqtt } });
+    const again = new Node({ source: { mqtt }, credentials });
     await again.look();
     await until(() => again.status?.received === 6);
     await again.look();
@@ -412,9 +374,9 @@ describe('a broker', () => {
   });
 
   test('one that is away is waited for; one that refuses is told of; a full dataset loses nothing', async () => {
-    const first = await Broker.start();
+    const first = await MqttBroker.start();
     await first.stop();
-    const mqtt = { address: `mqtt://127.0.0.1:${first.port}`, topics: ['t'], credentialName: 's' };
+    const mqtt = { address: first.address, topics: ['t'], credentialName: 's' };
     const node = new Node({
       source: { mqtt, maxBytes: 1_024 },
       credentials: { username: 'node', password: 'wrong' },
@@ -422,7 +384,7 @@ describe('a broker', () => {
     await node.look();
     await until(() => /ECONNREFUSED/.test(node.status?.message ?? ''));
     expect(node.status?.state).toBe('Connecting');
-    const broker = await Broker.start(first.port);
+    const broker = await MqttBroker.start({ port: first.port });
     closing.push(async () => await broker.stop());
     await until(() => /[Nn]ot authorized/.test(node.status?.message ?? ''));
     node.assign({ credentials: { username: 'node', password: 'secret' } });

@@ -1,6 +1,6 @@
 import type { PlacementGroup, PlacementStatus, ResolvedGroup, RolloutStatus } from '@shoal/api';
 import { placementStatus } from '../../placement/status.ts';
-import { phaseOf } from '../pod-trouble.ts';
+import { isReady } from '../pod-trouble.ts';
 import { type JobPods, nodeOf } from './job-pods.ts';
 import type { PlacedWorker, StageJob } from './stage-job.ts';
 
@@ -34,14 +34,9 @@ export function placementOf(
 ): PlacementStatus | undefined {
   const { placement } = job.spec;
   if (!placement || !placed) return undefined;
-  const running = new Set(
-    pods
-      .serving()
-      .filter((p) => phaseOf(p) === 'Running')
-      .map(nodeOf),
-  );
+  const ready = new Set(pods.serving().filter(isReady).map(nodeOf));
   return placementStatus(placement.groups, placed, {
     resolved,
-    isReady: (node) => running.has(node),
+    isReady: (node) => ready.has(node),
   });
 }
