@@ -151,7 +151,12 @@ export class SimNetwork {
     });
     if (!cloud?.alive() || weather.state === 'cut') {
       this.#time.after(weather.delayMs, () => end('unreachable'));
-      return { send: () => undefined, closed, close: () => end('closed') };
+      return {
+        send: () => undefined,
+        closed,
+        close: () => end('closed'),
+        abandon: () => end('closed'),
+      };
     }
     let session: Session | undefined;
     const lanes: Lanes = {
@@ -223,6 +228,7 @@ export class SimNetwork {
       },
       closed,
       close: () => finish('closed', weather.state === 'good' && !lanes.isSwallowed),
+      abandon: () => finish('closed', false),
     };
   }
 

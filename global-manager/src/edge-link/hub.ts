@@ -39,7 +39,10 @@ export interface LinkStatus {
   readonly lastError?: string;
 }
 
-export const PING_MS = 15_000;
+/** Silence after which the cloud asks whether an edge is there. */
+export const PING_MS = 20_000;
+/** It asks again this often. */
+const PING_AGAIN_MS = 7_000;
 /** Silence after which a session is over; three pings were not answered by then. */
 const SILENCE_MS = 42_000;
 /** How long a connection may take to be greeted. */
@@ -335,7 +338,8 @@ export class LinkHub {
         this.#lastErrors.set(session.peer.node, 'the edge did not answer for 42 s');
         session.close();
         this.#forget(session);
-      } else if (silentMs >= PING_MS && now - session.lastPingMs >= PING_MS) session.ping(now);
+      } else if (silentMs >= PING_MS && now - session.lastPingMs >= PING_AGAIN_MS)
+        session.ping(now);
     }
     for (const session of this.#waiting)
       if (now - session.openedMs >= GREETING_MS) this.#end(session, 'no greeting came in time');

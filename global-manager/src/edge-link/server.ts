@@ -82,8 +82,9 @@ export class EdgeLinkServer {
     this.#options = options;
     this.#server = new grpc.Server({
       'grpc.enable_channelz': 0,
-      'grpc.keepalive_time_ms': 15_000,
-      'grpc.keepalive_timeout_ms': 10_000,
+      // Sessions have pings of their own; this clears away connections that no session is on.
+      'grpc.keepalive_time_ms': 1_200_000,
+      'grpc.keepalive_timeout_ms': 20_000,
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
       'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
     });

@@ -47,6 +47,7 @@ const BULK_MS = 600_000;
 /** Longest time one call with samples may take. */
 const SAMPLES_MS = 120_000;
 const RENEW_MS = 15_000;
+const STAT_MS = 30_000;
 
 function bulkDeadline(): grpc.CallOptions {
   return { deadline: Date.now() + BULK_MS };
@@ -54,12 +55,20 @@ function bulkDeadline(): grpc.CallOptions {
 
 type Serialized = typeof EDGE_LINK_METHODS;
 
+/** What all calls of a client have in common. */
+interface Trackable {
+  cancel(): void;
+  once(event: 'status', listener: () => void): unknown;
+}
+
 /** EdgeLink over gRPC: one outbound HTTP/2 connection with mutual TLS. */
 export class GrpcTransport implements EdgeTransport {
   readonly #addresses: readonly string[];
   #at = 0;
   #identity: Pick<GrpcTransportOptions, 'tls' | 'authority'>;
   #client: grpc.Client;
+  /** Calls under way. */
+  readonly #calls = new Set<Trackable>();
 
   constructor(options: GrpcTransportOptions) {
     this.#addresses = options.address.split(',').map((address) => address.trim());
@@ -77,6 +86,18 @@ export class GrpcTransport implements EdgeTransport {
     const before = this.#client;
     this.#client = this.#dial();
     before.close();
+  }
+
+  #track<Call extends Trackable>(call: Call): Call {
+    this.#calls.add(call);
+    call.once('status', () => void this.#calls.delete(call));
+    return call;
+  }
+
+  /** Nothing is heard through the connection any more: what is under way ends, the next call dials anew. */
+  #abandon(): void {
+    for (const call of this.#calls) call.cancel();
+    this.#redial();
   }
 
   /** A session has ended: perhaps another replica leads now. */
@@ -99,10 +120,6 @@ export class GrpcTransport implements EdgeTransport {
       'grpc.enable_channelz': 0,
       // A new identity is a new connection, whatever others of this process have.
       'grpc.use_local_subchannel_pool': 1,
-      // A half-open connection is noticed by the transport itself, not by TCP after a quarter of an hour.
-      'grpc.keepalive_time_ms': 15_000,
-      'grpc.keepalive_timeout_ms': 10_000,
-      'grpc.keepalive_permit_without_calls': 1,
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
       'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
       'grpc.initial_reconnect_backoff_ms': 200,
@@ -134,7 +151,9 @@ export class GrpcTransport implements EdgeTransport {
   /** The connection that relay streams go over. */
   relay(onFrame: (frame: RelayFrame) => void): RelayConnection {
     const { path, requestSerialize, responseDeserialize } = EDGE_LINK_METHODS.relay;
-    const call = this.#client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize);
+    const call = this.#track(
+      this.#client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize),
+    );
     call.on('data', onFrame);
     const closed = new Promise<string | undefined>((resolve) => {
       call.on('error', (error: grpc.ServiceError) => resolve(error.details || error.message));
@@ -149,10 +168,12 @@ export class GrpcTransport implements EdgeTransport {
 
   connect(onFrame: (frame: CloudFrame) => void): Connection {
     const { path, requestSerialize, responseDeserialize } = EDGE_LINK_METHODS.connect;
-    const call = this.#client.makeBidiStreamRequest<EdgeFrame, CloudFrame>(
-      path,
-      requestSerialize,
-      responseDeserialize,
+    const call = this.#track(
+      this.#client.makeBidiStreamRequest<EdgeFrame, CloudFrame>(
+        path,
+        requestSerialize,
+        responseDeserialize,
+      ),
     );
     call.on('data', onFrame);
     const closed = new Promise<string | undefined>((resolve) => {
@@ -171,18 +192,21 @@ export class GrpcTransport implements EdgeTransport {
       send: (frame) => void call.write(frame),
       closed,
       close: () => call.cancel(),
+      abandon: () => this.#abandon(),
     };
   }
 
   async *getBlob(digest: string, offset: number): AsyncIterable<BlobChunk> {
     const { path, requestSerialize, responseDeserialize } = EDGE_LINK_METHODS.getBlob;
     const request = create(GetBlobRequestSchema, { digest, offset: BigInt(offset) });
-    const call = this.#client.makeServerStreamRequest(
-      path,
-      requestSerialize,
-      responseDeserialize,
-      request,
-      bulkDeadline(),
+    const call = this.#track(
+      this.#client.makeServerStreamRequest(
+        path,
+        requestSerialize,
+        responseDeserialize,
+        request,
+        bulkDeadline(),
+      ),
     );
     try {
       for await (const chunk of call as AsyncIterable<BlobChunk>) yield chunk;
@@ -198,15 +222,17 @@ export class GrpcTransport implements EdgeTransport {
     type Result = ReturnType<Serialized['putBlob']['responseDeserialize']>;
     let call: grpc.ClientWritableStream<BlobChunk> | undefined;
     const answer = new Promise<Result>((resolve, reject) => {
-      call = this.#client.makeClientStreamRequest(
-        path,
-        requestSerialize,
-        responseDeserialize,
-        bulkDeadline(),
-        (error, value) => {
-          if (error) reject(fromGrpc(error, 'sending blob'));
-          else if (value) resolve(value);
-        },
+      call = this.#track(
+        this.#client.makeClientStreamRequest(
+          path,
+          requestSerialize,
+          responseDeserialize,
+          bulkDeadline(),
+          (error, value) => {
+            if (error) reject(fromGrpc(error, 'sending blob'));
+            else if (value) resolve(value);
+          },
+        ),
       );
     });
     answer.catch(() => undefined); // awaited below; a failure meanwhile must not count as unhandled
@@ -227,6 +253,7 @@ export class GrpcTransport implements EdgeTransport {
         requestSerialize,
         responseDeserialize,
         create(StatBlobRequestSchema, { digest }),
+        { deadline: Date.now() + STAT_MS },
         (error, value) => {
           if (error) reject(fromGrpc(error, `asking for blob ${digest}`));
           else

@@ -12,7 +12,9 @@ const BACKOFF = { baseMs: 1_000, capMs: 60_000 };
 const QUICK_TRIES = 3;
 const FIRST_RETRY_MS = 200;
 const HEALTHY_MS = 60_000;
-const PING_MS = 15_000;
+/** Silence after which the edge asks, unless the cloud has: it does so a little earlier. */
+const PING_MS = 22_500;
+const PING_AGAIN_MS = 7_000;
 /** How long the cloud may take to answer the greeting. */
 const WELCOME_MS = 30_000;
 /** Silence after which a session is over; three pings were not answered by then. */
@@ -198,18 +200,17 @@ export class Link {
       waitedMs += TICK_MS;
       if (!this.#isWelcome && waitedMs >= WELCOME_MS) {
         this.#lastError = 'the cloud did not answer the greeting';
-        connection.close();
+        connection.abandon();
         return;
       }
       const now = clock.monotonic();
       const silentMs = now - this.#lastHeardMs;
       if (silentMs >= SILENCE_MS) {
         this.#lastError = 'the cloud did not answer for 42 s';
-        connection.close();
+        connection.abandon();
         return;
       }
-      // A little later than the cloud: usually its ping comes first and ours is not needed.
-      if (silentMs < PING_MS + TICK_MS || now - this.#lastPingMs < PING_MS) continue;
+      if (silentMs < PING_MS || now - this.#lastPingMs < PING_AGAIN_MS) continue;
       this.#lastPingMs = now;
       connection.send(
         create(EdgeFrameSchema, { frame: { case: 'ping', value: { nonce: ++nonce } } }),

@@ -15,6 +15,8 @@ export interface Connection {
   /** Resolves when the connection has ended, with the reason if there is one. */
   readonly closed: Promise<string | undefined>;
   close(): void;
+  /** Closes it and what is under it: nothing is heard through that any more. */
+  abandon(): void;
 }
 
 /** The connection that relay streams go over. */
