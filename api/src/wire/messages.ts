@@ -1,4 +1,4 @@
-import type { JsonObject } from '@shoal/core';
+import { isJsonObject, type JsonObject } from '@shoal/core';
 import type { DatasetSource, DatasetSourceStatus, Trigger } from '../kinds/types-generated.ts';
 import type { ObjectMeta } from '../schema/metadata.ts';
 
@@ -179,6 +179,14 @@ export interface RolloutReport {
   readonly state: 'pulled' | 'held' | 'released';
 }
 
+/** Entry of the log stream `figures`: what a node’s reports counted at a time, where that had changed. */
+export interface FiguresEntry {
+  /** RFC 3339, by the clock of the node. */
+  readonly at: string;
+  /** Numbers by the key of the report they are from. */
+  readonly figures: Readonly<Record<string, Readonly<Record<string, number>>>>;
+}
+
 /** State record `<kind>/<namespace>/<name>/Fault`: what keeps a node from doing its part; empty once it can. */
 export interface FaultReport {
   readonly uid: string;
@@ -216,6 +224,13 @@ export interface ServiceAssignment {
 export interface ServiceReport {
   readonly worker: string;
   readonly ownerInfo: Readonly<Record<string, unknown>>;
+}
+
+/** Whether a value is an entry of the log stream `figures`. */
+export function isFigures(value: unknown): value is FiguresEntry {
+  if (!isJsonObject(value) || typeof value['at'] !== 'string') return false;
+  const { figures } = value;
+  return isJsonObject(figures) && Object.values(figures).every(isJsonObject);
 }
 
 /** `kind/namespace/name[/part]` of a record or a feed entry. */

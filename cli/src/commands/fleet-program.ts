@@ -12,6 +12,7 @@ Looking after the fleet:
   $ shoal link status                          what has not arrived yet, both ways
   $ shoal logs POD --link -f                   a worker's log through its node's own connection
   $ shoal node metrics camera-7                the same for Prometheus figures
+  $ shoal node figures camera-7                what it counted over the last day, offline hours too
   $ shoal node drain camera-7                  no new pods, and the ones it has go elsewhere
   $ shoal node revoke camera-7                 its certificates are refused from now on`;
 
@@ -90,6 +91,19 @@ function addNodeCommands(program: Command): void {
     .action(async (name: string, _o, c: Command) => {
       const { askNode } = await import('./fleet.ts');
       await askNode(name, '/metrics', c.optsWithGlobals<FleetFlags>());
+    });
+  node
+    .command('figures')
+    .description('what a node’s workers and datasets counted, over the last day')
+    .argument('<name>')
+    .option(
+      '--manager <url>',
+      'a global manager elsewhere; default the one of this folder’s cluster',
+    )
+    .option('--json', 'as JSON')
+    .action(async (name: string, _o, c: Command) => {
+      const { nodeFiguresCommand } = await import('./figures.ts');
+      await nodeFiguresCommand(name, c.optsWithGlobals<GlobalOptions>());
     });
   const link = program
     .command('link')

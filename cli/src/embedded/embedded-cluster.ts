@@ -408,6 +408,7 @@ export class EmbeddedCluster {
         SHOAL_LC_TOKEN_FILE: tokenFile,
         SHOAL_LC_POD_LOG_DIR: join(this.#layout.nodeDir(node), 'logs'),
         SHOAL_LC_POLL_MS: '500',
+        SHOAL_LC_FIGURES_SECONDS: '2',
       },
     });
   }

@@ -46,6 +46,12 @@ const THIRD = `
   CREATE INDEX device_node ON device(node);
 `;
 
+/** The history of nodes’ figures. */
+const FOURTH = `
+  CREATE TABLE figure(id INTEGER PRIMARY KEY, node TEXT NOT NULL, body BLOB NOT NULL);
+  CREATE INDEX figure_node ON figure(node, id);
+`;
+
 /**
  * The store behind EdgeLink in the cloud: what each node should know and what each has said. One
  * manager writes at a time: opening for writing begins a new term, and whoever is of an older term
@@ -66,7 +72,7 @@ export class CloudStore {
     try {
       this.#db = open(path);
       this.#db.exec(PRAGMAS);
-      migrate(this.#db, [FIRST, SECOND, THIRD], `the feed store ${path}`);
+      migrate(this.#db, [FIRST, SECOND, THIRD, FOURTH], `the feed store ${path}`);
     } catch (error) {
       throw fromNode(error, `opening the feed store ${path}`);
     }

@@ -1,16 +1,21 @@
 import { isJsonObject, messageOf } from '@shoal/core';
 import { type EventPorts, recordEvent } from '../controllers/event-writer.ts';
+import type { FigureHistory } from './figure-history.ts';
 import type { LogEntry, Records } from './records.ts';
 
 const BATCH = 50;
 const MAX_TEXT = 1_000;
 
-/** Makes Events of what edges say that happened, each once, in order. */
+const FIGURES = 'log/figures';
+
+type LogPorts = EventPorts & { readonly records: Records; readonly figures: FigureHistory };
+
+/** Makes Events of what edges say that happened, and keeps what they counted: each once, in order. */
 export class LogWriter {
-  readonly #ports: EventPorts & { readonly records: Records };
+  readonly #ports: LogPorts;
   #isBusy = false;
 
-  constructor(ports: EventPorts & { readonly records: Records }) {
+  constructor(ports: LogPorts) {
     this.#ports = ports;
     ports.records.onLog(() => void this.drain());
   }
@@ -36,7 +41,8 @@ export class LogWriter {
     }
   }
 
-  async #write({ node, key, body, idempotencyKey }: LogEntry): Promise<void> {
+  async #write({ node, stream, key, body, idempotencyKey }: LogEntry): Promise<void> {
+    if (stream === FIGURES) return this.#ports.figures.add(node, body);
     const [kind = '', namespace = '', name = ''] = key.split('/');
     const said: unknown = JSON.parse(Buffer.from(body).toString('utf8'));
     const text = (field: string, otherwise: string): string => {

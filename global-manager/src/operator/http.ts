@@ -1,12 +1,14 @@
 import { fromNode } from '@shoal/core';
 import fastify, { type FastifyInstance } from 'fastify';
+import type { FigureHistory } from '../edge-link/figure-history.ts';
 import type { Metrics } from './metrics.ts';
 
-/** `/healthz`, `/readyz` and `/metrics`. */
+/** `/healthz`, `/readyz`, `/metrics`, and the history of a node’s figures under `/figures/<node>`. */
 export async function serveHttp(options: {
   host: string;
   port: number;
   metrics: Metrics;
+  figures: Pick<FigureHistory, 'of'>;
   isReady: () => boolean;
 }): Promise<FastifyInstance> {
   const server = fastify();
@@ -18,6 +20,9 @@ export async function serveHttp(options: {
     void reply.type(options.metrics.registry.contentType);
     return await options.metrics.registry.metrics();
   });
+  server.get<{ Params: { node: string } }>('/figures/:node', (request) =>
+    options.figures.of(request.params.node),
+  );
   try {
     await server.listen({ host: options.host, port: options.port });
   } catch (error) {

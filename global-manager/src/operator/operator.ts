@@ -27,6 +27,7 @@ import {
 import { BlobStore } from '../edge-link/blobs.ts';
 import { CloudStore } from '../edge-link/cloud-store.ts';
 import { Feed } from '../edge-link/feed.ts';
+import { FigureHistory } from '../edge-link/figure-history.ts';
 import { FleetServer } from '../edge-link/fleet-server.ts';
 import { LinkHub } from '../edge-link/hub.ts';
 import { LogWriter } from '../edge-link/log-writer.ts';
@@ -269,10 +270,12 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   const caches = openCaches(api);
   metrics.jobs(() => jobFigures(caches));
   const isReady = (): boolean => Object.values<ObjectCache>({ ...caches }).every((c) => c.synced);
+  const figures = new FigureHistory(store);
   const http = await serveHttp({
     host: config.SHOAL_GM_HTTP_ADDRESS,
     port: config.SHOAL_GM_HTTP_PORT,
     metrics,
+    figures,
     isReady,
   });
   await fleet.listen(); // machines may join before there is anything to tell them
@@ -287,7 +290,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
     presence: hub,
     authority: authority.certificate,
   }).map((r) => new ControllerRunner(r, loopPorts, metrics));
-  void new LogWriter({ api, clock, logger, records }).drain();
+  void new LogWriter({ api, clock, logger, records, figures }).drain();
   feed.onDamage(({ namespace, name }) => {
     for (const runner of runners) runner.enqueue(`${namespace}/${name}`);
   });

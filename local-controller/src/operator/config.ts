@@ -23,6 +23,7 @@ export interface Config {
   readonly SHOAL_LC_POD_LOG_DIR: string;
   readonly SHOAL_LC_POLL_MS: number;
   readonly SHOAL_LC_MAX_DATASET_BYTES: number;
+  readonly SHOAL_LC_FIGURES_SECONDS: number;
   readonly SHOAL_LC_SOURCE_PLUGINS: string;
   readonly SHOAL_LC_LOG_LEVEL: LogLevel;
 }
@@ -52,6 +53,11 @@ const SETTINGS: SettingTable<Config> = {
     'largest remote dataset fetched, in bytes',
     { min: 1, max: 2 ** 50 },
     4 * 1024 ** 3,
+  ),
+  SHOAL_LC_FIGURES_SECONDS: integer(
+    'how often the history of this node’s figures is noted, where they have changed',
+    { min: 1, max: 86_400 },
+    60,
   ),
   SHOAL_LC_SOURCE_PLUGINS: text(
     'module that exports sources of samples this node has of its own; empty: none',

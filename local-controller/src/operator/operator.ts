@@ -11,6 +11,7 @@ import {
 } from '@shoal/core';
 import { DatasetMonitor } from '../dataset/monitor.ts';
 import { RemoteDatasets } from '../dataset/remote-datasets.ts';
+import { FigureLog } from '../figures/figure-log.ts';
 import type { JobPorts } from '../jobs/ports.ts';
 import { StageJobs } from '../jobs/stage-jobs.ts';
 import { ModelStore } from '../model/model-store.ts';
@@ -67,6 +68,8 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   const remote = new RemoteDatasets({ db, link, clock, logger, hostPath, maxBytes });
   const models = new ModelStore(joinPath(config.SHOAL_LC_DATA_DIR, 'models'), transport);
   const serviceModels = new ServiceModels({ db, models, logger });
+  const periodMs = config.SHOAL_LC_FIGURES_SECONDS * 1_000;
+  const figures = new FigureLog({ db, link, clock, logger, periodMs });
   const spool = new HardExampleSpool(joinPath(config.SHOAL_LC_DATA_DIR, 'spool.db'));
   const hardExamples = new HardExamples({ db, link, transport, spool, clock, logger });
   const stageJobs = openJobs({ db, link, monitor, models, hardExamples, clock, logger, hostPath });
@@ -93,6 +96,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
     serviceModels.poll();
     for (const jobs of Object.values(stageJobs)) jobs.poll();
     hardExamples.poll();
+    figures.poll();
     await wakeUp.pause(config.SHOAL_LC_POLL_MS, clock, signal);
   };
   const loops = [

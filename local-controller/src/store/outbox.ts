@@ -239,6 +239,14 @@ export class Outbox {
       | undefined;
   }
 
+  /** What was said last under every key. */
+  everythingSaid(): { key: string; body: unknown }[] {
+    return this.#sql.all('SELECT key, body FROM said ORDER BY key').map((r) => ({
+      key: String(r['key']),
+      body: JSON.parse(Buffer.from(r['body'] as Uint8Array).toString('utf8')) as unknown,
+    }));
+  }
+
   /** What waits, since when, and what was dropped so far. */
   summary(): { records: number; ageMs: number; dropped: number } {
     const row = this.#sql.get(
