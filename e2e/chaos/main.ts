@@ -1,4 +1,13 @@
-import { appendFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -7,8 +16,10 @@ import { messageOf, seededRandom } from '@shoal/core';
 import { EmbeddedCluster, layoutOf, Resources } from 'shoal';
 import { FaultProxy } from './fault-proxy.ts';
 
-const HELP = `Real processes on loopback under a bad network: datasets come, grow and go at random while processes are killed
-or stopped and connections are cut, stalled, delayed and swallowed. Then everything must be as it should be.
+const HELP = `Real processes on loopback under a bad network: datasets come, grow and go at random, devices push samples, services
+come to groups of nodes and leave them, while processes are killed or stopped, disks fill up, and connections are cut, stalled,
+delayed and swallowed. Then everything must be as it should be, nothing lost and nothing twice.
+Full disks need root and unshare: the edges' folders are small file systems in a mount namespace of this run.
 
   npm run chaos -- --seconds 60 --seed 1
 
@@ -24,6 +35,18 @@ if (values.help) {
   console.log(HELP);
   process.exit(0);
 }
+const NAMESPACE = 'SHOAL_CHAOS_MOUNTS';
+if (process.env[NAMESPACE] === undefined && process.getuid?.() === 0) {
+  const [node = '', ...rest] = [process.execPath, ...process.argv.slice(1)];
+  const inside = ['--mount', '--propagation', 'private'];
+  if (spawnSync('unshare', [...inside, 'true']).status === 0) {
+    const env = { ...process.env, [NAMESPACE]: 'private' };
+    const { status } = spawnSync('unshare', [...inside, node, ...rest], { stdio: 'inherit', env });
+    process.exit(status ?? 1);
+  }
+}
+const canFill = process.env[NAMESPACE] === 'private';
+const DISK_MIB = 24;
 const EDGES = ['edge-1', 'edge-2', 'edge-3'];
 const CALM_MS = 150_000;
 const random = seededRandom(Number(values.seed));
@@ -53,7 +76,18 @@ const cluster = await startCluster();
 const client = cluster.client();
 const resources = new Resources(client);
 
+/** Each edge's controller has a disk of its own, which can be full. */
+function mountDisks(): void {
+  for (const edge of EDGES) {
+    const folderOf = layout.controllerDir(edge);
+    mkdirSync(folderOf, { recursive: true });
+    const options = ['-t', 'tmpfs', '-o', `size=${DISK_MIB}m`, 'chaos', folderOf];
+    if (spawnSync('mount', options).status !== 0) throw new Error(`cannot mount ${folderOf}`);
+  }
+}
+
 async function startCluster(): Promise<EmbeddedCluster> {
+  if (canFill) mountDisks();
   // The proxy must know where the manager is before an edge connects: the first slot that is free.
   const starting = EmbeddedCluster.start({
     layout,
@@ -87,7 +121,104 @@ async function insist(body: () => Promise<unknown>): Promise<void> {
   }
 }
 
+/** Samples that a device pushed at an edge, by the edge. */
+const pushed = new Map(EDGES.map((edge) => [edge, 0]));
+const pushing = new Set<string>();
+
+function pushedName(edge: string): string {
+  return `pushed-${edge}`;
+}
+
+async function applyPushed(): Promise<void> {
+  for (const edge of EDGES)
+    await resources.apply(
+      {
+        apiVersion: 'sedna.io/v1alpha1',
+        kind: 'Dataset',
+        metadata: { name: pushedName(edge) },
+        spec: {
+          url: `/data/${pushedName(edge)}.jsonl`,
+          format: 'jsonl',
+          nodeName: edge,
+          source: { http: {} },
+        },
+      },
+      'default',
+    );
+}
+
+/** A device sends its next sample until it is taken, under one key: it must be there once. */
+async function push(edge: string): Promise<void> {
+  if (pushing.has(edge)) return;
+  pushing.add(edge);
+  const n = pushed.get(edge) ?? 0;
+  pushed.set(edge, n + 1);
+  const url = `http://${addresses.get(edge)}:9100/shoal/datasets/default/${pushedName(edge)}/samples`;
+  for (;;) {
+    const status = await fetch(url, {
+      method: 'POST',
+      headers: { 'Idempotency-Key': `${edge}-${n}` },
+      body: JSON.stringify({ n }),
+      signal: AbortSignal.timeout(2_000),
+    }).then(
+      (response) => response.status,
+      () => 0,
+    );
+    if (status === 200) break;
+    await sleep(200);
+  }
+  pushing.delete(edge);
+}
+
+/** Services on groups of nodes, and groups of nodes. */
+const services = new Set<string>();
+const groups = new Map<string, string>();
+const IDLE = ['node', '-e', 'setInterval(() => {}, 1000)'];
+
+async function changeService(): Promise<void> {
+  const name = `s${random.int(2)}`;
+  if (services.has(name)) {
+    services.delete(name);
+    note('service deleted');
+    const path = `/apis/sedna.io/v1alpha1/namespaces/default/jointinferenceservices/${name}`;
+    return await insist(async () => await client.request('DELETE', path));
+  }
+  services.add(name);
+  note('service created');
+  const containers = [{ name: 'main', image: 'none', command: IDLE }];
+  const model = { name: 'm' };
+  const service = {
+    apiVersion: 'sedna.io/v1alpha1',
+    kind: 'JointInferenceService',
+    metadata: { name },
+    spec: {
+      cloudWorker: { model, template: { spec: { nodeName: 'cloud-1', containers } } },
+      edgeWorker: {
+        model,
+        hardExampleMining: { name: 'EdgeOnly' },
+        template: { spec: { containers } },
+      },
+      placement: { groups: [{ name: 'a' }, { name: 'b' }] },
+    },
+  };
+  await insist(async () => await resources.apply(service, 'default'));
+}
+
+async function changeGroup(): Promise<void> {
+  const edge = pick(EDGES);
+  const group = pick(['a', 'b', '']);
+  groups.set(edge, group);
+  note('node changed its group');
+  const body = { metadata: { labels: { 'shoal.dev/group': group === '' ? null : group } } };
+  const options = { contentType: 'application/merge-patch+json' };
+  await insist(async () => await client.request('PATCH', `/api/v1/nodes/${edge}`, body, options));
+}
+
 async function work(): Promise<void> {
+  const aside = random.next();
+  if (aside < 0.4) void push(pick(EDGES));
+  else if (aside < 0.45) return await changeService();
+  else if (aside < 0.5) return await changeGroup();
   const known = [...truth.keys()];
   const what = random.next();
   if (known.length < 4 || what < 0.25) {
@@ -140,6 +271,8 @@ function signal(pid: number, name: NodeJS.Signals): void {
   }
 }
 
+const fillers = new Set<string>();
+
 function fault(): void {
   const { name, pid } = pick(victims());
   const kind = name.replace(/-edge-\d|-cloud-\d/, '');
@@ -174,6 +307,14 @@ function fault(): void {
       setTimeout(() => (proxy.fault.isClosed = false), 500 + random.int(8_000));
     },
     () => {
+      if (!canFill) return;
+      note('disk full');
+      const filler = join(layout.controllerDir(pick(EDGES)), 'filler');
+      spawnSync('dd', ['if=/dev/zero', `of=${filler}`, 'bs=64k', `count=${DISK_MIB * 16}`]);
+      fillers.add(filler);
+      setTimeout(() => rmSync(filler, { force: true }), 1_000 + random.int(6_000));
+    },
+    () => {
       note('connections swallowed');
       proxy.swallow();
     },
@@ -181,13 +322,46 @@ function fault(): void {
   pick(faults)();
 }
 
+/** Samples that are lost or there twice, and services that are where they should not be. */
+async function otherDifference(): Promise<string[]> {
+  const wrong: string[] = [];
+  for (const [edge, count] of pushed) {
+    const path = join(layout.rootfs(edge), 'data', `${pushedName(edge)}.jsonl`);
+    const lines = existsSync(path) ? readFileSync(path, 'utf8').trim().split('\n') : [];
+    const got = lines.filter((l) => l !== '').map((l) => (JSON.parse(l) as { n: number }).n);
+    const wanted = Array.from({ length: count }, (_, n) => n);
+    if (got.join() !== wanted.join())
+      wrong.push(
+        `${edge}: ${count} samples were pushed, ${got.length} are there: ${got.slice(-5)}`,
+      );
+  }
+  const { items } = (await client.request('GET', '/api/v1/namespaces/default/pods')) as {
+    items: {
+      metadata: { name: string; deletionTimestamp?: string };
+      spec: { nodeName?: string };
+    }[];
+  };
+  const nodes = EDGES.filter((e) => (groups.get(e) ?? '') !== '');
+  for (const name of ['s0', 's1']) {
+    const got = items
+      .filter((p) => p.metadata.name.startsWith(`${name}-deployment-edge`))
+      .map((p) => p.spec.nodeName)
+      .toSorted();
+    const wanted = services.has(name) ? nodes : [];
+    if (got.join() !== wanted.join()) wrong.push(`${name} runs on [${got}], should on [${wanted}]`);
+  }
+  return wrong;
+}
+
 /** What is not as it should be. */
 async function difference(): Promise<string[]> {
-  const wrong: string[] = [];
+  const wrong = await otherDifference();
   const { items } = (await client.request(
     'GET',
     '/apis/sedna.io/v1alpha1/namespaces/default/datasets',
   )) as { items: { metadata: { name: string }; status?: { numberOfSamples?: number } }[] };
+  for (const edge of EDGES)
+    truth.set(pushedName(edge), { node: edge, lines: pushed.get(edge) ?? 0 });
   for (const [name, { node, lines }] of truth) {
     const found = items.find((i) => i.metadata.name === name);
     if (found?.status?.numberOfSamples !== lines)
@@ -216,6 +390,29 @@ async function difference(): Promise<string[]> {
   return wrong;
 }
 
+const addresses = new Map<string, string>();
+for (const edge of EDGES) {
+  const node = (await client.request('GET', `/api/v1/nodes/${edge}`)) as {
+    status: { addresses: { type: string; address: string }[] };
+  };
+  const ip = node.status.addresses.find((a) => a.type === 'InternalIP')?.address;
+  addresses.set(edge, ip ?? '');
+}
+await applyPushed();
+await resources.apply(
+  {
+    apiVersion: 'sedna.io/v1alpha1',
+    kind: 'Model',
+    metadata: { name: 'm' },
+    spec: { url: '/models/m.onnx', format: 'onnx' },
+  },
+  'default',
+);
+for (const node of [...EDGES, 'cloud-1']) {
+  const path = join(layout.rootfs(node), 'models', 'm.onnx');
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, 'x');
+}
 const until = performance.now() + Number(values.seconds) * 1_000;
 let nextFault = performance.now() + 2_000;
 while (performance.now() < until) {
@@ -228,6 +425,7 @@ while (performance.now() < until) {
 }
 note('calm');
 Object.assign(proxy.fault, { delayMs: 0, isStalled: false, isClosed: false });
+for (const filler of fillers) rmSync(filler, { force: true });
 const calmAt = performance.now();
 let wrong = await difference().catch((error: unknown) => [messageOf(error)]);
 while (wrong.length > 0 && performance.now() - calmAt < CALM_MS) {
@@ -238,6 +436,7 @@ const convergedMs = Math.round(performance.now() - calmAt);
 await cluster.stop();
 client.close();
 proxy.close();
+if (canFill) for (const edge of EDGES) spawnSync('umount', ['-l', layout.controllerDir(edge)]);
 
 const report = {
   seed: Number(values.seed),
