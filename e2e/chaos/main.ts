@@ -37,11 +37,11 @@ if (values.help) {
 }
 const NAMESPACE = 'SHOAL_CHAOS_MOUNTS';
 if (process.env[NAMESPACE] === undefined && process.getuid?.() === 0) {
-  const [node = '', ...rest] = [process.execPath, ...process.argv.slice(1)];
+  const command = [process.execPath, ...process.argv.slice(1)];
   const inside = ['--mount', '--propagation', 'private'];
   if (spawnSync('unshare', [...inside, 'true']).status === 0) {
     const env = { ...process.env, [NAMESPACE]: 'private' };
-    const { status } = spawnSync('unshare', [...inside, node, ...rest], { stdio: 'inherit', env });
+    const { status } = spawnSync('unshare', [...inside, ...command], { stdio: 'inherit', env });
     process.exit(status ?? 1);
   }
 }
@@ -345,8 +345,8 @@ async function otherDifference(): Promise<string[]> {
   for (const name of ['s0', 's1']) {
     const got = items
       .filter((p) => p.metadata.name.startsWith(`${name}-deployment-edge`))
-      .map((p) => p.spec.nodeName)
-      .toSorted();
+      .map((p) => p.spec.nodeName ?? '')
+      .toSorted((a, b) => a.localeCompare(b));
     const wanted = services.has(name) ? nodes : [];
     if (got.join() !== wanted.join()) wrong.push(`${name} runs on [${got}], should on [${wanted}]`);
   }

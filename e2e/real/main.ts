@@ -1,6 +1,7 @@
 import { benchmarkSuites } from './benchmark-suites.ts';
 import { browserParticipants } from './browser-participants.ts';
 import { containerRuntime } from './container-runtime.ts';
+import { isolatedEdge } from './isolated-edge.ts';
 import { kubectlSession } from './kubectl-session.ts';
 import { managerAccess } from './manager-access.ts';
 import { findMinio, objectStorage } from './object-storage.ts';
@@ -20,6 +21,7 @@ const simulated = simulation();
 const outcomes: Outcome[] = [
   ...(await kubectlSession()),
   ...(await containerRuntime()),
+  ...(await isolatedEdge()),
   ...(await onnxConsumers()),
   ...(await sednaClient()),
   ...(await torchOracle()),

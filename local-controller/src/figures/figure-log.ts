@@ -1,13 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { FiguresEntry } from '@shoal/api';
-import {
-  type Clock,
-  isJsonObject,
-  isShoalError,
-  type Logger,
-  messageOf,
-  rfc3339,
-} from '@shoal/core';
+import { type Clock, isJsonObject, type Logger, messageOf, rfc3339 } from '@shoal/core';
 import type { Link } from '../link/link.ts';
 import type { EdgeDatabase } from '../store/database.ts';
 
