@@ -76,10 +76,11 @@ emit('api/src/schema/kubernetes-generated.json', `${JSON.stringify(kubernetesTyp
 
 // Imported only now: the API package reads the file written above.
 const { renderCrd, renderReference, renderTypes } = await import('./generate-api.ts');
-const { KINDS } = await import('@shoal/api');
+const { KINDS, OWN_KINDS } = await import('@shoal/api');
 emit('api/src/kinds/types-generated.ts', renderTypes());
 emit('docs/reference/api.md', renderReference());
-for (const kind of KINDS) emit(`deploy/crds/sedna.io_${kind.plural}.yaml`, renderCrd(kind));
+for (const kind of [...KINDS, ...OWN_KINDS])
+  emit(`deploy/crds/sedna.io_${kind.plural}.yaml`, renderCrd(kind));
 
 const { managerAccess } = await import('@shoal/global-manager');
 const access = managerAccess()

@@ -1,5 +1,5 @@
 import type { StructuralSchema } from '@shoal/core';
-import { GROUP, KINDS, VERSION } from './kinds/catalogue.ts';
+import { GROUP, KINDS, OWN_KINDS, VERSION } from './kinds/catalogue.ts';
 import type { Field, KindDefinition, KubernetesType } from './schema/fields.ts';
 import kubernetesTypes from './schema/kubernetes-generated.json' with { type: 'json' };
 
@@ -90,7 +90,7 @@ export function toCrd(kind: KindDefinition): CustomResourceDefinition {
   };
 }
 
-/** All CustomResourceDefinitions, in the order of the catalogue. */
+/** All CustomResourceDefinitions, in the order of the catalogue, our own last. */
 export function allCrds(): CustomResourceDefinition[] {
-  return KINDS.map(toCrd);
+  return [...KINDS, ...OWN_KINDS].map(toCrd);
 }

@@ -6,7 +6,7 @@ export {
   toCrd,
   toStructural,
 } from './crd.ts';
-export { API_VERSION, GROUP, KINDS, VERSION } from './kinds/catalogue.ts';
+export { API_VERSION, GROUP, KINDS, OWN_KINDS, VERSION } from './kinds/catalogue.ts';
 export type {
   Condition,
   Dataset,
@@ -171,6 +171,16 @@ export {
   type StageState,
   stageName,
 } from './wire/messages.ts';
+export {
+  KUBERNETES_LINK,
+  LINK_LABEL,
+  type NodeObject,
+  type NodeRecord,
+  nodeNamespace,
+  nodeObjectName,
+  nodeRecordName,
+  SESSION_LEASE,
+} from './wire/node-mail.ts';
 export { pipeSocket, RelayMux, type RelayStream } from './wire/relay-mux.ts';
 export {
   type HardSample,

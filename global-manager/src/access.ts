@@ -32,6 +32,17 @@ export const MANAGER_RULES: readonly AccessRule[] = [
     resources: ['datasets/status', 'models/status', ...JOBS.map((j) => `${j}/status`)],
     verbs: ['update'],
   },
+  // Links through the API server (SHOAL_GM_KUBE_LINK).
+  {
+    apiGroups: ['sedna.io'],
+    resources: ['nodeobjects'],
+    verbs: ['create', 'delete', 'list', 'update', 'watch'],
+  },
+  {
+    apiGroups: ['sedna.io'],
+    resources: ['noderecords'],
+    verbs: ['delete', 'list', 'watch'],
+  },
   { apiGroups: [''], resources: ['nodes'], verbs: ['list', 'watch'] },
   {
     apiGroups: [''],

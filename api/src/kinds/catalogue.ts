@@ -13,6 +13,8 @@ import {
   videoAnalyticsJob,
 } from './multi-edge.ts';
 
+import { nodeObject, nodeRecord } from './node-mail.ts';
+
 export const GROUP = 'sedna.io';
 export const VERSION = 'v1alpha1';
 export const API_VERSION = 'sedna.io/v1alpha1';
@@ -31,3 +33,6 @@ export const KINDS: readonly KindDefinition[] = [
   objectSearchService,
   objectTrackingService,
 ];
+
+/** Kinds of our own that no user writes. */
+export const OWN_KINDS: readonly KindDefinition[] = [nodeObject, nodeRecord];

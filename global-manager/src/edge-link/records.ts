@@ -116,6 +116,17 @@ export class Records {
     return 'taken';
   }
 
+  /**
+   * Takes what a node says under a key now, where something else keeps the order; to be called in a
+   * transaction of the store. @returns False when that is what it has said.
+   */
+  replace(node: string, key: string, body: Uint8Array): boolean {
+    const known = this.#store.get('SELECT body FROM record WHERE node=? AND key=?', node, key);
+    if (known && Buffer.from(known['body'] as Uint8Array).equals(body)) return false;
+    this.#store.run('INSERT OR REPLACE INTO record VALUES(?, ?, ?)', node, key, body);
+    return true;
+  }
+
   /** Tells those who listen about records that were taken, once they are durable. */
   announce(taken: readonly { node: string; stream: string; key: string }[]): void {
     for (const { node, key } of taken.filter((t) => !t.stream.startsWith(LOG)))

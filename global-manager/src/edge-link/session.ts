@@ -48,7 +48,7 @@ export function isStream(stream: string): boolean {
 }
 
 /** What is wrong with a record, if anything: keys are `kind/namespace/name[/part]`, bodies JSON objects. */
-export function recordFault(record: RecordFrame): string | undefined {
+export function recordFault(record: Pick<RecordFrame, 'key' | 'body'>): string | undefined {
   const { key, body } = record;
   if (key.length > MAX_KEY || !/^[A-Za-z]+(\/[^/]+){2,3}$/.test(key)) return 'not a key';
   if (body.length > MAX_RECORD_BYTES) return `larger than ${MAX_RECORD_BYTES} bytes`;

@@ -86,3 +86,5 @@ export const LIFELONG_LEARNING: KindRef = kind(
   'LifelongLearningJob',
   'lifelonglearningjobs',
 );
+export const NODE_OBJECT: KindRef = kind('sedna.io/v1alpha1', 'NodeObject', 'nodeobjects');
+export const NODE_RECORD: KindRef = kind('sedna.io/v1alpha1', 'NodeRecord', 'noderecords');

@@ -1,5 +1,6 @@
 import {
   choice,
+  flag,
   integer,
   LOG_LEVELS,
   type LogLevel,
@@ -24,6 +25,7 @@ export interface Config {
   readonly SHOAL_GM_SAMPLES_SERVER: string;
   readonly SHOAL_GM_LEASE: string;
   readonly SHOAL_GM_IDENTITY: string;
+  readonly SHOAL_GM_KUBE_LINK: boolean;
   readonly SHOAL_GM_LOG_LEVEL: LogLevel;
 }
 
@@ -66,6 +68,10 @@ export const SETTINGS: SettingTable<Config> = {
     '',
   ),
   SHOAL_GM_IDENTITY: text('name of this replica; empty: the host’s', ''),
+  SHOAL_GM_KUBE_LINK: flag(
+    'whether nodes labelled shoal.dev/link=kubernetes are reached through the API server',
+    false,
+  ),
   SHOAL_GM_LOG_LEVEL: choice('least severe log level', LOG_LEVELS, 'info'),
 };
 

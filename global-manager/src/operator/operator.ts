@@ -30,6 +30,7 @@ import { Feed } from '../edge-link/feed.ts';
 import { FigureHistory } from '../edge-link/figure-history.ts';
 import { FleetServer } from '../edge-link/fleet-server.ts';
 import { LinkHub } from '../edge-link/hub.ts';
+import { KubeLink } from '../edge-link/kube-link.ts';
 import { LogWriter } from '../edge-link/log-writer.ts';
 import { NodeRegistry } from '../edge-link/node-registry.ts';
 import { Records } from '../edge-link/records.ts';
@@ -49,6 +50,8 @@ import {
   LIFELONG_LEARNING,
   MODEL,
   NODE,
+  NODE_OBJECT,
+  NODE_RECORD,
   POD,
   SERVICE,
 } from '../kube/kube-api.ts';
@@ -242,6 +245,18 @@ async function openEdges(
   return { authority, store, feed, records, hub, blobs, samples, link, sampleServer, fleet };
 }
 
+/** Links through the API server, and what they follow there. */
+function openKubeLink(
+  { store, feed, records }: Pick<Edges, 'store' | 'feed' | 'records'>,
+  { nodes }: Pick<Caches, 'nodes'>,
+  { api, logger }: Pick<OperatorPorts, 'api' | 'logger'>,
+): { reconciler: Reconciler; caches: ObjectCache[] } {
+  const nodeObjects = new ObjectCache(NODE_OBJECT, api);
+  const nodeRecords = new ObjectCache(NODE_RECORD, api);
+  const ports = { api, store, feed, records, nodes, nodeObjects, nodeRecords, logger };
+  return { reconciler: new KubeLink(ports), caches: [nodeObjects, nodeRecords] };
+}
+
 /** What serving workers say of themselves, out of the status of their jobs. */
 function jobFigures({ jointJobs, incrementalJobs }: Caches): JobFigures[] {
   const of = (object: KubeObject, figures: Record<string, number>): JobFigures => {
@@ -281,7 +296,8 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   await fleet.listen(); // machines may join before there is anything to tell them
   const stopping = new AbortController();
   const loopPorts: LoopPorts = { clock, random, logger };
-  const runners = reconcilers(config, caches, {
+  const kubeLink = config.SHOAL_GM_KUBE_LINK ? openKubeLink(parts, caches, ports) : undefined;
+  const all = reconcilers(config, caches, {
     ...ports,
     feed,
     records,
@@ -289,22 +305,22 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
     samples,
     presence: hub,
     authority: authority.certificate,
-  }).map((r) => new ControllerRunner(r, loopPorts, metrics));
+  });
+  const runners = [...all, ...(kubeLink ? [kubeLink.reconciler] : [])].map(
+    (r) => new ControllerRunner(r, loopPorts, metrics),
+  );
   void new LogWriter({ api, clock, logger, records, figures }).drain();
   feed.onDamage(({ namespace, name }) => {
     for (const runner of runners) runner.enqueue(`${namespace}/${name}`);
   });
-  const loops = Object.values<ObjectCache>({ ...caches }).map((c) =>
-    c.run(loopPorts, stopping.signal),
-  );
+  const followed = [...Object.values<ObjectCache>({ ...caches }), ...(kubeLink?.caches ?? [])];
+  const loops = followed.map((c) => c.run(loopPorts, stopping.signal));
   loops.push(compactFeeds(feed, loopPorts, stopping.signal));
   const started = startWhenSynced(runners, { isReady, clock, signal: stopping.signal });
   // Edges are let in once the feed says what they should have: an empty one would clear them.
   while (!runners.every((r) => r.started && r.idle)) await clock.sleep(10);
   const edgeLinkPort = await link.listen();
-  // Jobs that were deleted while nobody looked.
-  for (const { namespace, name } of samples.jobs())
-    if (!caches.incrementalJobs.get(namespace, name)) samples.forget(namespace, name, '');
+  forgetSamples(samples, caches);
   await sampleServer.listen();
   logger.info('global manager started', { edgeLinkPort });
   return {
@@ -321,6 +337,12 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
       samples.close();
     },
   };
+}
+
+/** Forgets samples of jobs that were deleted while nobody looked. */
+function forgetSamples(samples: SampleStore, { incrementalJobs }: Caches): void {
+  for (const { namespace, name } of samples.jobs())
+    if (!incrementalJobs.get(namespace, name)) samples.forget(namespace, name, '');
 }
 
 /** Deletes that every edge has long heard of are forgotten; one that was away for longer reconciles. */

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { join as joinPath } from 'node:path';
-import { backoffMs, isShoalError, type LoopPorts } from '@shoal/core';
+import type { Duplex } from 'node:stream';
+import { type ByteStream, backoffMs, isShoalError, type LoopPorts, ShoalError } from '@shoal/core';
 import { collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 import { CertificateKeeper } from '../link/certificate-keeper.ts';
 import { GrpcTransport } from '../link/grpc.ts';
@@ -13,6 +14,7 @@ import {
 } from '../link/identity.ts';
 import { Link } from '../link/link.ts';
 import { Relay } from '../link/relay.ts';
+import type { EdgeTransport } from '../link/transport.ts';
 import type { EdgeDatabase } from '../store/database.ts';
 import { openEdgeStore } from '../store/open.ts';
 import { operatorApi } from '../worker-api/operator-api.ts';
@@ -23,9 +25,10 @@ const VERSION = '0.1.0';
 /** What faces the cloud. */
 export interface CloudEnd {
   readonly db: EdgeDatabase;
-  readonly transport: GrpcTransport;
+  readonly transport: EdgeTransport;
   readonly link: Link;
-  readonly relay: Relay;
+  /** A stream to a service of the cloud. @throws ShoalError `unavailable` without a global manager. */
+  readonly openRelay: (target: string) => ByteStream;
   readonly registry: Registry;
   /** Loops that run until the signal aborts. */
   run(signal: AbortSignal): Promise<void>[];
@@ -78,35 +81,56 @@ async function identityOf(config: Config, ports: LoopPorts): Promise<StoredIdent
   }
 }
 
+/** The way to the global manager, with this node’s certificate; undefined for a node that has none. */
+async function openDirect(config: Config, ports: LoopPorts): Promise<GrpcTransport | undefined> {
+  if (config.GM_ADDRESS === '') return undefined;
+  const identity = await identityOf(config, ports);
+  const { authority } = identity;
+  return new GrpcTransport({ authority, tls: identity, address: config.GM_ADDRESS });
+}
+
+/** The way through an API server; what it needs is loaded only for it. */
+async function openKubernetes(
+  config: Config,
+  { clock }: LoopPorts,
+  bulk: GrpcTransport | undefined,
+): Promise<EdgeTransport> {
+  const { KubeClient } = await import('../link/kubernetes/kube-client.ts');
+  const { KubeTransport } = await import('../link/kubernetes/kube-transport.ts');
+  const api = new KubeClient(config.SHOAL_LC_KUBECONFIG);
+  return new KubeTransport({ api, node: config.NODENAME, clock, ...(bulk ? { bulk } : {}) });
+}
+
 /** Opens the store and the way to the cloud; nothing runs yet. */
 export async function openCloudEnd(config: Config, ports: LoopPorts): Promise<CloudEnd> {
   const { clock, logger } = ports;
-  const identity = await identityOf(config, ports);
+  const direct = await openDirect(config, ports);
   const db = openEdgeStore(joinPath(config.SHOAL_LC_DATA_DIR, 'edge.db'), logger);
-  const { authority } = identity;
-  const transport = new GrpcTransport({ authority, tls: identity, address: config.GM_ADDRESS });
-  const openRelay = (): void => void relay.connect();
+  const isKubernetes = config.SHOAL_LC_TRANSPORT === 'kubernetes';
+  const transport = isKubernetes || !direct ? await openKubernetes(config, ports, direct) : direct;
+  const openRelay = (): void => void relay?.connect();
   const link = new Link(db, transport, ports, { version: VERSION, openRelay });
   const registry = metricsRegistry(link, db);
   const podLogDir = config.SHOAL_LC_POD_LOG_DIR;
   const operators = operatorApi({ link, registry, clock, podLogDir });
   await operators.ready();
-  const relay = new Relay({
-    transport,
-    logger,
-    operatorApi: (connection) => void operators.server.emit('connection', connection),
-  });
+  const operatorConnection = (connection: Duplex): void =>
+    void operators.server.emit('connection', connection);
+  const relay = direct && new Relay({ transport: direct, logger, operatorApi: operatorConnection });
   const file = config.SHOAL_LC_TLS_FILE;
-  const keeper = new CertificateKeeper({ ...ports, file, transport, link });
+  const keeper = direct && new CertificateKeeper({ ...ports, file, transport: direct, link });
   return {
     db,
     transport,
     link,
-    relay,
+    openRelay: (target) => {
+      if (relay) return relay.open(target);
+      throw new ShoalError('unavailable', 'this node has no connection to a global manager');
+    },
     registry,
-    run: (signal) => [link.run(signal), keeper.run(signal)],
+    run: (signal) => [link.run(signal), ...(keeper ? [keeper.run(signal)] : [])],
     close: async () => {
-      relay.close();
+      relay?.close();
       await operators.close();
       transport.close();
       db.close();

@@ -21,6 +21,8 @@ export interface Config {
   readonly SHOAL_LC_TOKEN_FILE: string;
   readonly SHOAL_LC_FLEET_SERVER: string;
   readonly SHOAL_LC_POD_LOG_DIR: string;
+  readonly SHOAL_LC_TRANSPORT: 'edge-link' | 'kubernetes';
+  readonly SHOAL_LC_KUBECONFIG: string;
   readonly SHOAL_LC_POLL_MS: number;
   readonly SHOAL_LC_MAX_DATASET_BYTES: number;
   readonly SHOAL_LC_FIGURES_SECONDS: number;
@@ -29,7 +31,10 @@ export interface Config {
 }
 
 const SETTINGS: SettingTable<Config> = {
-  GM_ADDRESS: text('host:port of the global manager'),
+  GM_ADDRESS: text(
+    'host:port of the global manager; may be empty with SHOAL_LC_TRANSPORT=kubernetes',
+    '',
+  ),
   NODENAME: text('name of this node'),
   ROOTFS_MOUNT_DIR: text('where the node’s file system is mounted', '/rootfs'),
   BIND_ADDRESS: text('address workers reach this process at', '0.0.0.0'),
@@ -44,6 +49,15 @@ const SETTINGS: SettingTable<Config> = {
   ),
   SHOAL_LC_FLEET_SERVER: text('host:port of the fleet service; empty: the one in the token', ''),
   SHOAL_LC_POD_LOG_DIR: text('folder with the logs of this node’s pods', '/var/log/pods'),
+  SHOAL_LC_TRANSPORT: choice(
+    'how this node reaches the cloud: its own connection, or a Kubernetes API server (KubeEdge’s at the edge)',
+    ['edge-link', 'kubernetes'],
+    'edge-link',
+  ),
+  SHOAL_LC_KUBECONFIG: text(
+    'kubeconfig for the transport kubernetes; empty: the usual places, or the pod’s own account',
+    '',
+  ),
   SHOAL_LC_POLL_MS: integer(
     'how often datasets and jobs are looked at',
     { min: 50, max: 600_000 },
@@ -68,5 +82,9 @@ const SETTINGS: SettingTable<Config> = {
 
 /** @throws ShoalError `invalid_argument` listing every fault at once. */
 export function readSettings(source: Readonly<Record<string, string | undefined>>): Config {
-  return readConfig(SETTINGS, source, { prefix: 'SHOAL_LC_' });
+  const isKubernetes = source['SHOAL_LC_TRANSPORT'] === 'kubernetes';
+  const table = isKubernetes
+    ? { ...SETTINGS, SHOAL_LC_TLS_FILE: text('as ever; only needed with GM_ADDRESS', '') }
+    : { ...SETTINGS, GM_ADDRESS: text('host:port of the global manager') };
+  return readConfig(table, source, { prefix: 'SHOAL_LC_' });
 }

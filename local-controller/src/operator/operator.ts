@@ -59,7 +59,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   const { clock, logger } = ports;
   mkdirSync(config.SHOAL_LC_DATA_DIR, { recursive: true });
   const cloud = await openCloudEnd(config, ports);
-  const { db, transport, link, relay, registry } = cloud;
+  const { db, transport, link, openRelay, registry } = cloud;
   const hostPath = (path: string): string =>
     joinPath(config.ROOTFS_MOUNT_DIR, normalize(joinPath('/', path)));
   const sources = await openSources(config, { db, clock, logger, hostPath });
@@ -82,7 +82,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
     sources,
     models,
     registry,
-    openRelay: (target) => relay.open(target),
+    openRelay,
     logger,
   });
   const stopping = new AbortController();

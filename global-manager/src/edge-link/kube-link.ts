@@ -1,0 +1,146 @@
+import {
+  KUBERNETES_LINK,
+  LINK_LABEL,
+  type NodeObject,
+  type NodeRecord,
+  nodeNamespace,
+  nodeObjectName,
+} from '@shoal/api';
+import { isShoalError, type Logger } from '@shoal/core';
+import { type KubeApi, type KubeObject, NODE_OBJECT, NODE_RECORD } from '../kube/kube-api.ts';
+import { DONE, type ReconcileResult, type Reconciler } from '../reconcile/controller.ts';
+import type { ObjectCache } from '../reconcile/object-cache.ts';
+import type { CloudStore } from './cloud-store.ts';
+import type { Feed, ScopeEntry } from './feed.ts';
+import type { Records } from './records.ts';
+import { isStream, recordFault } from './session.ts';
+
+export interface KubeLinkPorts {
+  readonly api: KubeApi;
+  readonly store: CloudStore;
+  readonly feed: Feed;
+  readonly records: Records;
+  readonly nodes: ObjectCache;
+  readonly nodeObjects: ObjectCache;
+  readonly nodeRecords: ObjectCache;
+  readonly logger: Logger;
+}
+
+const LOG = 'log/';
+/** A node whose namespace is missing is looked at again after this long. */
+const RETRY_MS = 15_000;
+
+function isLinked(node: KubeObject | undefined): boolean {
+  return node?.metadata.labels?.[LINK_LABEL] === KUBERNETES_LINK;
+}
+
+/**
+ * The cloud’s end of links that go through the Kubernetes API server: a node’s feed as NodeObjects in
+ * the node’s namespace, its records taken out of NodeRecords there. Who may write into the namespace is
+ * Kubernetes’ to say; which node it is, the namespace says, and nothing in a record.
+ */
+export class KubeLink implements Reconciler {
+  readonly name = 'kube-link';
+  readonly #ports: KubeLinkPorts;
+
+  constructor(ports: KubeLinkPorts) {
+    this.#ports = ports;
+  }
+
+  watch(enqueue: (key: string) => void): void {
+    const { feed, nodes, nodeObjects, nodeRecords } = this.#ports;
+    const ofNode = (node: string): void => {
+      if (isLinked(nodes.get('', node))) enqueue(`${nodeNamespace(node)}/${node}`);
+    };
+    feed.onAppend(ofNode);
+    nodes.onChange((node) => ofNode(node.metadata.name));
+    for (const cache of [nodeObjects, nodeRecords])
+      cache.onChange((object) => {
+        const node = this.#nodeOf(object.metadata.namespace ?? '');
+        if (node !== undefined) ofNode(node);
+      });
+  }
+
+  #nodeOf(namespace: string): string | undefined {
+    const found = this.#ports.nodes
+      .list()
+      .find((n) => isLinked(n) && nodeNamespace(n.metadata.name) === namespace);
+    return found?.metadata.name;
+  }
+
+  async reconcile(namespace: string, node: string): Promise<ReconcileResult> {
+    if (!isLinked(this.#ports.nodes.get('', node))) return DONE;
+    try {
+      await this.#tell(namespace, node);
+    } catch (error) {
+      if (!isShoalError(error) || error.code !== 'not_found') throw error;
+      this.#ports.logger.warn('a node cannot be told anything: its namespace is missing', {
+        node,
+        namespace,
+      });
+      return { kind: 'requeueAfter', ms: RETRY_MS };
+    }
+    await this.#listen(namespace, node);
+    return DONE;
+  }
+
+  /** Makes the NodeObjects say what the feed says. */
+  async #tell(namespace: string, node: string): Promise<void> {
+    const { api, feed, nodeObjects } = this.#ports;
+    const wanted = new Map(feed.scope(node).map((entry) => [nodeObjectName(entry), entry]));
+    for (const [name, entry] of wanted) await this.#tellOne({ namespace, name }, entry);
+    for (const { metadata } of nodeObjects.list(namespace))
+      if (!wanted.has(metadata.name) && !metadata.deletionTimestamp)
+        await api.delete(NODE_OBJECT, namespace, metadata.name);
+  }
+
+  async #tellOne(at: { namespace: string; name: string }, entry: ScopeEntry): Promise<void> {
+    const { api, feed, nodeObjects } = this.#ports;
+    const known = nodeObjects.get(at.namespace, at.name);
+    const { spec } = (known ?? {}) as Partial<NodeObject>;
+    if (spec?.digest === entry.digest && spec.uid === entry.uid) return;
+    const body = feed.body(entry.digest);
+    // A body that is gone was replaced since: the newer change comes here too.
+    if (!body) return;
+    const { kind, namespace, name, uid, digest } = entry;
+    const fresh = {
+      spec: { kind, namespace, name, uid, digest, body: Buffer.from(body).toString('utf8') },
+    };
+    nodeObjects.observe(
+      known
+        ? await api.update(NODE_OBJECT, { ...known, ...fresh })
+        : await api.create(NODE_OBJECT, { metadata: at, ...fresh }),
+    );
+  }
+
+  /** Takes what the node has said: each record once, logs in their order. */
+  async #listen(namespace: string, node: string): Promise<void> {
+    const { api, store, records, nodeRecords, logger } = this.#ports;
+    const said = nodeRecords
+      .list(namespace)
+      .map((o) => o as unknown as NodeRecord)
+      .toSorted((a, b) => a.spec.seq - b.spec.seq);
+    const taken: { node: string; stream: string; key: string }[] = [];
+    const done: NodeRecord[] = [];
+    store.transaction(() => {
+      for (const record of said) {
+        const { edgeStore, stream, seq, key, first, idempotencyKey = '' } = record.spec;
+        const body = Buffer.from(record.spec.body);
+        const fault = isStream(stream) ? recordFault({ key, body }) : 'not a stream';
+        if (fault !== undefined) logger.warn('record refused', { node, key, fault });
+        const isValid = fault === undefined;
+        if (!stream.startsWith(LOG)) {
+          // Of a key there is one object: it holds what was said last.
+          if (isValid && records.replace(node, key, body)) taken.push({ node, stream, key });
+          continue;
+        }
+        const entry = { stream, seq, key, body, idempotencyKey, ...(first ? { first } : {}) };
+        const result = records.take(node, edgeStore, entry, isValid);
+        if (result === 'taken' && isValid) taken.push({ node, stream, key });
+        if (result !== 'gap') done.push(record);
+      }
+    });
+    records.announce(taken);
+    for (const { metadata } of done) await api.delete(NODE_RECORD, namespace, metadata.name);
+  }
+}
