@@ -310,9 +310,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
     (r) => new ControllerRunner(r, loopPorts, metrics),
   );
   void new LogWriter({ api, clock, logger, records, figures }).drain();
-  feed.onDamage(({ namespace, name }) => {
-    for (const runner of runners) runner.enqueue(`${namespace}/${name}`);
-  });
+  feed.onDamage((o) => runners.forEach((runner) => runner.enqueue(`${o.namespace}/${o.name}`)));
   const followed = [...Object.values<ObjectCache>({ ...caches }), ...(kubeLink?.caches ?? [])];
   const loops = followed.map((c) => c.run(loopPorts, stopping.signal));
   loops.push(compactFeeds(feed, loopPorts, stopping.signal));

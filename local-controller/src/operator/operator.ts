@@ -57,7 +57,8 @@ function openJobs(ports: JobPorts): Record<string, StageJobs> {
 /** Starts the local controller: the one place where its parts are put together. */
 export async function startOperator(config: Config, ports: OperatorPorts): Promise<Operator> {
   const { clock, logger } = ports;
-  mkdirSync(config.SHOAL_LC_DATA_DIR, { recursive: true });
+  // Certificates and passwords lie there.
+  mkdirSync(config.SHOAL_LC_DATA_DIR, { recursive: true, mode: 0o700 });
   const cloud = await openCloudEnd(config, ports);
   const { db, transport, link, openRelay, registry } = cloud;
   const hostPath = (path: string): string =>
