@@ -45,6 +45,8 @@ const SAMPLES_PORT = 9010;
 const FLEET_PORT = 9001;
 const EDGE_LINK_PORT = 9000;
 const TOKEN_MS = 3_600_000;
+/** An edge machine has little memory, and its controller little to do. */
+const SMALL_HEAP: readonly string[] = ['--max-semi-space-size=1', '--optimize-for-size'];
 /** The project's root: what stands for the working directory of our images. */
 const PROJECT = join(import.meta.dirname, '../../..');
 const IMAGES = ['shoal/workers', 'shoal/examples'].map((image) => ({
@@ -397,6 +399,7 @@ export class EmbeddedCluster {
     this.#spawn({
       name: `local-controller-${node}`,
       entry: entryOf('@shoal/local-controller', 'operator/main.ts'),
+      nodeOptions: SMALL_HEAP,
       environment: {
         GM_ADDRESS: this.#linkThrough ?? this.state.edgeLink,
         NODENAME: node,

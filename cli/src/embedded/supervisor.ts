@@ -8,6 +8,8 @@ export interface ProcessSpec {
   /** File to run with Node. */
   readonly entry: string;
   readonly environment: Readonly<Record<string, string>>;
+  /** Options of Node itself. */
+  readonly nodeOptions?: readonly string[];
 }
 
 const RESTART_BASE_MS = 200;
@@ -53,6 +55,7 @@ export class SupervisedProcess {
         ...compileCacheVariable(),
         ...this.spec.environment,
       },
+      execArgv: [...process.execArgv, ...(this.spec.nodeOptions ?? [])],
       stdio: ['ignore', log, log, 'ipc'],
       detached: true,
     });

@@ -28,6 +28,8 @@ export interface MonitorPorts {
 /** Counts the samples of every dataset of this node and reports what changed. */
 export class DatasetMonitor {
   readonly #ports: MonitorPorts;
+  /** Datasets that are being counted as a whole. */
+  readonly #counting = new Set<string>();
 
   constructor(ports: MonitorPorts) {
     this.#ports = ports;
@@ -85,19 +87,29 @@ export class DatasetMonitor {
     }
   }
 
-  /** A dataset that is read as a whole is counted again when it has changed. */
+  /** A dataset that is read as a whole is counted again, aside, when it has changed. */
   #whole(dataset: DatasetAssignment, report: (body: DatasetReport) => void): number | undefined {
     const { db, hostPath } = this.#ports;
     const { uid = '' } = dataset.metadata;
+    const { url, format } = dataset.spec;
     const path = hostPath(datasetPath(dataset));
     if (dataset.spec.fetchUrl !== undefined && !existsSync(path)) return undefined;
     const key = `dataset/${uid}`;
     const known = db.progress<{ stamp?: string; url: string; samples: number }>(key);
     const stamp = stampOf(path);
-    const isSame = known?.stamp === stamp && known.url === dataset.spec.url;
-    const samples = isSame ? known.samples : countWhole(path, dataset.spec.format);
-    if (!isSame) db.setProgress(key, { stamp, url: dataset.spec.url, samples });
-    report({ uid, numberOfSamples: samples });
-    return samples;
+    if (known?.stamp === stamp && known.url === url) {
+      report({ uid, numberOfSamples: known.samples });
+      return known.samples;
+    }
+    if (this.#counting.has(uid)) return known?.samples;
+    this.#counting.add(uid);
+    void countWhole(path, format)
+      .then((samples) => {
+        db.setProgress(key, { stamp, url, samples });
+        report({ uid, numberOfSamples: samples });
+      })
+      .catch((error: unknown) => report({ uid, fault: messageOf(error) }))
+      .finally(() => this.#counting.delete(uid));
+    return known?.samples;
   }
 }

@@ -9,8 +9,6 @@ import {
 } from 'node:fs';
 import { extname, join } from 'node:path';
 import { fromNode, messageOf, ShoalError } from '@shoal/core';
-import { unzipSync } from 'fflate';
-import { parquetMetadata } from 'hyparquet';
 
 /** Formats that are read as a whole: counted, but not cut into rounds. */
 export const WHOLE_FORMATS = ['parquet', 'npz', 'idx', 'images'] as const;
@@ -19,7 +17,9 @@ const IMAGES = /\.(png|jpe?g|webp|gif|tiff)$/i;
 /** Bytes at the end of a Parquet file that hold its description, at most. */
 const MAX_FOOTER_BYTES = 64 * 1024 * 1024;
 
-function parquetRows(path: string): number {
+async function parquetRows(path: string): Promise<number> {
+  // Loaded with the first dataset of this format: a node without one need not hold it.
+  const { parquetMetadata } = await import('hyparquet');
   const file = openSync(path, 'r');
   try {
     const { size } = fstatSync(file);
@@ -42,7 +42,8 @@ function parquetRows(path: string): number {
 }
 
 /** First dimension of the array `y` (or any other) of a NumPy archive. */
-function npzRows(path: string): number {
+async function npzRows(path: string): Promise<number> {
+  const { unzipSync } = await import('fflate');
   const files = unzipSync(readFileSync(path), {
     filter: ({ name }) => /^(y|labels|targets|y_train)\.npy$/.test(name),
   });
@@ -79,7 +80,7 @@ function imageFiles(folder: string): number {
     );
 }
 
-const COUNT: Readonly<Record<string, (path: string) => number>> = {
+const COUNT: Readonly<Record<string, (path: string) => number | Promise<number>>> = {
   parquet: parquetRows,
   npz: npzRows,
   idx: idxRows,
@@ -109,9 +110,9 @@ export function stampOf(path: string): string {
  *
  * @throws ShoalError `data_corrupt` or `not_found` saying what is wrong with it.
  */
-export function countWhole(path: string, format: string): number {
+export async function countWhole(path: string, format: string): Promise<number> {
   try {
-    return COUNT[format.toLowerCase()]?.(path) ?? 0;
+    return (await COUNT[format.toLowerCase()]?.(path)) ?? 0;
   } catch (error) {
     if (error instanceof ShoalError) throw error;
     const known = fromNode(error, `reading ${path}`);

@@ -2,7 +2,6 @@ import { readFileSync } from 'node:fs';
 import { join as joinPath } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { type ByteStream, backoffMs, isShoalError, type LoopPorts, ShoalError } from '@shoal/core';
-import { collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 import { CertificateKeeper } from '../link/certificate-keeper.ts';
 import { GrpcTransport } from '../link/grpc.ts';
 import {
@@ -19,6 +18,7 @@ import type { EdgeDatabase } from '../store/database.ts';
 import { openEdgeStore } from '../store/open.ts';
 import { operatorApi } from '../worker-api/operator-api.ts';
 import type { Config } from './config.ts';
+import { NodeMetrics } from './node-metrics.ts';
 
 const VERSION = '0.1.0';
 
@@ -29,32 +29,10 @@ export interface CloudEnd {
   readonly link: Link;
   /** A stream to a service of the cloud. @throws ShoalError `unavailable` without a global manager. */
   readonly openRelay: (target: string) => ByteStream;
-  readonly registry: Registry;
+  readonly metrics: NodeMetrics;
   /** Loops that run until the signal aborts. */
   run(signal: AbortSignal): Promise<void>[];
   close(): Promise<void>;
-}
-
-function metricsRegistry(link: Link, db: EdgeDatabase): Registry {
-  const registers = [new Registry()];
-  collectDefaultMetrics({ register: registers[0] as Registry });
-  new Gauge({
-    name: 'shoal_link_connected',
-    help: '1 while connected to the global manager.',
-    registers,
-    collect() {
-      this.set(link.connected ? 1 : 0);
-    },
-  });
-  new Gauge({
-    name: 'shoal_outbox_records',
-    help: 'Records that wait to be sent.',
-    registers,
-    collect() {
-      this.set(db.outbox.summary().records);
-    },
-  });
-  return registers[0] as Registry;
 }
 
 /**
@@ -110,9 +88,9 @@ export async function openCloudEnd(config: Config, ports: LoopPorts): Promise<Cl
   const transport = isKubernetes || !direct ? await openKubernetes(config, ports, direct) : direct;
   const openRelay = (): void => void relay?.connect();
   const link = new Link(db, transport, ports, { version: VERSION, openRelay });
-  const registry = metricsRegistry(link, db);
+  const metrics = new NodeMetrics(link, db);
   const podLogDir = config.SHOAL_LC_POD_LOG_DIR;
-  const operators = operatorApi({ link, registry, clock, podLogDir });
+  const operators = operatorApi({ link, metrics, clock, podLogDir });
   await operators.ready();
   const operatorConnection = (connection: Duplex): void =>
     void operators.server.emit('connection', connection);
@@ -127,7 +105,7 @@ export async function openCloudEnd(config: Config, ports: LoopPorts): Promise<Cl
       if (relay) return relay.open(target);
       throw new ShoalError('unavailable', 'this node has no connection to a global manager');
     },
-    registry,
+    metrics,
     run: (signal) => [link.run(signal), ...(keeper ? [keeper.run(signal)] : [])],
     close: async () => {
       relay?.close();

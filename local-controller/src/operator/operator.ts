@@ -60,7 +60,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   // Certificates and passwords lie there.
   mkdirSync(config.SHOAL_LC_DATA_DIR, { recursive: true, mode: 0o700 });
   const cloud = await openCloudEnd(config, ports);
-  const { db, transport, link, openRelay, registry } = cloud;
+  const { db, transport, link, openRelay, metrics } = cloud;
   const hostPath = (path: string): string =>
     joinPath(config.ROOTFS_MOUNT_DIR, normalize(joinPath('/', path)));
   const sources = await openSources(config, { db, clock, logger, hostPath });
@@ -82,7 +82,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
     hardExamples,
     sources,
     models,
-    registry,
+    metrics,
     openRelay,
     logger,
   });

@@ -3,12 +3,12 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { type Clock, ShoalError } from '@shoal/core';
 import fastify, { type FastifyInstance } from 'fastify';
-import type { Registry } from 'prom-client';
 import type { Link } from '../link/link.ts';
+import type { NodeMetrics } from '../operator/node-metrics.ts';
 
 export interface OperatorApiOptions {
   readonly link: Link;
-  readonly registry: Registry;
+  readonly metrics: Pick<NodeMetrics, 'text'>;
   /** Folder of the logs of this node’s pods. */
   readonly podLogDir: string;
   readonly clock: Clock;
@@ -85,12 +85,12 @@ async function tailStart(path: string, lines: number): Promise<number> {
  * It listens nowhere: connections come out of the link.
  */
 export function operatorApi(options: OperatorApiOptions): FastifyInstance {
-  const { link, registry, clock, podLogDir } = options;
+  const { link, metrics, clock, podLogDir } = options;
   const server = fastify();
   server.get('/healthz', () => ({ status: 'ok', connected: link.connected }));
   server.get('/metrics', async (_request, reply) => {
-    void reply.type(registry.contentType);
-    return await registry.metrics();
+    const { type, body } = await metrics.text();
+    return await reply.type(type).send(body);
   });
   server.get<{ Params: LogPath; Querystring: { tail?: string; follow?: string } }>(
     '/shoal/logs/:namespace/:pod/:uid/:container',

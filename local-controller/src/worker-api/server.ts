@@ -15,11 +15,11 @@ import {
   messageOf,
 } from '@shoal/core';
 import fastify, { type FastifyInstance } from 'fastify';
-import type { Registry } from 'prom-client';
 import type { StageJobs } from '../jobs/stage-jobs.ts';
 import type { Link } from '../link/link.ts';
 import { serviceTarget } from '../link/relay.ts';
 import type { ModelStore } from '../model/model-store.ts';
+import type { NodeMetrics } from '../operator/node-metrics.ts';
 import type { HardExamples } from '../samples/hard-examples.ts';
 import type { DatasetSources } from '../sources/sources.ts';
 
@@ -32,7 +32,7 @@ export interface WorkerApiOptions {
   readonly hardExamples: HardExamples;
   readonly sources: Pick<DatasetSources, 'accept'>;
   readonly models: Pick<ModelStore, 'fetch'>;
-  readonly registry: Registry;
+  readonly metrics: Pick<NodeMetrics, 'text'>;
   /** A stream to a service of the cloud. */
   readonly openRelay: (target: string) => ByteStream;
   readonly logger: Logger;
@@ -271,8 +271,8 @@ export async function serveWorkerApi(options: WorkerApiOptions): Promise<Fastify
   const server = fastify({ bodyLimit: MAX_BODY_BYTES });
   server.get('/healthz', () => ({ status: 'ok', connected: options.link.connected }));
   server.get('/metrics', async (_request, reply) => {
-    void reply.type(options.registry.contentType);
-    return await options.registry.metrics();
+    const { type, body } = await options.metrics.text();
+    return await reply.type(type).send(body);
   });
   server.post<{ Params: { name: string } }>('/sedna/workers/:name/info', (request, reply) => {
     const { body } = request;
