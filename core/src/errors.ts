@@ -94,6 +94,14 @@ export function errnoOf(error: unknown): string | undefined {
  */
 export function fromNode(error: unknown, what: string): ShoalError {
   if (isShoalError(error)) return error;
-  const code = NODE_CODES[errnoOf(error) ?? ''] ?? 'internal';
+  const code = isSqliteFull(error)
+    ? 'resource_exhausted'
+    : (NODE_CODES[errnoOf(error) ?? ''] ?? 'internal');
   return new ShoalError(code, `${what}: ${messageOf(error)}`, { cause: error });
+}
+
+/** SQLite says that the disk is full by a number of its own. */
+function isSqliteFull(error: unknown): boolean {
+  const { code, errcode } = (error ?? {}) as { code?: unknown; errcode?: unknown };
+  return code === 'ERR_SQLITE_ERROR' && errcode === 13;
 }

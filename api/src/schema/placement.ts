@@ -110,10 +110,11 @@ export const rollout: Field = object(
     ),
     deadlineSeconds: integer(
       'A node that does not have the model, or does not serve it, after so long has failed. Default 600; a node that waits for its release does not count.',
-      { minimum: 1 },
+      { minimum: 1, maximum: 2_592_000 },
     ),
     pauseSeconds: integer('Time between two groups, to see how the first one fares. Default 0.', {
       minimum: 0,
+      maximum: 2_592_000,
     }),
     hold: string(
       'edge: a node that has the model waits until somebody at the edge releases it (shoal edge release). none: it does not. Default none.',

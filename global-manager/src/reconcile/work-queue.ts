@@ -5,6 +5,9 @@ export interface WorkQueueOptions extends BackoffOptions {
   readonly random: Random;
 }
 
+/** Timers know no more than 24.8 days: who has longer to wait looks again in between. */
+const MAX_DELAY_MS = 3_600_000;
+
 /**
  * Keys waiting to be reconciled: each at most once, never two at a time for the same key, failed
  * ones again with back-off (after client-go's workqueue).
@@ -30,7 +33,8 @@ export class WorkQueue {
   }
 
   /** Adds a key after a delay; of several delays of a key the shortest counts. */
-  addAfter(key: string, ms: number, signal: AbortSignal): void {
+  addAfter(key: string, delayMs: number, signal: AbortSignal): void {
+    const ms = Math.min(delayMs, MAX_DELAY_MS);
     const due = this.#options.clock.now() + ms;
     if ((this.#due.get(key) ?? Number.POSITIVE_INFINITY) <= due) return;
     this.#due.set(key, due);

@@ -77,13 +77,45 @@ describe('a rollout', () => {
     });
   });
 
+  test('a manager that was away, a node that joins, and a list that changes start no rollback', () => {
+    const policy = { deadlineSeconds: 10, prePull: 'group' as const };
+    const of = nodes(['a', 'north', 'pulled']);
+    const begun = beginRollout(MODEL, inputs(of, { policy }));
+    const later = { ...inputs(of, { policy, nowMs: 700_000 }), listeningSinceMs: 699_000 };
+    expect(nextRollout(begun, later).phase).toBe('Updating');
+    expect(lookAgainMs(begun, rolloutPolicy(policy), later)).toBe(9_050);
+    expect(nextRollout(begun, { ...later, nowMs: 709_000 }).phase).toBe('RolledBack');
+    const more = nodes(['a', 'north', 'held'], ['b', 'north', 'none']);
+    const joined = nextRollout(begun, inputs(more, { policy, nowMs: 900_000 }));
+    expect(joined).toMatchObject({ phase: 'Updating', since: '1970-01-01T00:15:00Z' });
+    // The group that is due is gone: begin at the first of those that are left, not at the end.
+    const second = { ...begun, group: 1 };
+    const changed = inputs(nodes(['a', 'north', 'pulled']), { policy, groups: ['north'] });
+    expect(nextRollout(second, changed)).toMatchObject({ phase: 'Updating', group: 0 });
+  });
+
+  test('shares are counts, and a group in which nobody serves has not got the model', () => {
+    const failing = (failed: number, tolerance: number): string | undefined => {
+      const of = Array.from({ length: 100 }, (_, i): NodeStanding => {
+        return { node: `n${i}`, group: 'g', state: i < failed ? 'failed' : 'updated' };
+      });
+      const at = inputs(of, { groups: ['g'], policy: { tolerance, prePull: 'group' } });
+      return nextRollout(beginRollout(MODEL, at), at).phase;
+    };
+    expect([failing(29, 0.29), failing(30, 0.29), failing(100, 1)]).toEqual([
+      'Completed',
+      'RolledBack',
+      'RolledBack',
+    ]);
+  });
+
   test('pauses between groups', () => {
     const policy = { pauseSeconds: 30, prePull: 'group' as const };
     const of = nodes(['a', 'north', 'updated'], ['b', 'south', 'none']);
     let at = beginRollout(MODEL, inputs(of, { policy }));
     at = nextRollout(at, inputs(of, { policy }));
     expect(at).toMatchObject({ phase: 'Pausing', group: 0 });
-    expect(lookAgainMs(at, rolloutPolicy(policy), 1_000)).toBe(29_050);
+    expect(lookAgainMs(at, rolloutPolicy(policy), { nowMs: 1_000 })).toBe(29_050);
     expect(nextRollout(at, inputs(of, { policy, nowMs: 29_000 }))).toBe(at);
     expect(nextRollout(at, inputs(of, { policy, nowMs: 30_000 }))).toMatchObject({
       phase: 'Updating',

@@ -33,6 +33,8 @@ export interface RolloutInputs {
   readonly groups: readonly string[];
   readonly nodes: readonly NodeStanding[];
   readonly nowMs: number;
+  /** Since when nodes could say how they stand: a manager that was away judges nobody by that time. */
+  readonly listeningSinceMs?: number;
 }
 
 /** A rollout that begins now. */
@@ -71,6 +73,9 @@ interface Verdict {
   readonly isTooMany: boolean;
 }
 
+/** Shares are compared as counts: 29 of 100 is 0.29. */
+const ROUNDING = 1e-9;
+
 function judge(
   members: readonly NodeStanding[],
   isDone: (node: NodeStanding) => boolean,
@@ -78,12 +83,14 @@ function judge(
 ): Verdict {
   const pending = members.filter((n) => !isDone(n) && n.state !== 'failed');
   // A node that waits for its release is not late.
-  const late = isLate ? pending.filter((n) => n.state !== 'held') : [];
-  const failed = [...members.filter((n) => n.state === 'failed'), ...late];
+  const isLateOne = (n: NodeStanding): boolean => isLate && n.state !== 'held';
+  const failed = [...members.filter((n) => n.state === 'failed'), ...pending.filter(isLateOne)];
+  const tolerated = Math.floor(tolerance * members.length + ROUNDING);
   return {
-    open: pending.filter((n) => !late.includes(n)),
+    open: pending.filter((n) => !isLateOne(n)),
     failed,
-    isTooMany: failed.length > tolerance * members.length,
+    // A group in which nobody serves the model has not got it, whatever is tolerated.
+    isTooMany: failed.length > tolerated || (failed.length > 0 && failed.length === members.length),
   };
 }
 
@@ -102,11 +109,26 @@ function explain(group: string, members: readonly NodeStanding[], { failed }: Ve
 export function nextRollout(now: RolloutStatus, inputs: RolloutInputs): RolloutStatus {
   const { groups, nodes, nowMs } = inputs;
   const fresh = groups.map((name) => counted(name, nodes));
-  // Who was released gets all of the time again.
+  // Who was released, or has joined since, gets all of the time.
   const isReleased = now.phase === 'Updating' && held(fresh) < held(now.groups);
-  const since = isReleased ? { since: rfc3339(nowMs) } : {};
-  const next = step({ ...now, ...since, groups: fresh }, inputs);
+  const since = isReleased || grew(fresh, now.groups) ? { since: rfc3339(nowMs) } : {};
+  const next = step({ ...now, ...since, groups: fresh, group: positionIn(now, groups) }, inputs);
   return isDeepStrictEqual(next, now) ? now : next;
+}
+
+function grew(fresh: readonly RolloutGroup[], before: readonly RolloutGroup[] = []): boolean {
+  const known = new Map(before.map((g) => [g.name, g.nodes ?? 0]));
+  return fresh.some((g) => (g.nodes ?? 0) > (known.get(g.name) ?? 0));
+}
+
+/** The group that is due, where the list of groups has changed: by its name; the first one when it is gone. */
+function positionIn(
+  { group = 0, groups: before = [] }: RolloutStatus,
+  groups: readonly string[],
+): number {
+  const name = before[group]?.name;
+  const at = name === undefined ? group : groups.indexOf(name);
+  return Math.max(0, at);
 }
 
 function held(groups: readonly RolloutGroup[] | undefined): number {
@@ -126,6 +148,12 @@ function heldFor({ since }: RolloutStatus, nowMs: number): number {
   return nowMs - Date.parse(since ?? '');
 }
 
+function isOverdue(now: RolloutStatus, inputs: RolloutInputs): boolean {
+  const { nowMs, listeningSinceMs = 0, policy } = inputs;
+  const listened = Math.min(heldFor(now, nowMs), nowMs - listeningSinceMs);
+  return listened >= policy.deadlineSeconds * 1000;
+}
+
 function enter(
   now: RolloutStatus,
   phase: NonNullable<RolloutStatus['phase']>,
@@ -137,8 +165,8 @@ function enter(
 }
 
 function pulling(now: RolloutStatus, inputs: RolloutInputs): RolloutStatus {
-  const { policy, groups, nodes, nowMs } = inputs;
-  const isLate = heldFor(now, nowMs) >= policy.deadlineSeconds * 1000;
+  const { policy, groups, nodes } = inputs;
+  const isLate = isOverdue(now, inputs);
   const waiting: string[] = [];
   for (const group of groups) {
     const members = nodes.filter((n) => n.group === group);
@@ -156,12 +184,12 @@ function pulling(now: RolloutStatus, inputs: RolloutInputs): RolloutStatus {
 }
 
 function updating(now: RolloutStatus, inputs: RolloutInputs): RolloutStatus {
-  const { policy, groups, nodes, nowMs } = inputs;
+  const { policy, groups, nodes } = inputs;
   const at = now.group ?? 0;
   const group = groups[at];
   if (group === undefined) return enter(now, 'Completed', groups.length, inputs);
   const members = nodes.filter((n) => n.group === group);
-  const isLate = heldFor(now, nowMs) >= policy.deadlineSeconds * 1000;
+  const isLate = isOverdue(now, inputs);
   const verdict = judge(members, (n) => n.state === 'updated', {
     isLate,
     tolerance: policy.tolerance,
@@ -200,8 +228,20 @@ export function toldOf(
   return policy.prePull === 'all' ? 'fetch' : 'nothing';
 }
 
-/** Milliseconds until time alone may change something. */
-export function lookAgainMs(now: RolloutStatus, policy: RolloutPolicy, nowMs: number): number {
-  const seconds = now.phase === 'Pausing' ? policy.pauseSeconds : policy.deadlineSeconds;
-  return Math.max(100, seconds * 1000 - heldFor(now, nowMs) + 50);
+/** Milliseconds until time alone may change something; undefined when it will not. */
+export function lookAgainMs(
+  now: RolloutStatus,
+  policy: RolloutPolicy,
+  at: { readonly nowMs: number; readonly listeningSinceMs?: number },
+): number | undefined {
+  const { nowMs, listeningSinceMs = 0 } = at;
+  const { phase } = now;
+  if (phase === 'Completed' || phase === 'RolledBack') return undefined;
+  const isPause = phase === 'Pausing';
+  const seconds = isPause ? policy.pauseSeconds : policy.deadlineSeconds;
+  const passed = isPause
+    ? heldFor(now, nowMs)
+    : Math.min(heldFor(now, nowMs), nowMs - listeningSinceMs);
+  const left = seconds * 1000 - passed;
+  return left > 0 ? left + 50 : undefined;
 }

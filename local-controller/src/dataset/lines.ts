@@ -60,7 +60,7 @@ export function readHeader(path: string): string[] {
     const bytes = Buffer.alloc(MAX_HEADER_BYTES);
     const length = readSync(file, bytes, 0, bytes.length, 0);
     const [first = ''] = bytes.toString('utf8', 0, length).split(/\r?\n/, 1);
-    return first.split(',').map((h) => h.trim().replace(/^"(.*)"$/, '$1'));
+    return columnsOf(first);
   } finally {
     closeSync(file);
   }
@@ -69,8 +69,15 @@ export function readHeader(path: string): string[] {
 /** What came in, as lines of a dataset; what fits no line is told. */
 export interface SampleLines {
   readonly lines: readonly string[];
+  /** Why others were refused; the first {@link MAX_REASONS}. */
   readonly refused: readonly string[];
+  /** How many were refused. */
+  readonly rejected: number;
 }
+
+const MAX_REASONS = 20;
+/** Samples in one delivery: more would keep the node from everything else. */
+const MAX_SAMPLES = 50_000;
 
 function refuse(why: string): never {
   throw new ShoalError('invalid_argument', why);
@@ -105,8 +112,10 @@ function lineOf(value: unknown, format: DatasetFormat, header: readonly string[]
     return typeof value === 'string' || isJsonObject(value)
       ? csvOf(value, header)
       : refuse('a sample is a line of CSV, or a JSON object');
-  const parsed = typeof value === 'string' ? parse(value) : value;
-  return isJsonObject(parsed) ? JSON.stringify(parsed) : refuse('a sample is a JSON object');
+  if (typeof value !== 'string')
+    return isJsonObject(value) ? JSON.stringify(value) : refuse('a sample is a JSON object');
+  // As it was sent: a number may have more digits than this program can count.
+  return isJsonObject(parse(value)) ? value.trim() : refuse('a sample is a JSON object');
 }
 
 function parse(text: string): unknown {
@@ -119,7 +128,8 @@ function parse(text: string): unknown {
 
 /** Samples in what came in: the elements of a JSON list, one JSON object over many lines, or its lines. */
 function samplesOf(text: string, format: DatasetFormat): unknown[] {
-  if (format.name !== 'txt' && /^\s*[[{]/.test(text)) {
+  const isLine = !/[\n\r]/.test(text.trim()) && !/^\s*\[/.test(text);
+  if (format.name !== 'txt' && !(isLine && format.name === 'jsonl') && /^\s*[[{]/.test(text)) {
     try {
       const whole = JSON.parse(text) as unknown;
       return Array.isArray(whole) ? whole : [whole];
@@ -145,20 +155,37 @@ export function sampleLines(
   try {
     text = new TextDecoder('utf-8', { fatal: true }).decode(payload);
   } catch {
-    return { lines: [], refused: ['it is not UTF-8 text'] };
+    return { lines: [], refused: ['it is not UTF-8 text'], rejected: 1 };
   }
+  const samples = samplesOf(text, format);
+  if (samples.length > MAX_SAMPLES)
+    return {
+      lines: [],
+      refused: [`it has ${samples.length} samples; send at most ${MAX_SAMPLES} at a time`],
+      rejected: samples.length,
+    };
   const lines: string[] = [];
   const refused: string[] = [];
-  for (const value of samplesOf(text, format)) {
-    if (format.name === 'csv' && value === header.join(',')) continue;
+  let rejected = 0;
+  for (const value of samples) {
+    if (format.name === 'csv' && typeof value === 'string' && isHeader(value, header)) continue;
     try {
       const line = lineOf(value, format, header);
       if (Buffer.byteLength(line) > MAX_LINE_BYTES)
         refuse(`it is longer than ${MAX_LINE_BYTES} bytes`);
       lines.push(line);
     } catch (error) {
-      refused.push(messageOf(error));
+      if (rejected++ < MAX_REASONS) refused.push(messageOf(error));
     }
   }
-  return { lines, refused };
+  return { lines, refused, rejected };
+}
+
+function columnsOf(line: string): string[] {
+  return line.split(',').map((h) => h.trim().replace(/^"(.*)"$/, '$1'));
+}
+
+function isHeader(line: string, header: readonly string[]): boolean {
+  const columns = columnsOf(line);
+  return columns.length === header.length && columns.every((c, i) => c === header[i]);
 }

@@ -13,7 +13,10 @@ import { placeFile } from '../model/model-store.ts';
 import type { JobPorts, StageJobKind, WorkerReport } from './ports.ts';
 import { type InstalledModel, JobProgress, type Offer } from './progress.ts';
 
-type Wanted = Pick<InstalledModel, 'digest' | 'as'>;
+type Wanted = Pick<InstalledModel, 'digest' | 'as'> & {
+  /** Back to what was served before: nobody has to let that go on. */
+  readonly isReturn?: boolean;
+};
 
 /** Key under which a node remembers that it takes no new models for now. */
 const HOLD_KEY = 'edge-hold';
@@ -72,16 +75,18 @@ export class Serving {
     if (pinned !== undefined) return { digest: pinned, as: 'pinned' };
     if (accepted !== undefined) return { digest: accepted, as: 'accepted' };
     const { installed, confirmed, initial } = this.#progress.of(job);
-    // This node has forgotten the job, or was away when the model came: workers that start find it.
     if (served !== undefined) {
-      const has = [installed?.digest, confirmed?.digest].includes(served);
-      return isKnown && has && installed?.digest !== withdrawn
-        ? undefined
-        : { digest: served, as: 'restored' };
+      // A model that was refused here is not served, though it was installed.
+      const has = installed?.refused === undefined ? installed?.digest : confirmed?.digest;
+      if (isKnown && (has === served || (installed?.digest === served && installed.refused)))
+        return undefined;
+      // This node has forgotten the job, or was away when the model came, or left.
+      const isReturn = !isKnown || (withdrawn !== undefined && installed?.digest === withdrawn);
+      return { digest: served, as: 'restored', isReturn };
     }
     // The first model of all was rolled back: the one the job began with comes back.
     const isBack = withdrawn !== undefined && installed?.digest === withdrawn;
-    return isBack && initial ? { digest: initial, as: 'restored' } : undefined;
+    return isBack && initial ? { digest: initial, as: 'restored', isReturn: true } : undefined;
   }
 
   #rollout(job: StageAssignment, digest: string, state: RolloutReport['state']): void {
@@ -89,9 +94,19 @@ export class Serving {
     this.#ports.link.report(recordKey(this.#kind, job.metadata, 'Rollout'), report);
   }
 
+  /** What waited here, or was fetched, goes on: it is late from now on if it does not serve. */
+  #tellReleased(job: StageAssignment, { as, digest }: Wanted): void {
+    const key = recordKey(this.#kind, job.metadata, 'Rollout');
+    if (as === 'accepted' && this.#ports.db.outbox.said(key))
+      this.#rollout(job, digest, 'released');
+  }
+
+  /** Whether a model waits here for its release; one that is installed already does not. */
   #isHeld(job: StageAssignment, wanted: Wanted): boolean {
-    const held = job.hold === true || this.isHolding;
-    return held && wanted.as === 'accepted' && this.#progress.of(job).released !== wanted.digest;
+    if (wanted.as === 'pinned' || wanted.isReturn) return false;
+    if (job.hold !== true && !this.isHolding) return false;
+    const { released, installed } = this.#progress.of(job);
+    return released !== wanted.digest && installed?.digest !== wanted.digest;
   }
 
   /** Whether this node takes no new models until they are released here. */
@@ -105,18 +120,16 @@ export class Serving {
 
   /** The model of a job that waits here, if one does. */
   held(job: StageAssignment): HeldModel | undefined {
-    const { accepted, round, metadata } = job;
-    const wanted = accepted && ({ digest: accepted, as: 'accepted' } as const);
-    const { installed } = this.#progress.of(job);
-    if (!wanted || job.pinned !== undefined || !this.#isHeld(job, wanted)) return undefined;
-    if (installed?.digest === accepted && installed.round === round) return undefined;
-    const { namespace = '', name } = metadata;
-    return { kind: this.#kind, namespace, name, round, digest: accepted };
+    if (!job.roles.includes('deploy')) return undefined;
+    const wanted = this.#wanted(job, this.#progress.isKnown(job));
+    if (!wanted || !this.#isHeld(job, wanted)) return undefined;
+    const { namespace = '', name } = job.metadata;
+    return { kind: this.#kind, namespace, name, round: job.round, digest: wanted.digest };
   }
 
   /** Lets the model that waits here go on. */
-  release(job: StageAssignment): void {
-    if (job.accepted !== undefined) this.#progress.save(job, { released: job.accepted });
+  release(job: StageAssignment, { digest }: HeldModel): void {
+    this.#progress.save(job, { released: digest });
   }
 
   /** Fetches what is on its way, and says when it is here. */
@@ -139,12 +152,13 @@ export class Serving {
     const { accepted, pinned } = job;
     if (pinned !== undefined && accepted !== undefined && accepted !== pinned)
       this.#report(job, { status: 'failed', message: 'another model is pinned' });
+    if (wanted && this.#isHeld(job, wanted)) await this.#fetch(job, wanted.digest, 'held');
+    else if (wanted) {
+      this.#tellReleased(job, wanted);
+      await this.#serveModel(job, wanted);
+    }
+    // Last: what is to be served now does not wait for what may be served later.
     if (job.prefetch !== undefined) await this.#fetch(job, job.prefetch, 'pulled');
-    if (!wanted) return;
-    if (this.#isHeld(job, wanted)) return await this.#fetch(job, wanted.digest, 'held');
-    if (job.hold === true && wanted.as === 'accepted')
-      this.#rollout(job, wanted.digest, 'released');
-    await this.#serveModel(job, wanted);
   }
 
   async #serveModel(job: StageAssignment, wanted: Wanted): Promise<void> {
@@ -203,9 +217,12 @@ export class Serving {
     if (this.#progress.of(job).initial !== undefined) return;
     const path = hostPath(job.deployModel.url);
     const isHere = !isRemote(job.deployModel.url) && existsSync(path);
-    const digest = isHere ? (await models.publish(path)).digest : '';
+    const blob = /^blob:(sha256:[0-9a-f]{64})$/.exec(job.deployModel.url)?.[1] ?? '';
+    const digest = isHere ? (await models.publish(path)).digest : blob;
+    // It stays here as well, under its digest: the way back needs no cloud.
+    if (isHere && !existsSync(models.pathOf(digest))) placeFile(path, models.pathOf(digest));
     this.#progress.save(job, { initial: digest });
-    if (digest !== '') this.#tell(job, 'Initial', digest);
+    if (isHere) this.#tell(job, 'Initial', digest);
   }
 
   /** Whether a worker's report is about what is installed here now. */

@@ -69,7 +69,7 @@ export class StageJobs {
       const { namespace, name } = job.metadata;
       const held = this.#serving.held(job);
       if (!held || (of && (of.namespace !== namespace || of.name !== name))) return [];
-      this.#serving.release(job);
+      this.#serving.release(job, held);
       return [held];
     });
   }

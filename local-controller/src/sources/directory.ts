@@ -13,6 +13,8 @@ export interface DirectoryOptions {
 const QUIET_MS = 1_000;
 /** Files taken at one look. */
 const FILES_A_LOOK = 200;
+/** A file that was away for so long is a new one when it comes back. */
+const GONE_MS = 24 * 3_600_000;
 const MAX_FILE_BYTES = 16 * 1024 * 1024;
 
 interface Found {
@@ -46,6 +48,9 @@ export class DirectorySource implements SampleSource {
   readonly #options: DirectoryOptions;
   readonly #sink: SampleSink;
   readonly #context: SourceContext<DirectoryOptions>;
+  readonly #seenAt = new Map<string, number>();
+  readonly #startedAt: number;
+  #forgetAtMs = 0;
   #health: SourceHealth = { state: 'Running' };
 
   constructor(context: SourceContext<DirectoryOptions>) {
@@ -53,6 +58,7 @@ export class DirectorySource implements SampleSource {
     this.#options = context.options;
     this.#folder = context.hostPath(context.options.path);
     this.#sink = context.sink;
+    this.#startedAt = context.clock.monotonic();
   }
 
   health(): SourceHealth {
@@ -60,19 +66,41 @@ export class DirectorySource implements SampleSource {
   }
 
   poll(): void {
+    let files: Found[];
     try {
-      const files = filesOf(this.#folder, this.#options.suffix);
-      this.#sink.keepOnly(new Set(files.map((f) => f.id)));
-      const now = this.#context.clock.now();
-      const whole = files.filter((f) => now - f.mtimeMs >= QUIET_MS);
-      let left = FILES_A_LOOK;
-      for (const file of whole) if (left > 0 && this.#take(file)) left--;
-      this.#health = { state: 'Running' };
+      files = filesOf(this.#folder, this.#options.suffix);
     } catch (error) {
-      const known = fromNode(error, `reading ${this.#options.path}`);
-      const state = isShoalError(error) && error.code === 'resource_exhausted' ? 'Full' : 'Failed';
-      this.#health = { state, message: known.message };
+      const { message } = fromNode(error, `reading ${this.#options.path}`);
+      this.#health = { state: 'Failed', message };
+      return;
     }
+    this.#forgetGone(new Set(files.map((f) => f.id)));
+    const now = this.#context.clock.now();
+    let left = FILES_A_LOOK;
+    let health: SourceHealth = { state: 'Running' };
+    for (const file of files.filter((f) => now - f.mtimeMs >= QUIET_MS)) {
+      if (left === 0) break;
+      try {
+        if (this.#take(file)) left--;
+      } catch (error) {
+        // The others are tried all the same.
+        const isFull = isShoalError(error) && error.code === 'resource_exhausted';
+        const { message } = fromNode(error, `taking ${file.path}`);
+        health = { state: isFull ? 'Full' : 'Failed', message };
+      }
+    }
+    this.#health = health;
+  }
+
+  /** A file that was here is forgotten once it has been away for long: a folder may be unmounted for a while. */
+  #forgetGone(here: ReadonlySet<string>): void {
+    const now = this.#context.clock.monotonic();
+    for (const id of here) this.#seenAt.set(id, now);
+    for (const [id, at] of this.#seenAt) if (now - at > GONE_MS) this.#seenAt.delete(id);
+    if (now < this.#forgetAtMs) return;
+    this.#forgetAtMs = now + GONE_MS;
+    // After a start nothing is known of what was here before: it stays for a day.
+    if (now - this.#startedAt > GONE_MS) this.#sink.keepOnly(new Set(this.#seenAt.keys()));
   }
 
   /** False when it was taken at an earlier look. */
@@ -80,17 +108,28 @@ export class DirectorySource implements SampleSource {
     const { id, size, path } = file;
     const isNew = !this.#sink.knows(id);
     const delivery = { id, isLasting: true };
-    if (isNew && size > MAX_FILE_BYTES)
+    if (isNew && size > MAX_FILE_BYTES) {
       this.#sink.refuse(
         delivery,
         `${path} is larger than ${MAX_FILE_BYTES} bytes; cut it into several files`,
       );
-    else if (isNew) this.#sink.take({ ...delivery, payload: readFileSync(path) });
-    if (this.#options.after === 'delete' && size <= MAX_FILE_BYTES) rmSync(path, { force: true });
+      return true;
+    }
+    const refused = isNew
+      ? this.#sink.take({ ...delivery, payload: readFileSync(path) }).refused
+      : [];
+    // A file of which something was refused is left to be looked at.
+    if (this.#options.after === 'delete' && isNew && refused.length === 0 && isAsItWas(file))
+      rmSync(path, { force: true });
     return isNew;
   }
 
   close(): void {
     // Nothing is held open.
   }
+}
+
+function isAsItWas({ path, size, mtimeMs }: Found): boolean {
+  const now = statSync(path);
+  return now.size === size && now.mtimeMs === mtimeMs;
 }

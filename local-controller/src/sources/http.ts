@@ -13,6 +13,10 @@ export interface SampleRequest {
   readonly payload: Buffer;
 }
 
+export interface HttpOptions {
+  readonly credentialName?: string;
+}
+
 const MAX_ID = 200;
 
 function isSame(a: string, b: string): boolean {
@@ -22,9 +26,16 @@ function isSame(a: string, b: string): boolean {
 
 /** Requests to the node’s worker API. */
 export class HttpSource implements SampleSource {
-  readonly #context: SourceContext;
+  readonly #context: SourceContext<HttpOptions>;
 
-  constructor(context: SourceContext) {
+  /** @throws ShoalError `invalid_argument` for a Secret without a token. */
+  constructor(context: SourceContext<HttpOptions>) {
+    const { credentialName } = context.options;
+    if (credentialName !== undefined && !context.credentials['token'])
+      throw new ShoalError(
+        'invalid_argument',
+        `spec.source.http.credentialName: Secret "${credentialName}" has no token`,
+      );
     this.#context = context;
   }
 
@@ -33,12 +44,11 @@ export class HttpSource implements SampleSource {
   }
 
   /**
-   * Takes the samples of a request.
+   * Lets a sender in, before anything of its request is read.
    *
-   * @throws ShoalError `unauthenticated`, `permission_denied`, `invalid_argument`, or `resource_exhausted`
-   *   while there is no room: the sender keeps them then.
+   * @throws ShoalError `unauthenticated` or `permission_denied`.
    */
-  accept({ token, isLocal, id, payload }: SampleRequest): Taken {
+  admit({ token, isLocal }: Pick<SampleRequest, 'token' | 'isLocal'>): void {
     const { token: expected } = this.#context.credentials;
     if (expected === undefined && !isLocal)
       throw new ShoalError(
@@ -50,6 +60,17 @@ export class HttpSource implements SampleSource {
         'unauthenticated',
         'this dataset needs its token: Authorization: Bearer …',
       );
+  }
+
+  /**
+   * Takes the samples of a request.
+   *
+   * @throws ShoalError as {@link admit}; `invalid_argument`; or `resource_exhausted` while there is no
+   *   room: the sender keeps them then.
+   */
+  accept(request: SampleRequest): Taken {
+    const { id, payload } = request;
+    this.admit(request);
     if (id !== undefined && id.length > MAX_ID)
       throw new ShoalError(
         'invalid_argument',

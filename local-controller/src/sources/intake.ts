@@ -55,6 +55,8 @@ export class SampleIntake {
   begin(uid: string, path: string, nowMs: number): void {
     const known = this.#sql.get('SELECT path, seen FROM dataset WHERE uid=?', uid);
     if (known?.['path'] === path && nowMs - Number(known['seen']) < SEEN_MS) return;
+    // Where in the old file lines were to go says nothing of a new one.
+    if (known && known['path'] !== path) this.#endFlush(uid);
     this.#sql.run(
       'INSERT INTO dataset(uid, path, seen) VALUES(?, ?, ?) ON CONFLICT(uid) DO UPDATE SET path=excluded.path, seen=excluded.seen',
       uid,
@@ -70,7 +72,7 @@ export class SampleIntake {
       'SELECT coalesce(sum(length(lines)), 0) AS n FROM taken WHERE uid=? AND lines IS NOT NULL',
       uid,
     );
-    return (existsSync(path) ? statSync(path).size : 0) + Number(row?.['n'] ?? 0);
+    return sizeOf(path) + Number(row?.['n'] ?? 0);
   }
 
   #path(uid: string): string {
@@ -91,10 +93,17 @@ export class SampleIntake {
    * @returns Lines that are new.
    * @throws ShoalError `resource_exhausted` when the disk is full: nothing of it is kept.
    */
-  take(uid: string, delivery: Delivery, { lines, refused }: SampleLines, nowMs: number): number {
+  take(
+    uid: string,
+    delivery: Delivery,
+    { lines, refused, rejected }: SampleLines,
+    nowMs: number,
+  ): number {
     if (this.isKnown(uid, delivery)) return 0;
     const bytes = lines.length > 0 ? Buffer.from(lines.map((l) => `${l}\n`).join('')) : null;
-    const { id = null, isLasting = false } = delivery;
+    const { isLasting = false } = delivery;
+    // What was refused is refused again, not taken for something that is here.
+    const id = bytes === null && !isLasting ? null : (delivery.id ?? null);
     try {
       transaction(this.#db, () => {
         // A sender that uses an id again means something new by it.
@@ -111,7 +120,7 @@ export class SampleIntake {
           `UPDATE dataset SET received=received+?, rejected=rejected+?, last_rejection=coalesce(?, last_rejection),
              last_ms=CASE WHEN ? > 0 THEN ? ELSE last_ms END WHERE uid=?`,
           lines.length,
-          refused.length,
+          rejected,
           refused.at(-1)?.slice(0, 500) ?? null,
           lines.length,
           nowMs,
@@ -154,10 +163,16 @@ export class SampleIntake {
     if (upTo === undefined) {
       // From here on these lines go to the end of the file as it is now, also after a crash.
       upTo = rows.at(-1)?.seq ?? 0;
-      offset = existsSync(path) ? statSync(path).size : 0;
+      offset = sizeOf(path);
       this.#sql.run('UPDATE dataset SET offset=?, up_to=? WHERE uid=?', offset, upTo, uid);
     }
-    appendOnce(path, Buffer.concat(rows.map((r) => r.lines)), offset);
+    try {
+      appendOnce(path, Buffer.concat(rows.map((r) => r.lines)), offset);
+    } catch (error) {
+      // Nothing of it is there: it goes to the end of the file as it is then, after what others append.
+      if (marker?.['up_to'] === null && sizeOf(path) === offset) this.#endFlush(uid);
+      throw error;
+    }
     const done = upTo;
     transaction(this.#db, () => {
       this.#sql.run(
@@ -165,7 +180,7 @@ export class SampleIntake {
         uid,
         done,
       );
-      this.#sql.run('UPDATE dataset SET offset=NULL, up_to=NULL WHERE uid=?', uid);
+      this.#endFlush(uid);
       this.#sql.run('DELETE FROM taken WHERE uid=? AND lines IS NULL AND id IS NULL', uid);
       this.#sql.run(
         `DELETE FROM taken WHERE seq IN (SELECT seq FROM taken WHERE uid=? AND lasting=0 AND lines IS NULL
@@ -176,6 +191,10 @@ export class SampleIntake {
     });
     this.#db.exec('PRAGMA incremental_vacuum(256)');
     return true;
+  }
+
+  #endFlush(uid: string): void {
+    this.#sql.run('UPDATE dataset SET offset=NULL, up_to=NULL WHERE uid=?', uid);
   }
 
   /** What waits, oldest first: up to a row, or as much as goes at once. */
@@ -220,7 +239,10 @@ export class SampleIntake {
   /** Forgets datasets that have not been here for long. */
   forgetOld(nowMs: number): void {
     const old = this.#sql
-      .all('SELECT uid FROM dataset WHERE seen < ?', nowMs - FORGOTTEN_MS)
+      .all(
+        'SELECT uid FROM dataset d WHERE seen < ? AND NOT EXISTS (SELECT 1 FROM taken t WHERE t.uid=d.uid AND t.lines IS NOT NULL)',
+        nowMs - FORGOTTEN_MS,
+      )
       .map((r) => String(r['uid']));
     for (const uid of old)
       transaction(this.#db, () => {
@@ -232,4 +254,8 @@ export class SampleIntake {
   close(): void {
     this.#db.close();
   }
+}
+
+function sizeOf(path: string): number {
+  return existsSync(path) ? statSync(path).size : 0;
 }

@@ -10,6 +10,9 @@ export interface MqttOptions {
 
 const RECONNECT_MS = 2_000;
 const CONNECT_MS = 15_000;
+/** After there was no room, or a fault, the broker is left alone for a while. */
+const PAUSE_MS = 2_000;
+const FAREWELL_MS = 1_000;
 const MAX_MESSAGE_BYTES = 4 * 1024 * 1024;
 
 function connection({ credentials, dataset }: SourceContext<MqttOptions>): IClientOptions {
@@ -24,7 +27,6 @@ function connection({ credentials, dataset }: SourceContext<MqttOptions>): IClie
     reconnectPeriod: RECONNECT_MS,
     connectTimeout: CONNECT_MS,
     resubscribe: true,
-    manualConnect: true,
     ...(username === undefined ? {} : { username }),
     ...(password === undefined ? {} : { password }),
     ...(ca === undefined ? {} : { ca }),
@@ -35,8 +37,10 @@ function connection({ credentials, dataset }: SourceContext<MqttOptions>): IClie
 
 type Packet = Parameters<MqttClient['handleMessage']>[0];
 
-function deliveryOf({ payload, qos, messageId, dup }: Packet): Delivery {
+function deliveryOf({ payload, qos, messageId, dup, retain, topic }: Packet): Delivery {
   const bytes = Buffer.from(payload);
+  // What a broker retains comes at every subscription.
+  if (retain) return { payload: bytes, id: `retained:${topic}:${digestOf(bytes)}` };
   if (qos === 0 || messageId === undefined) return { payload: bytes };
   // Numbers of messages are used again; a broker that repeats itself says so.
   return { payload: bytes, id: `${messageId}:${digestOf(bytes)}`, mayRepeat: dup };
@@ -51,6 +55,9 @@ export class MqttSource implements SampleSource {
   readonly #client: MqttClient;
   #health: SourceHealth = { state: 'Connecting', message: 'not connected yet' };
   #isPaused = false;
+  /** Room that is waited for, and when it is looked for. */
+  #wantedBytes = 1;
+  #resumeAtMs = 0;
 
   private constructor(context: SourceContext<MqttOptions>, client: MqttClient) {
     this.#context = context;
@@ -60,6 +67,7 @@ export class MqttSource implements SampleSource {
     client.handleMessage = (packet, done) => this.#receive(packet, done);
     client.on('connect', () => {
       client.subscribe([...options.topics], { qos }, (error, granted) => {
+        if (this.#isPaused) return;
         const refused = (granted ?? []).filter((g) => g.qos > 2).map((g) => g.topic);
         if (error || refused.length > 0)
           this.#health = {
@@ -75,13 +83,11 @@ export class MqttSource implements SampleSource {
     });
   }
 
-  /** Connects in the background; the library is loaded only where a dataset needs it. */
+  /** Connects in the background; handlers are there before anything comes. The library is loaded only where a dataset needs it. */
   static async open(context: SourceContext<MqttOptions>): Promise<MqttSource> {
     const { connect } = await import('mqtt');
     const client = connect(context.options.address, connection(context));
-    const source = new MqttSource(context, client);
-    client.connect();
-    return source;
+    return new MqttSource(context, client);
   }
 
   health(): SourceHealth {
@@ -96,13 +102,26 @@ export class MqttSource implements SampleSource {
     const { sink } = this.#context;
     if (this.#isPaused) return;
     try {
-      const delivery = deliveryOf(packet);
-      if (delivery.payload.length > MAX_MESSAGE_BYTES)
-        sink.refuse(delivery, `a message is larger than ${MAX_MESSAGE_BYTES} bytes`);
-      else sink.take(delivery);
+      const { topic, payload } = packet;
+      const isOurs = this.#context.options.topics.some((filter) => matches(filter, topic));
+      if (isOurs && payload.length > MAX_MESSAGE_BYTES)
+        sink.refuse({}, `a message is larger than ${MAX_MESSAGE_BYTES} bytes`);
+      else if (isOurs) this.#take(packet);
       done();
     } catch (error) {
+      this.#wantedBytes = packet.payload.length;
       this.#pause(error);
+    }
+  }
+
+  /** A message that can never be taken is counted, and does not hold up the others. */
+  #take(packet: Packet): void {
+    const { sink } = this.#context;
+    try {
+      sink.take(deliveryOf(packet));
+    } catch (error) {
+      if (!isShoalError(error) || error.code !== 'invalid_argument') throw error;
+      sink.refuse({}, messageOf(error));
     }
   }
 
@@ -111,18 +130,37 @@ export class MqttSource implements SampleSource {
     const state = isShoalError(error) && error.code === 'resource_exhausted' ? 'Full' : 'Failed';
     this.#isPaused = true;
     this.#health = { state, message: messageOf(error) };
+    this.#resumeAtMs = this.#context.clock.monotonic() + PAUSE_MS;
     this.#client.end(true);
   }
 
   poll(): void {
-    if (!this.#isPaused || !this.#context.sink.hasRoom()) return;
+    const { clock, sink } = this.#context;
+    if (!this.#isPaused || clock.monotonic() < this.#resumeAtMs) return;
+    if (!sink.hasRoom(this.#wantedBytes)) return;
     this.#isPaused = false;
     this.#health = { state: 'Connecting', message: 'connecting again' };
     this.#client.reconnect();
   }
 
-  async close(): Promise<void> {
+  async close(isForGood: boolean): Promise<void> {
     this.#isPaused = true;
+    // The broker need not keep anything for a dataset that is gone.
+    if (isForGood && this.#client.connected)
+      await Promise.race([
+        this.#client.unsubscribeAsync([...this.#context.options.topics]).catch(() => undefined),
+        this.#context.clock.sleep(FAREWELL_MS),
+      ]);
     await this.#client.endAsync(true).catch(() => undefined);
   }
+}
+
+/** Whether a topic is one of a filter: `+` is one level, `#` all that follow. */
+export function matches(filter: string, topic: string): boolean {
+  const [wanted, levels] = [filter.split('/'), topic.split('/')];
+  for (const [i, level] of wanted.entries()) {
+    if (level === '#') return true;
+    if (i >= levels.length || (level !== '+' && level !== levels[i])) return false;
+  }
+  return wanted.length === levels.length;
 }

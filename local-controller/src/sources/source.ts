@@ -37,8 +37,8 @@ export interface SampleSink {
   refuse(delivery: Omit<Delivery, 'payload'>, reason: string): void;
   /** Forgets ids of lasting deliveries but these. */
   keepOnly(ids: ReadonlySet<string>): void;
-  /** Whether there is room. */
-  hasRoom(): boolean;
+  /** Whether there is room for so many bytes. */
+  hasRoom(bytes: number): boolean;
 }
 
 /** How a source is. */
@@ -53,7 +53,8 @@ export interface SampleSource {
   health(): SourceHealth;
   /** Called at every look at the datasets, never twice at a time. */
   poll?(): void | Promise<void>;
-  close(): void | Promise<void>;
+  /** @param isForGood The dataset is gone, or has another source now: nobody should wait for it. */
+  close(isForGood: boolean): void | Promise<void>;
 }
 
 /** What a source is made with. */

@@ -5,6 +5,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readFileSync,
+  renameSync,
   rmSync,
   truncateSync,
   utimesSync,
@@ -22,6 +23,7 @@ import { datasetFormat } from '../dataset/formats.ts';
 import { sampleLines } from '../dataset/lines.ts';
 import { EdgeDatabase } from '../store/database.ts';
 import { SampleIntake } from './intake.ts';
+import { matches } from './mqtt.ts';
 import { loadPlugins } from './plugins.ts';
 import { DatasetSources } from './sources.ts';
 
@@ -89,7 +91,7 @@ class Node {
   }
 
   post(payload: string, more: { token?: string; isLocal?: boolean; id?: string } = {}): unknown {
-    return this.sources.accept('default', 'readings', {
+    return this.sources.requests('default', 'readings').accept({
       token: undefined,
       isLocal: true,
       id: undefined,
@@ -125,34 +127,49 @@ describe('what comes in, as lines', () => {
     sampleLines(Buffer.from(text), datasetFormat(format), header);
 
   test('one object, a list, a line each; what is no sample is named', () => {
-    expect(lines('{"a": 1}', 'jsonl')).toEqual({ lines: ['{"a":1}'], refused: [] });
+    expect(lines('{"t": 1700000000000000001}', 'jsonl')).toEqual({
+      lines: ['{"t": 1700000000000000001}'],
+      refused: [],
+      rejected: 0,
+    });
     expect(lines('[{"a":1},{"a":2}]', 'jsonl')).toMatchObject({ lines: ['{"a":1}', '{"a":2}'] });
     expect(lines('{"a":1}\n\n{"a":2}\r\n', 'jsonl')).toMatchObject({
       lines: ['{"a":1}', '{"a":2}'],
     });
-    expect(lines('{\n "a": 1\n}', 'jsonl')).toEqual({ lines: ['{"a":1}'], refused: [] });
+    expect(lines('{\n "a": 1\n}', 'jsonl')).toMatchObject({ lines: ['{"a":1}'], refused: [] });
+    const many = lines(`[${'1,'.repeat(60_000)}1]`, 'jsonl') as { refused: string[] };
+    expect(many.refused).toEqual(['it has 60001 samples; send at most 50000 at a time']);
+    expect(lines(`[${'1,'.repeat(99)}1]`, 'jsonl')).toMatchObject({
+      refused: Array.from({ length: 20 }, () => 'a sample is a JSON object'),
+      rejected: 100,
+    });
     expect(lines('[1, {"a":2}]', 'jsonl')).toEqual({
       lines: ['{"a":2}'],
       refused: ['a sample is a JSON object'],
+      rejected: 1,
     });
     expect(lines('{"a":', 'jsonl')).toMatchObject({ refused: [expect.stringMatching(/not JSON/)] });
     expect(sampleLines(Buffer.from([0xff, 0xfe]), datasetFormat('txt'), [])).toEqual({
       lines: [],
       refused: ['it is not UTF-8 text'],
+      rejected: 1,
     });
   });
 
   test('CSV by columns, from text and from objects; a header that comes along is left out', () => {
     const header = ['t', 'name', 'y'];
-    expect(lines('t,name,y\n1,"a,b",0\n', 'csv', header)).toEqual({
-      lines: ['1,"a,b",0'],
-      refused: [],
-    });
+    for (const head of ['t,name,y', '"t", "name" ,y'])
+      expect(lines(`${head}\n1,"a,b",0\n`, 'csv', header)).toEqual({
+        lines: ['1,"a,b",0'],
+        refused: [],
+        rejected: 0,
+      });
     expect(lines('{"y":1,"name":"x, \\"q\\"","t":2}', 'csv', header)).toEqual({
       lines: ['2,"x, ""q""",1'],
       refused: [],
+      rejected: 0,
     });
-    expect(lines('1,2\n1,"2,3', 'csv', header)).toEqual({
+    expect(lines('1,2\n1,"2,3', 'csv', header)).toMatchObject({
       lines: [],
       refused: ['it has 2 columns, the dataset has 3', 'it has a quote that is not closed'],
     });
@@ -189,9 +206,10 @@ describe('the intake', () => {
               payload: Buffer.alloc(0),
               ...(id === undefined ? {} : { id: `${id}` }),
             };
-            intake.take('u', delivery, { lines: text, refused: [] }, i);
+            intake.take('u', delivery, { lines: text, refused: [], rejected: 0 }, i);
             if (id === undefined || !seen.has(id)) expected.push(...text);
-            if (id !== undefined) seen.add(id);
+            // Of what had no sample nothing is remembered.
+            if (id !== undefined && lines > 0) seen.add(id);
             // The process ends somewhere while it appends: all, some or none of it is in the file.
             const before = existsSync(path) ? readFileSync(path).length : 0;
             const copy = join(folder, `copy-${i}.db`);
@@ -274,11 +292,14 @@ describe('the folder', () => {
     });
     await node.look();
     expect(node.status).toMatchObject({ state: 'Failed', message: expect.stringMatching(/in/) });
-    put('a.log', '{"n":1}\nnonsense\n');
+    put('a.log', '{"n":1}\n');
+    put('bad.log', 'nonsense\n');
     put('b.txt', '{"n":2}\n');
     await node.look();
     expect(node.lines()).toEqual(['{"n":1}']);
     expect(existsSync(join(dir, 'in', 'a.log'))).toBe(false);
+    // What was refused is left for somebody to look at.
+    expect(existsSync(join(dir, 'in', 'bad.log'))).toBe(true);
     expect(existsSync(join(dir, 'in', 'b.txt'))).toBe(true);
     expect(node.status).toMatchObject({
       state: 'Running',
@@ -286,6 +307,60 @@ describe('the folder', () => {
       rejected: 1,
       lastRejection: expect.stringMatching(/not JSON/),
     });
+  });
+});
+
+describe('what is remembered', () => {
+  test('outlasts a week in a drawer, and a folder that is away for a moment', async () => {
+    mkdirSync(join(dir, 'in'), { recursive: true });
+    writeFileSync(join(dir, 'in', 'a.jsonl'), '{"n":1}\n');
+    utimesSync(join(dir, 'in', 'a.jsonl'), 1_000, 1_000);
+    const spec = { source: { directory: { path: '/in' } } };
+    const node = new Node(spec);
+    await node.look();
+    renameSync(join(dir, 'in'), join(dir, 'away'));
+    mkdirSync(join(dir, 'in'));
+    await node.look();
+    rmSync(join(dir, 'in'), { recursive: true });
+    renameSync(join(dir, 'away'), join(dir, 'in'));
+    await node.look();
+    await node.close();
+    const db = new DatabaseSync(join(dir, 'sources.db'));
+    db.exec('UPDATE dataset SET seen=0');
+    db.close();
+    const again = new Node(spec);
+    await again.look();
+    expect(again.lines()).toEqual(['{"n":1}']);
+    expect(again.status?.received).toBe(1);
+  });
+
+  test('what was refused is refused again, and takes no room', async () => {
+    const node = new Node({ source: { http: {}, maxBytes: 2_048 } });
+    await node.look();
+    const refused = { samples: 0, refused: [expect.stringMatching(/not JSON/)] };
+    expect(node.post('nonsense', { id: 'k' })).toEqual(refused);
+    expect(node.post('nonsense', { id: 'k' })).toEqual(refused);
+    expect(node.codeOf(() => node.post('x'.repeat(3_000)))).toMatch(
+      /^invalid_argument: .*maxBytes/,
+    );
+    for (let i = 0; i < 50; i++) node.post('nonsense', { id: `k${i}` });
+    const db = new DatabaseSync(join(dir, 'sources.db'), { readOnly: true });
+    expect(db.prepare('SELECT count(*) AS n FROM taken').get()).toEqual({ n: 0 });
+    db.close();
+  });
+
+  test('an append that failed says nothing of where lines will go', () => {
+    const path = join(dir, 'data.txt');
+    const intake = new SampleIntake(join(dir, 'intake.db'));
+    closing.push(() => intake.close());
+    intake.begin('u', path, 0);
+    writeFileSync(path, 'half a li'); // somebody is writing
+    const lines = { lines: ['5'], refused: [], rejected: 0 };
+    intake.take('u', { payload: Buffer.alloc(0) }, lines, 0);
+    expect(intake.flush().size).toBe(1);
+    appendFileSync(path, 'ne\n15\n');
+    expect(intake.flush().size).toBe(0);
+    expect(readFileSync(path, 'utf8')).toBe('half a line\n15\n5\n');
   });
 });
 
@@ -304,7 +379,7 @@ describe('requests', () => {
     );
     await node.look();
     expect(node.lines()).toEqual(['{"n":1}', '{"n":1}']);
-    expect(node.codeOf(() => node.sources.accept('default', 'other', REQUEST))).toMatch(
+    expect(node.codeOf(() => node.sources.requests('default', 'other').accept(REQUEST))).toMatch(
       /^not_found/,
     );
   });
@@ -345,6 +420,14 @@ describe('requests', () => {
 });
 
 const REQUEST = { token: undefined, isLocal: true, id: undefined, payload: Buffer.from('{}') };
+
+test('topics by filters', () => {
+  const of = (filter: string, ...topics: string[]): boolean[] =>
+    topics.map((topic) => matches(filter, topic));
+  expect(of('a/+/c', 'a/b/c', 'a/b', 'a/b/c/d', 'x/b/c')).toEqual([true, false, false, false]);
+  expect(of('a/#', 'a', 'a/b', 'a/b/c', 'b')).toEqual([true, true, true, false]);
+  expect(of('#', 'a', 'a/b')).toEqual([true, true]);
+});
 
 describe('a broker', () => {
   const until = async (body: () => boolean): Promise<void> => {
@@ -439,6 +522,12 @@ describe('sources of the node’s own', () => {
     expect(both.status).toMatchObject({
       state: 'Failed',
       message: expect.stringMatching(/exactly one of/),
+    });
+    const poor = new Node({ source: { http: { credentialName: 's' } }, credentials: {} });
+    await poor.look();
+    expect(poor.status).toMatchObject({
+      state: 'Failed',
+      message: expect.stringMatching(/no token/),
     });
     const remote = new Node({ url: 's3://b/k.jsonl', source: { http: {} } });
     await remote.look();

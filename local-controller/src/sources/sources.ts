@@ -17,7 +17,7 @@ import { readHeader, sampleLines } from '../dataset/lines.ts';
 import { isRemote } from '../dataset/remote-url.ts';
 import type { EdgeDatabase } from '../store/database.ts';
 import { DirectorySource } from './directory.ts';
-import { HttpSource, type SampleRequest } from './http.ts';
+import { HttpSource } from './http.ts';
 import type { SampleIntake } from './intake.ts';
 import { MqttSource } from './mqtt.ts';
 import type { PluginFactories } from './plugins.ts';
@@ -65,6 +65,7 @@ export class DatasetSources {
   readonly #running = new Map<string, Running>();
   readonly #busy = new Set<string>();
   #flushFaults: ReadonlyMap<string, unknown> = new Map();
+  #isClosed = false;
 
   constructor(ports: SourcePorts) {
     this.#ports = ports;
@@ -84,13 +85,14 @@ export class DatasetSources {
     for (const dataset of this.#datasets()) {
       const { uid = '' } = dataset.metadata;
       here.add(uid);
+      this.#seen(dataset);
       void this.#guarded(uid, async () => {
         await this.#ensure(dataset);
         await this.#running.get(uid)?.source?.poll?.();
       });
     }
     for (const uid of this.#running.keys())
-      if (!here.has(uid)) void this.#guarded(uid, async () => await this.#stop(uid));
+      if (!here.has(uid)) void this.#guarded(uid, async () => await this.#stop(uid, true));
     this.#flushFaults = intake.flush();
     intake.forgetOld(clock.now());
   }
@@ -107,10 +109,19 @@ export class DatasetSources {
     }
   }
 
-  async #stop(uid: string): Promise<void> {
+  async #stop(uid: string, isForGood: boolean): Promise<void> {
     const running = this.#running.get(uid);
     this.#running.delete(uid);
-    await running?.source?.close();
+    await running?.source?.close(isForGood);
+  }
+
+  /** The dataset is here, whatever becomes of its source: what it got before is remembered. */
+  #seen(dataset: DatasetAssignment): void {
+    try {
+      this.#begin(dataset);
+    } catch {
+      // Its source will say what is wrong with it.
+    }
   }
 
   async #ensure(dataset: DatasetAssignment): Promise<void> {
@@ -119,14 +130,14 @@ export class DatasetSources {
     const digest = digestOf(canonicalJson(dataset.spec));
     const known = this.#running.get(uid);
     const isDue = known?.source === undefined && clock.now() >= (known?.retryAtMs ?? 0);
-    if (known?.digest === digest && !isDue) {
-      this.#begin(dataset);
-      return;
-    }
-    await this.#stop(uid);
+    if (known?.digest === digest && !isDue) return;
+    // Not for good: between two subscriptions nothing may be lost.
+    await this.#stop(uid, false);
     const retryAtMs = clock.now() + RETRY_MS;
     try {
-      this.#running.set(uid, { digest, source: await this.#open(dataset), retryAtMs });
+      const source = await this.#open(dataset);
+      if (this.#isClosed) return void (await source.close(false));
+      this.#running.set(uid, { digest, source, retryAtMs });
       logger.info('source of samples started', { dataset: name });
     } catch (error) {
       const fault = messageOf(error);
@@ -162,7 +173,7 @@ export class DatasetSources {
       return await MqttSource.open({ ...context, options: spec.mqtt });
     if (kind === 'directory' && spec.directory)
       return new DirectorySource({ ...context, options: spec.directory });
-    if (kind === 'http') return new HttpSource(context);
+    if (kind === 'http') return new HttpSource({ ...context, options: spec.http ?? {} });
     return await this.#plugin(context, spec.plugin);
   }
 
@@ -205,6 +216,11 @@ export class DatasetSources {
     return {
       take: (delivery): Taken => {
         if (intake.isKnown(uid, delivery)) return { samples: 0, refused: [] };
+        if (delivery.payload.length > maxBytes)
+          throw new ShoalError(
+            'invalid_argument',
+            `${delivery.payload.length} bytes are more than spec.source.maxBytes (${maxBytes}) will ever hold`,
+          );
         if (!hasRoom(delivery.payload.length))
           throw new ShoalError(
             'resource_exhausted',
@@ -222,30 +238,29 @@ export class DatasetSources {
         void intake.take(
           uid,
           { ...delivery, payload: Buffer.alloc(0) },
-          { lines: [], refused: [reason] },
+          { lines: [], refused: [reason], rejected: 1 },
           clock.now(),
         ),
       keepOnly: (ids) => intake.keepOnly(uid, ids),
-      hasRoom: () => hasRoom(1),
+      hasRoom,
     };
   }
 
   /**
-   * Takes the samples of a request for a dataset.
+   * Who takes requests for a dataset here.
    *
-   * @throws ShoalError `not_found` when the dataset takes no requests here; else as {@link HttpSource.accept}.
+   * @throws ShoalError `not_found`.
    */
-  accept(namespace: string, name: string, request: SampleRequest): Taken {
+  requests(namespace: string, name: string): Pick<HttpSource, 'admit' | 'accept'> {
     const found = this.#datasets().find(
       ({ metadata }) => metadata.namespace === namespace && metadata.name === name,
     );
     const source = this.#running.get(found?.metadata.uid ?? '')?.source;
-    if (!(source instanceof HttpSource))
-      throw new ShoalError(
-        'not_found',
-        `dataset ${namespace}/${name} takes no samples by HTTP on this node; set spec.source.http`,
-      );
-    return source.accept(request);
+    if (source instanceof HttpSource) return source;
+    throw new ShoalError(
+      'not_found',
+      `dataset ${namespace}/${name} takes no samples by HTTP on this node; set spec.source.http`,
+    );
   }
 
   /** What the cloud is told of a dataset’s source. */
@@ -275,7 +290,11 @@ export class DatasetSources {
   }
 
   async close(): Promise<void> {
-    for (const uid of this.#running.keys()) await this.#stop(uid);
+    this.#isClosed = true;
+    for (const uid of this.#running.keys())
+      await this.#stop(uid, false).catch((error: unknown) =>
+        this.#ports.logger.warn('a source did not close', { reason: messageOf(error) }),
+      );
     this.#ports.intake.flush();
     this.#ports.intake.close();
   }

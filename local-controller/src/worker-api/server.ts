@@ -14,7 +14,7 @@ import {
   type Logger,
   messageOf,
 } from '@shoal/core';
-import fastify, { type FastifyInstance } from 'fastify';
+import fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
 import type { StageJobs } from '../jobs/stage-jobs.ts';
 import type { Link } from '../link/link.ts';
 import { serviceTarget } from '../link/relay.ts';
@@ -30,7 +30,7 @@ export interface WorkerApiOptions {
   /** Jobs with stages, by the lowercase kind workers send. */
   readonly stageJobs: Readonly<Record<string, StageJobs>>;
   readonly hardExamples: HardExamples;
-  readonly sources: Pick<DatasetSources, 'accept'>;
+  readonly sources: Pick<DatasetSources, 'requests'>;
   readonly models: Pick<ModelStore, 'fetch'>;
   readonly metrics: Pick<NodeMetrics, 'text'>;
   /** A stream to a service of the cloud. */
@@ -168,8 +168,11 @@ function serveEdge(server: FastifyInstance, { stageJobs }: WorkerApiOptions): vo
   });
   void server.register((scope, _options, done) => {
     scope.addHook('onRequest', async (request, reply) => {
-      if (isLocal(request.socket)) return;
-      await reply.code(403).send({ message: 'only the node itself may ask this' });
+      // A page in a browser of this machine is not somebody beside it.
+      const { origin, 'content-type': type = '' } = request.headers;
+      const isForm = request.method === 'POST' && !type.startsWith('application/json');
+      if (isLocal(request.socket) && origin === undefined && !isForm) return;
+      await reply.code(403).send({ message: 'only the node itself may ask this, in JSON' });
     });
     scope.get('/shoal/edge/rollouts', () => state());
     scope.post('/shoal/edge/release', (request) => {
@@ -186,10 +189,9 @@ function serveEdge(server: FastifyInstance, { stageJobs }: WorkerApiOptions): vo
   });
 }
 
-function isLocal({ remoteAddress, localAddress }: Socket): boolean {
-  if (remoteAddress === undefined) return false;
-  const isLoopback = /^(::ffff:)?127\.|^::1$/.test(remoteAddress);
-  return isLoopback || remoteAddress === localAddress;
+/** Over the loopback device: what comes from the node’s own address may have been sent on from elsewhere. */
+function isLocal({ remoteAddress = '' }: Socket): boolean {
+  return /^(::ffff:)?127\.|^::1$/.test(remoteAddress);
 }
 
 /** Samples that devices push: `POST /shoal/datasets/<namespace>/<name>/samples`. */
@@ -198,22 +200,29 @@ function serveDatasetSamples(server: FastifyInstance, options: WorkerApiOptions)
     scope.removeAllContentTypeParsers();
     const limits = { parseAs: 'buffer', bodyLimit: MAX_SAMPLES_BYTES } as const;
     scope.addContentTypeParser('*', limits, (_request, body, parsed) => parsed(null, body));
-    scope.post<{ Params: { namespace: string; name: string } }>(
+    type Sender = { Params: { namespace: string; name: string } };
+    const sender = ({ headers, socket }: FastifyRequest<Sender>) => ({
+      token: /^Bearer (.+)$/i.exec(headers.authorization ?? '')?.[1],
+      isLocal: isLocal(socket),
+    });
+    scope.post<Sender>(
       '/shoal/datasets/:namespace/:name/samples',
-      { bodyLimit: MAX_SAMPLES_BYTES },
+      {
+        bodyLimit: MAX_SAMPLES_BYTES,
+        onRequest: (request, _reply, next) => {
+          const { namespace, name } = request.params;
+          options.sources.requests(namespace, name).admit(sender(request));
+          next();
+        },
+      },
       (request, reply) => {
-        const { authorization } = request.headers;
+        const { namespace, name } = request.params;
         const key = request.headers['idempotency-key'];
-        const { samples, refused } = options.sources.accept(
-          request.params.namespace,
-          request.params.name,
-          {
-            token: /^Bearer (.+)$/i.exec(authorization ?? '')?.[1],
-            isLocal: isLocal(request.socket),
-            id: typeof key === 'string' ? key : undefined,
-            payload: Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0),
-          },
-        );
+        const { samples, refused } = options.sources.requests(namespace, name).accept({
+          ...sender(request),
+          id: typeof key === 'string' ? key : undefined,
+          payload: Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0),
+        });
         // All of it fits no line of the dataset: nobody should believe that it was taken.
         const isRefused = samples === 0 && refused.length > 0;
         return reply.code(isRefused ? 422 : 200).send({ taken: samples, refused });

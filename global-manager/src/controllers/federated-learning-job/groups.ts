@@ -34,7 +34,12 @@ export function participantPlaces(
   });
 }
 
-const HYPER_PARAMETERS = ['epochs', 'batchSize', 'learningRate'];
+function isHyperParameter(key: string, value: number): boolean {
+  if (!Number.isFinite(value) || value <= 0) return false;
+  return (
+    key === 'learningRate' || (['epochs', 'batchSize'].includes(key) && Number.isInteger(value))
+  );
+}
 
 /**
  * What differs for each participant: that of the group its node is in.
@@ -49,10 +54,10 @@ export function participantGroups(
   requireOverrides(groups, ['parameters', 'resources', 'env']);
   for (const [i, { overrides }] of groups.entries())
     for (const { key, value } of overrides?.parameters ?? [])
-      if (!HYPER_PARAMETERS.includes(key) || !(Number(value) > 0))
+      if (!isHyperParameter(key, Number(value)))
         throw new ShoalError(
           'invalid_argument',
-          `spec.placement.groups[${i}].overrides.parameters: "${key}: ${value}" is none of ${HYPER_PARAMETERS.join(', ')} with a number above 0`,
+          `spec.placement.groups[${i}].overrides.parameters: "${key}: ${value}" is none of epochs, batchSize (whole numbers above 0) and learningRate (a number above 0)`,
         );
   return places.map((p) => groups.find((g) => g.name === p.group));
 }

@@ -247,8 +247,11 @@ export function jobStatus(at: {
   const phase = phaseFrom(pods, workers);
   const count = (p: string): number => pods.filter((pod) => phaseOf(pod) === p).length;
   const ended = phase === 'Succeeded' || phase === 'Failed';
+  const { placement: before, ...status } = job.status ?? {};
+  const kept = job.spec.placement?.groups && before ? { placement: before } : {};
   return {
-    ...job.status,
+    ...status,
+    ...kept,
     ...federationFigures(job, pods, records),
     ...placementOf(at),
     conditions: appendCondition(

@@ -308,7 +308,8 @@ export function slotDigest(job: FederatedLearningJob, slot: Slot, resolved: Reso
       pretrained: resolved.pretrained?.spec ?? null,
       dataset: slot.dataset?.spec ?? null,
       groups: resolved.groups,
-      ...(slot.placed ? { placed: slot.placed } : {}),
+      // A label alone restarts nobody: only what differs counts.
+      ...(slot.placed?.overrides ? { overrides: slot.placed.overrides } : {}),
       workers: job.spec.trainingWorkers.length,
     }),
   ).slice(7, 23);

@@ -65,8 +65,9 @@ export function assignments(
     ...(guards.length > 0 ? { guards } : {}),
     ...(pin ? { pinned: pin } : {}),
   };
+  const groupOf = new Map(inputs.placed?.map((p) => [p.node, p.group.name]));
   return addressed(inputs, own, (node) => {
-    const group = inputs.placed?.find((p) => p.node === node)?.group.name;
+    const group = groupOf.get(node);
     const model = group === undefined ? undefined : references.groupModels.get(group);
     return model ? { deployModel: stageModel(model) } : {};
   });

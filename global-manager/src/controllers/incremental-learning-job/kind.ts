@@ -5,6 +5,7 @@ import { sharedPart } from '../../placement/status.ts';
 import type { ObjectCache } from '../../reconcile/object-cache.ts';
 import { requireDataset, requireGrowingDataset, requireModel } from '../references.ts';
 import { expectOutputDir, isRemote } from '../stage-job/output-dir.ts';
+import { servingDigest } from '../stage-job/serving-pods.ts';
 import type { PlacedWorker, StageJobKind } from '../stage-job/stage-job.ts';
 import { assignments, type IncrementalReferences } from './assignment.ts';
 import { HardExampleLoop, type LoopPorts } from './hard-example-loop.ts';
@@ -44,9 +45,21 @@ function resolveReferences(
       'invalid_argument',
       'spec.deploySpec.rollout needs spec.deploySpec.model.hotUpdateEnabled: models are swapped inside the workers, node by node',
     );
+  if (deploySpec.rollout && /^[a-z0-9+.-]+:\/\//i.test(deployModel.spec.url))
+    throw new ShoalError(
+      'invalid_argument',
+      `spec.deploySpec.rollout: Model "${deploySpec.model.name}" is at ${deployModel.spec.url}, to which nodes could not go back; give it a host path or a blob: address`,
+    );
   const groupModels = (spec.placement?.groups ?? []).flatMap(({ name, overrides }, i) => {
     const field = `spec.placement.groups[${i}].overrides.model.name`;
-    return overrides?.model ? [[name, model(overrides.model.name, field)] as const] : [];
+    if (!overrides?.model) return [];
+    const found = model(overrides.model.name, field);
+    if (isRemote(found.spec.url) && deploySpec.model.hotUpdateEnabled !== true)
+      throw new ShoalError(
+        'invalid_argument',
+        `${field}: Model "${overrides.model.name}" is at ${found.spec.url}, which cannot be replaced; give it a host path, or set hotUpdateEnabled`,
+      );
+    return [[name, found] as const];
   });
   return {
     dataset: found,
@@ -92,8 +105,8 @@ export function incrementalLearning(
     hotUpdate: (job) => job.spec.deploySpec.model.hotUpdateEnabled === true,
     // The model is served from the start.
     isServed: () => true,
-    createInferencePod: async (job, references, placed) =>
-      await createInferencePod(job, { model: servedModel(references, placed), placed }, ports),
+    createInferencePod: async (job, references, at) =>
+      await createInferencePod(job, { ...at, model: servedModel(references, at.placed) }, ports),
     checkPlacement: ({ spec }, { groups }) => {
       requireOverrides(groups, ['model', 'parameters', 'threshold', 'resources', 'env']);
       for (const { overrides } of groups) miningOf(spec.deploySpec.hardExampleMining, overrides);
@@ -108,6 +121,13 @@ export function incrementalLearning(
         ...sharedPart(overrides),
       };
     },
+    servingDigest: ({ spec }, references, { group }) =>
+      servingDigest({
+        overrides: group.overrides ?? null,
+        model: (references.groupModels.get(group.name) ?? references.deployModel).spec,
+        template: spec.deploySpec.template,
+        mining: spec.deploySpec.hardExampleMining,
+      }),
     rollout: (job) => job.spec.deploySpec.rollout,
     createStagePod: async (job, { dataset, guardDatasets }, at) => {
       const { url: datasetUrl, nodeName: datasetNode, credentialName } = dataset.spec;

@@ -7,7 +7,6 @@ import {
   stageName,
 } from '@shoal/api';
 import type { KubeObject } from '../../kube/kube-api.ts';
-import { NODE_LABEL, nodeLabel } from '../../placement/groups.ts';
 import { miningOf, templateOf } from '../../placement/overrides.ts';
 import { buildPodTemplate } from '../../worker-pod/build.ts';
 import { secretEnvironment } from '../../worker-pod/secrets.ts';
@@ -20,6 +19,7 @@ import {
   ROUND_LABEL,
   type WorkerPorts,
 } from '../stage-job/pods.ts';
+import { placedLabels } from '../stage-job/serving-pods.ts';
 import type { PlacedWorker } from '../stage-job/stage-job.ts';
 
 const HOT_UPDATE_DIR = '/model-hot-update';
@@ -132,7 +132,7 @@ function loopEnvironment({ hardExamples, deploySpec }: IncrementalLearningJob['s
 /** Creates the pod that serves the deployed model. */
 export async function createInferencePod(
   job: IncrementalLearningJob,
-  at: { readonly model: Model; readonly placed: PlacedWorker | undefined },
+  at: { readonly model: Model; readonly placed: PlacedWorker | undefined; readonly digest: string },
   ports: WorkerPorts,
 ): Promise<KubeObject> {
   const { deploySpec } = job.spec;
@@ -183,7 +183,7 @@ export async function createInferencePod(
       model.spec.credentialName,
     ),
     hostNetwork: true,
-    labels: placed ? { [NODE_LABEL]: nodeLabel(placed.node) } : {},
+    labels: placed ? placedLabels(placed.node, at.digest) : {},
     initializer: ports,
   });
   return await createPod(job, { type: 'inference', template }, ports.api);

@@ -208,7 +208,11 @@ export class JointInferenceReconciler implements Reconciler {
   async #tell(service: JointInferenceService, conditions: readonly Condition[]): Promise<void> {
     const last = conditions.at(-1);
     const before = service.status?.conditions?.at(-1);
-    if (!last || (before?.reason === last.reason && before?.message === last.message)) return;
+    if (!last) return;
+    const isSame = before?.reason === last.reason && before?.message === last.message;
+    // How many workers are there already is in the status; an Event for each would be one too many.
+    const isCount = last.type === 'Pending' && before?.reason === last.reason;
+    if (isSame || isCount) return;
     const type = last.type === 'Failed' ? 'Warning' : 'Normal';
     await recordEvent(this.#ports, service, {
       type,

@@ -6,6 +6,7 @@ import type { ObjectCache } from '../../reconcile/object-cache.ts';
 import { requireGrowingDataset } from '../references.ts';
 import { addressed } from '../stage-job/assignment.ts';
 import { expectOutputDir } from '../stage-job/output-dir.ts';
+import { servingDigest } from '../stage-job/serving-pods.ts';
 import type { StageJobKind } from '../stage-job/stage-job.ts';
 import { createInferencePod, createStagePod, type LifelongPorts } from './workers.ts';
 
@@ -42,8 +43,10 @@ export function lifelongLearning(
     isServed: (job, position) =>
       job.status?.deployedModel !== undefined ||
       (position?.stage === 'Deploy' && ['Ready', 'Starting', 'Running'].includes(position.state)),
-    createInferencePod: async (job, _references, placed) =>
-      await createInferencePod(job, { index: deployedIndex(job), placed }, ports),
+    createInferencePod: async (job, _references, at) =>
+      await createInferencePod(job, { ...at, index: deployedIndex(job) }, ports),
+    servingDigest: ({ spec }, _references, { group }) =>
+      servingDigest({ overrides: group.overrides ?? null, template: spec.deploySpec.template }),
     checkPlacement: (_job, { groups }) => requireOverrides(groups, ['resources', 'env']),
     resolvedGroup: (_job, { overrides }) => sharedPart(overrides),
     createStagePod: async (job, { dataset }, at) => {

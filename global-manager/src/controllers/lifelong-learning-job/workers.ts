@@ -8,7 +8,6 @@ import {
   stageName,
 } from '@shoal/api';
 import { type KubeObject, SECRET } from '../../kube/kube-api.ts';
-import { NODE_LABEL, nodeLabel } from '../../placement/groups.ts';
 import { templateOf } from '../../placement/overrides.ts';
 import { buildPodTemplate, ownerReference } from '../../worker-pod/build.ts';
 import { secretEnvironment } from '../../worker-pod/secrets.ts';
@@ -20,6 +19,7 @@ import {
   ROUND_LABEL,
   type WorkerPorts,
 } from '../stage-job/pods.ts';
+import { placedLabels } from '../stage-job/serving-pods.ts';
 import type { PlacedWorker, StagePodInputs } from '../stage-job/stage-job.ts';
 import { newestOutput } from '../stage-job/status.ts';
 
@@ -170,7 +170,11 @@ function edgeStorage(job: LifelongLearningJob, storage: Storage): Storage {
 /** Creates the pod that answers with the tasks of the knowledge base. */
 export async function createInferencePod(
   job: LifelongLearningJob,
-  at: { readonly index: string; readonly placed: PlacedWorker | undefined },
+  at: {
+    readonly index: string;
+    readonly placed: PlacedWorker | undefined;
+    readonly digest: string;
+  },
   ports: LifelongPorts,
 ): Promise<KubeObject> {
   const { index, placed } = at;
@@ -199,7 +203,7 @@ export async function createInferencePod(
     ],
     secretEnv: [],
     hostNetwork: true,
-    labels: placed ? { [NODE_LABEL]: nodeLabel(placed.node) } : {},
+    labels: placed ? placedLabels(placed.node, at.digest) : {},
     initializer: ports,
   });
   return await createPod(job, { type: 'inference', template }, ports.api);

@@ -69,6 +69,8 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
   readonly #ports: StageJobPorts;
   /** Prefix of the labels of its pods. */
   readonly #prefix: string;
+  /** Since when nodes can reach this manager. */
+  readonly #listeningSinceMs: number;
   /** When what goes on beside a job's stages was last written. */
   readonly #noted = new Map<string, number>();
 
@@ -77,6 +79,7 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
     this.#kind = kind;
     this.#ports = ports;
     this.#prefix = `${kind.kind.toLowerCase()}.sedna.io`;
+    this.#listeningSinceMs = ports.clock.now();
   }
 
   watch(enqueue: (key: string) => void): void {
@@ -182,7 +185,9 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
           known.pods,
           {
             placed: known.placed,
-            create: async (at) => await this.#kind.createInferencePod(job, known.references, at),
+            create: async (placed, digest) =>
+              await this.#kind.createInferencePod(job, known.references, { placed, digest }),
+            digest: (at) => this.#kind.servingDigest(job, known.references, at),
           },
           this.#ports,
         )
@@ -217,7 +222,10 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
   #rolloutLookMs({ job, policy }: RolledJob, { stage }: StagePosition): number | undefined {
     const { rollout } = job.status ?? {};
     return stage === 'Deploy' && rollout
-      ? lookAgainMs(rollout, policy, this.#ports.clock.now())
+      ? lookAgainMs(rollout, policy, {
+          nowMs: this.#ports.clock.now(),
+          listeningSinceMs: this.#listeningSinceMs,
+        })
       : undefined;
   }
 
@@ -245,7 +253,11 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
   async #roll(rolled: RolledJob, position: StagePosition): Promise<boolean> {
     const { api, jobs, clock, records } = this.#ports;
     const { job } = rolled;
-    const next = rolloutNow(rolled, position, { records, nowMs: clock.now() });
+    const next = rolloutNow(rolled, position, {
+      records,
+      nowMs: clock.now(),
+      listeningSinceMs: this.#listeningSinceMs,
+    });
     const before = job.status?.rollout;
     if (!next || next === before) return false;
     await writeStatus(api, jobs, job, { ...job.status, rollout: next });

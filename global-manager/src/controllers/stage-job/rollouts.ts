@@ -68,7 +68,11 @@ function standingOf(
 export function rolloutNow(
   rolled: RolledJob,
   position: StagePosition,
-  ports: { readonly records: Records; readonly nowMs: number },
+  ports: {
+    readonly records: Records;
+    readonly nowMs: number;
+    readonly listeningSinceMs: number;
+  },
 ): RolloutStatus | undefined {
   const { job, policy, placed, serving } = rolled;
   const digest = acceptedNow(job, position);
@@ -81,6 +85,7 @@ export function rolloutNow(
     groups: groupNames(job),
     nodes: nodes.map((at) => standingOf(rolled, { ...at, digest }, position, ports.records)),
     nowMs: ports.nowMs,
+    listeningSinceMs: ports.listeningSinceMs,
   };
   const { rollout } = job.status ?? {};
   const { round } = position;
@@ -107,18 +112,19 @@ export function rolledOut(
   { job, policy, placed }: RolledJob,
 ): ReadonlyMap<string, StageAssignment> {
   const { rollout } = job.status ?? {};
-  const groups = groupNames(job);
+  const positions = new Map(groupNames(job).map((name, i) => [name, i]));
+  const groupOf = new Map(placed?.map((p) => [p.node, p.group.name]));
   const told = (node: string, assignment: StageAssignment): StageAssignment => {
     const { accepted, ...rest } = assignment;
+    // A node that was away, or comes later, waits for its release as the others did.
+    const hold = policy.hold === 'edge' ? { hold: true } : {};
     const isBack = rollout?.phase === 'RolledBack' && rollout.digest !== assignment.served;
     if (isBack && rollout.digest !== undefined) return { ...rest, withdrawn: rollout.digest };
-    if (accepted === undefined) return assignment;
+    if (accepted === undefined) return { ...assignment, ...hold };
     // Not begun yet: nobody hears of it.
     if (rollout?.digest !== accepted || rollout.round !== assignment.round) return rest;
-    const group = placed?.find((p) => p.node === node)?.group.name ?? '';
-    const what = toldOf(rollout, policy, Math.max(0, groups.indexOf(group)));
-    if (what === 'serve')
-      return policy.hold === 'edge' ? { ...assignment, hold: true } : assignment;
+    const what = toldOf(rollout, policy, positions.get(groupOf.get(node) ?? '') ?? 0);
+    if (what === 'serve') return { ...assignment, ...hold };
     return what === 'fetch' ? { ...rest, prefetch: accepted } : rest;
   };
   return new Map(

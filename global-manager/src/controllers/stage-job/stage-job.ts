@@ -103,12 +103,14 @@ export interface StageJobKind<Job extends StageJob, References extends StageRefe
   readonly hotUpdate: (job: Job) => boolean;
   /** Whether something is served yet. */
   readonly isServed: (job: Job, position: StagePosition | undefined) => boolean;
-  /** @param placed The node of a group it is for; undefined: where its template says. */
+  /** @param at.placed The node of a group it is for; undefined: where its template says. */
   readonly createInferencePod: (
     job: Job,
     references: References,
-    placed?: PlacedWorker,
+    at: { readonly placed: PlacedWorker | undefined; readonly digest: string },
   ) => Promise<KubeObject>;
+  /** Changes when what a placed worker runs with does: then its pod is replaced. */
+  readonly servingDigest: (job: Job, references: References, placed: PlacedWorker) => string;
   /** Refuses overrides of groups that mean nothing here. @throws ShoalError `invalid_argument`. */
   readonly checkPlacement: (job: Job, placement: Placement) => void;
   /** What workers of a group run with. */
