@@ -1,9 +1,10 @@
-import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
+import type { Readable, Writable } from 'node:stream';
 import { type JsonObject, messageOf, seededRandom } from '@shoal/core';
 import { digitData } from '@shoal/datasets';
 import { createJoinToken } from '@shoal/global-manager';
@@ -21,14 +22,17 @@ const NODE = 'isolated-1';
 
 /** The machine in the namespace, asked line by line. */
 class Machine {
-  readonly #process: ChildProcessWithoutNullStreams;
+  readonly #process: ChildProcessByStdio<Writable, Readable, null>;
   readonly #answers: ((line: string) => void)[] = [];
   readonly ready: Promise<unknown>;
 
   constructor(machine: object) {
     const inside = join(import.meta.dirname, 'isolated-edge-inside.ts');
     const args = ['--net', process.execPath, inside, JSON.stringify(machine)];
-    this.#process = spawn('unshare', args);
+    this.#process = spawn('unshare', args, { stdio: ['pipe', 'pipe', 'ignore'] });
+    this.#process.on('exit', () => {
+      for (const answer of this.#answers.splice(0)) answer('{"status":0,"body":"it has ended"}');
+    });
     createInterface({ input: this.#process.stdout }).on('line', (line) =>
       this.#answers.shift()?.(line),
     );

@@ -90,6 +90,7 @@ export class LinkHub {
   readonly #ready = new Set<Session>();
   readonly #challenges = new Map<string, Challenge>();
   readonly #lastErrors = new Map<string, string>();
+  readonly #silentListeners: ((node: string) => void)[] = [];
   #greetings = 0;
   #turnPlanned = false;
 
@@ -329,15 +330,22 @@ export class LinkHub {
     }
   }
 
+  /** Called with nodes that do not answer any more: whatever else goes over their connection is dead too. */
+  onSilent(listener: (node: string) => void): void {
+    this.#silentListeners.push(listener);
+  }
+
   /** To be called about once a second: pings the silent, ends the dead, settles challenges. */
   tick(): void {
     const now = this.#ports.clock.monotonic();
     for (const session of this.#live.values()) {
       const silentMs = now - session.lastHeardMs;
       if (silentMs >= SILENCE_MS) {
-        this.#lastErrors.set(session.peer.node, 'the edge did not answer for 42 s');
+        const { node } = session.peer;
+        this.#lastErrors.set(node, 'the edge did not answer for 42 s');
         session.close();
         this.#forget(session);
+        for (const listener of this.#silentListeners) listener(node);
       } else if (silentMs >= PING_MS && now - session.lastPingMs >= PING_AGAIN_MS)
         session.ping(now);
     }

@@ -6,7 +6,7 @@ import {
   nodeNamespace,
   nodeObjectName,
 } from '@shoal/api';
-import { isShoalError, type Logger } from '@shoal/core';
+import { type Logger, messageOf } from '@shoal/core';
 import { type KubeApi, type KubeObject, NODE_OBJECT, NODE_RECORD } from '../kube/kube-api.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../reconcile/controller.ts';
 import type { ObjectCache } from '../reconcile/object-cache.ts';
@@ -70,28 +70,34 @@ export class KubeLink implements Reconciler {
 
   async reconcile(namespace: string, node: string): Promise<ReconcileResult> {
     if (!isLinked(this.#ports.nodes.get('', node))) return DONE;
-    try {
-      await this.#tell(namespace, node);
-    } catch (error) {
-      if (!isShoalError(error) || error.code !== 'not_found') throw error;
-      this.#ports.logger.warn('a node cannot be told anything: its namespace is missing', {
-        node,
-        namespace,
-      });
-      return { kind: 'requeueAfter', ms: RETRY_MS };
-    }
+    const faults = await this.#tell(namespace, node);
+    // What cannot be told does not keep the node from being heard.
     await this.#listen(namespace, node);
-    return DONE;
+    const [fault] = faults;
+    if (fault === undefined) return DONE;
+    this.#ports.logger.warn('a node cannot be told everything', {
+      node,
+      namespace,
+      faults: faults.length,
+      reason: messageOf(fault),
+    });
+    return { kind: 'requeueAfter', ms: RETRY_MS };
   }
 
-  /** Makes the NodeObjects say what the feed says. */
-  async #tell(namespace: string, node: string): Promise<void> {
+  /** Makes the NodeObjects say what the feed says. @returns What went wrong, object by object. */
+  async #tell(namespace: string, node: string): Promise<unknown[]> {
     const { api, feed, nodeObjects } = this.#ports;
     const wanted = new Map(feed.scope(node).map((entry) => [nodeObjectName(entry), entry]));
-    for (const [name, entry] of wanted) await this.#tellOne({ namespace, name }, entry);
+    const faults: unknown[] = [];
+    const attempt = async (step: () => Promise<void>): Promise<void> => {
+      await step().catch((error: unknown) => faults.push(error));
+    };
+    for (const [name, entry] of wanted)
+      await attempt(async () => await this.#tellOne({ namespace, name }, entry));
     for (const { metadata } of nodeObjects.list(namespace))
       if (!wanted.has(metadata.name) && !metadata.deletionTimestamp)
-        await api.delete(NODE_OBJECT, namespace, metadata.name);
+        await attempt(async () => await api.delete(NODE_OBJECT, namespace, metadata.name));
+    return faults;
   }
 
   async #tellOne(at: { namespace: string; name: string }, entry: ScopeEntry): Promise<void> {
@@ -130,8 +136,12 @@ export class KubeLink implements Reconciler {
         if (fault !== undefined) logger.warn('record refused', { node, key, fault });
         const isValid = fault === undefined;
         if (!stream.startsWith(LOG)) {
-          // Of a key there is one object: it holds what was said last.
-          if (isValid && records.replace(node, key, body)) taken.push({ node, stream, key });
+          // Of a key there is one object, which holds what was said last; what was taken of it is not
+          // taken again, also when the record has been forgotten since.
+          const version = Number(record.metadata.resourceVersion);
+          const isNew = records.isNewer(node, `kubernetes/${record.metadata.name}`, version);
+          if (isValid && isNew && records.replace(node, key, body))
+            taken.push({ node, stream, key });
           continue;
         }
         const entry = { stream, seq, key, body, idempotencyKey, ...(first ? { first } : {}) };

@@ -30,8 +30,7 @@ export class LogWriter {
         const entries = records.logEntries(BATCH);
         if (entries.length === 0) return;
         for (const entry of entries) {
-          await this.#write(entry);
-          records.logDone(entry);
+          await this.#effect(entry);
         }
       }
     } catch (error) {
@@ -41,8 +40,15 @@ export class LogWriter {
     }
   }
 
-  async #write({ node, stream, key, body, idempotencyKey }: LogEntry): Promise<void> {
-    if (stream === FIGURES) return this.#ports.figures.add(node, body);
+  async #effect(entry: LogEntry): Promise<void> {
+    const { records, figures } = this.#ports;
+    if (entry.stream === FIGURES)
+      return records.logDone(entry, () => figures.add(entry.node, entry.body));
+    await this.#write(entry);
+    records.logDone(entry);
+  }
+
+  async #write({ node, key, body, idempotencyKey }: LogEntry): Promise<void> {
     const [kind = '', namespace = '', name = ''] = key.split('/');
     const said: unknown = JSON.parse(Buffer.from(body).toString('utf8'));
     const text = (field: string, otherwise: string): string => {

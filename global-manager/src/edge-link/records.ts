@@ -116,6 +116,14 @@ export class Records {
     return 'taken';
   }
 
+  /** Whether a version of something is newer than the one seen last; remembers it. In a transaction of the store. */
+  isNewer(node: string, what: string, version: number): boolean {
+    const row = this.#store.get('SELECT seq FROM stream WHERE node=? AND stream=?', node, what);
+    if (row && Number(row['seq']) >= version) return false;
+    this.#store.run('INSERT OR REPLACE INTO stream VALUES(?, ?, ?)', node, what, version);
+    return true;
+  }
+
   /**
    * Takes what a node says under a key now, where something else keeps the order; to be called in a
    * transaction of the store. @returns False when that is what it has said.
@@ -149,9 +157,14 @@ export class Records {
       }));
   }
 
-  /** The effect of an entry is made; its key is remembered, so that it cannot be made again. */
-  logDone(entry: LogEntry): void {
+  /**
+   * The effect of an entry is made; its key is remembered, so that it cannot be made again.
+   *
+   * @param effect What is to be stored with it, all or nothing.
+   */
+  logDone(entry: LogEntry, effect: () => void = () => undefined): void {
     this.#store.transaction(() => {
+      effect();
       this.#store.run('UPDATE log SET body=NULL WHERE id=?', entry.id);
       if (entry.id % PRUNE_EVERY !== 0) return;
       this.#store.run(

@@ -1,6 +1,11 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { IncrementalLearningJob, JointInferenceService } from '@shoal/api';
+import {
+  type IncrementalLearningJob,
+  type JointInferenceService,
+  KUBERNETES_LINK,
+  LINK_LABEL,
+} from '@shoal/api';
 import {
   type Clock,
   type KeyPair,
@@ -8,6 +13,7 @@ import {
   type LoopPorts,
   type Random,
   superviseLoop,
+  systemClock,
 } from '@shoal/core';
 import { DatasetReconciler } from '../controllers/dataset/controller.ts';
 import { FederatedLearningReconciler } from '../controllers/federated-learning-job/controller.ts';
@@ -17,6 +23,7 @@ import { lifelongLearning } from '../controllers/lifelong-learning-job/kind.ts';
 import { ModelReconciler } from '../controllers/model/controller.ts';
 import { PodBlobsReconciler } from '../controllers/pod-blobs.ts';
 import { StageJobReconciler } from '../controllers/stage-job/controller.ts';
+import type { EdgePresence } from '../controllers/stage-job/ports.ts';
 import {
   edgeAuthority,
   fleetKey,
@@ -120,7 +127,7 @@ function reconcilers(
     records: Records;
     blobs: BlobStore;
     samples: SampleStore;
-    presence: LinkHub;
+    presence: EdgePresence;
     authority: string;
   },
 ): Reconciler[] {
@@ -206,6 +213,8 @@ async function openEdges(
     invite: (node) => hub.inviteRelay(node),
     logger,
   });
+  // Whoever wants to reach a node that went silent invites it anew.
+  hub.onSilent((node) => relay.drop(node));
   registry.onRevoke((node, reason) => {
     hub.disconnect(node, reason, { afterMs: 60_000, spreadMs: 60_000 });
     relay.drop(node);
@@ -303,12 +312,12 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
     records,
     blobs,
     samples,
-    presence: hub,
+    presence: presenceOf(hub, caches, clock),
     authority: authority.certificate,
   });
-  const runners = [...all, ...(kubeLink ? [kubeLink.reconciler] : [])].map(
-    (r) => new ControllerRunner(r, loopPorts, metrics),
-  );
+  const runnerOf = (r: Reconciler): ControllerRunner => new ControllerRunner(r, loopPorts, metrics);
+  const runners = all.map(runnerOf);
+  const kubeRunner = kubeLink && runnerOf(kubeLink.reconciler);
   void new LogWriter({ api, clock, logger, records, figures }).drain();
   feed.onDamage((o) => runners.forEach((runner) => runner.enqueue(`${o.namespace}/${o.name}`)));
   const followed = [...Object.values<ObjectCache>({ ...caches }), ...(kubeLink?.caches ?? [])];
@@ -318,6 +327,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   // Edges are let in once the feed says what they should have: an empty one would clear them.
   while (!runners.every((r) => r.started && r.idle)) await clock.sleep(10);
   const edgeLinkPort = await link.listen();
+  const followsKube = kubeRunner && runWhenSynced(kubeRunner, kubeLink, stopping.signal);
   forgetSamples(samples, caches);
   await sampleServer.listen();
   logger.info('global manager started', { edgeLinkPort });
@@ -329,7 +339,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
       link.close();
       sampleServer.close();
       fleet.close();
-      await Promise.all([started, ...loops]);
+      await Promise.all([started, followsKube, ...loops]);
       await http.close();
       store.close();
       samples.close();
@@ -354,6 +364,28 @@ async function compactFeeds(feed: Feed, ports: LoopPorts, signal: AbortSignal): 
   };
   const backoff = { baseMs: 1_000, capMs: 60_000, signal };
   await superviseLoop('compaction of feeds', compact, ports, backoff);
+}
+
+/** Links through the API server wait until the feed is complete, as the others do. */
+async function runWhenSynced(
+  runner: ControllerRunner,
+  { caches }: { readonly caches: readonly ObjectCache[] },
+  signal: AbortSignal,
+): Promise<void> {
+  while (!caches.every((c) => c.synced) && !signal.aborted)
+    await systemClock.sleep(20, signal).catch(() => undefined);
+  await runner.run(signal);
+}
+
+/** Which nodes can be heard: those with a session, and those whose link is the API server this talks to. */
+function presenceOf(hub: LinkHub, { nodes }: Pick<Caches, 'nodes'>, clock: Clock): EdgePresence {
+  const since = clock.monotonic();
+  return {
+    connectedForMs: (node) => {
+      const isKube = nodes.get('', node)?.metadata.labels?.[LINK_LABEL] === KUBERNETES_LINK;
+      return hub.connectedForMs(node) ?? (isKube ? clock.monotonic() - since : undefined);
+    },
+  };
 }
 
 /** Reconcilers decide from the caches, so they wait until every cache is complete. */

@@ -60,14 +60,15 @@ export class FigureLog {
     if (now < this.#nextAtMs) return;
     this.#nextAtMs = now + periodMs;
     try {
-      this.#note();
+      while (this.#note());
     } catch (error) {
       // A full disk: the node goes on, its history has a hole.
       logger.warn('figures were not noted', { reason: messageOf(error) });
     }
   }
 
-  #note(): void {
+  /** @returns Whether there is more to note. */
+  #note(): boolean {
     const { db, link, clock } = this.#ports;
     const { entry = 0, figures: before = {} } = db.progress<Noted>(KEY) ?? {};
     const now: Record<string, Figures> = {};
@@ -78,7 +79,7 @@ export class FigureLog {
     const changed = Object.entries(now)
       .filter(([key, figures]) => !isDeepStrictEqual(figures, before[key]))
       .slice(0, MAX_REPORTS);
-    if (changed.length === 0) return;
+    if (changed.length === 0) return false;
     const body: FiguresEntry = { at: rfc3339(clock.now()), figures: Object.fromEntries(changed) };
     // Killed between the two, the entry is noted again under the same key, and counts once.
     const idempotencyKey = `figures/${db.id}/${entry}`;
@@ -86,5 +87,6 @@ export class FigureLog {
     const kept = Object.entries(before).filter(([key]) => key in now);
     const figures = Object.fromEntries([...kept, ...changed]);
     db.setProgress(KEY, { entry: entry + 1, figures } satisfies Noted);
+    return changed.length === MAX_REPORTS;
   }
 }

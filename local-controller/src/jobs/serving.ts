@@ -74,19 +74,23 @@ export class Serving {
     const { accepted, pinned, served, withdrawn } = job;
     if (pinned !== undefined) return { digest: pinned, as: 'pinned' };
     if (accepted !== undefined) return { digest: accepted, as: 'accepted' };
-    const { installed, confirmed, initial } = this.#progress.of(job);
-    if (served !== undefined) {
-      // A model that was refused here is not served, though it was installed.
-      const has = installed?.refused === undefined ? installed?.digest : confirmed?.digest;
-      if (isKnown && (has === served || (installed?.digest === served && installed.refused)))
-        return undefined;
-      // This node has forgotten the job, or was away when the model came, or left.
-      const isReturn = !isKnown || (withdrawn !== undefined && installed?.digest === withdrawn);
-      return { digest: served, as: 'restored', isReturn };
-    }
+    if (served !== undefined) return this.#served(job, served, isKnown);
     // The first model of all was rolled back: the one the job began with comes back.
+    const { installed, initial } = this.#progress.of(job);
     const isBack = withdrawn !== undefined && installed?.digest === withdrawn;
     return isBack && initial ? { digest: initial, as: 'restored', isReturn: true } : undefined;
+  }
+
+  /** The model the job serves, where this node serves another: it was away, has forgotten, or goes back. */
+  #served(job: StageAssignment, served: string, isKnown: boolean): Wanted | undefined {
+    const { installed, confirmed } = this.#progress.of(job);
+    // A model that was refused here is not served, though it was installed.
+    const isRefused = installed?.refused !== undefined;
+    const has = isRefused ? confirmed?.digest : installed?.digest;
+    if (isKnown && (has === served || (isRefused && installed.digest === served))) return undefined;
+    const { withdrawn } = job;
+    const isReturn = !isKnown || (withdrawn !== undefined && installed?.digest === withdrawn);
+    return { digest: served, as: 'restored', isReturn };
   }
 
   #rollout(job: StageAssignment, digest: string, state: RolloutReport['state']): void {

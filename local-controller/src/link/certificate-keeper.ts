@@ -1,3 +1,4 @@
+import { X509Certificate } from 'node:crypto';
 import { createCertificateRequest, type LoopPorts, messageOf } from '@shoal/core';
 import type { GrpcTransport } from './grpc.ts';
 import { readIdentity, recover, type StoredIdentity, toStored, writeIdentity } from './identity.ts';
@@ -61,7 +62,10 @@ export class CertificateKeeper {
         this.#toldMs = link.certificateRemainingMs;
         this.#toldAt = now;
       }
-      const left = (this.#toldMs ?? validForMs) - (now - this.#toldAt);
+      const left =
+        this.#toldMs === undefined
+          ? remainingMs(identity, clock.now())
+          : this.#toldMs - (now - this.#toldAt);
       if (left > validForMs * this.#share) return false;
       await this.#renew(identity);
       return true;
@@ -91,4 +95,9 @@ export class CertificateKeeper {
     link.reconnect();
     logger.info(what, { validForHours: (identity.validForMs ?? 0) / 3_600_000 });
   }
+}
+
+/** What is left of a certificate by this machine’s clock, for links that do not tell. */
+function remainingMs({ certificate }: StoredIdentity, nowMs: number): number {
+  return Date.parse(new X509Certificate(certificate).validTo) - nowMs;
 }

@@ -22,6 +22,8 @@ export interface GrpcTransportOptions {
   readonly tls: KeyPair;
   /** PEM of the authority the manager's certificate must come from. */
   readonly authority: string;
+  /** Whether the transport itself looks after the connection: where no session of ours is on it. */
+  readonly keepalive?: boolean;
 }
 
 const MAX_MESSAGE_BYTES = 32 * 1024 * 1024;
@@ -66,6 +68,7 @@ export class GrpcTransport implements EdgeTransport {
   readonly #addresses: readonly string[];
   #at = 0;
   #identity: Pick<GrpcTransportOptions, 'tls' | 'authority'>;
+  readonly #keepalive: boolean;
   #client: grpc.Client;
   /** Calls under way. */
   readonly #calls = new Set<Trackable>();
@@ -73,6 +76,7 @@ export class GrpcTransport implements EdgeTransport {
   constructor(options: GrpcTransportOptions) {
     this.#addresses = options.address.split(',').map((address) => address.trim());
     this.#identity = options;
+    this.#keepalive = options.keepalive === true;
     this.#client = this.#dial();
   }
 
@@ -120,6 +124,9 @@ export class GrpcTransport implements EdgeTransport {
       'grpc.enable_channelz': 0,
       // A new identity is a new connection, whatever others of this process have.
       'grpc.use_local_subchannel_pool': 1,
+      ...(this.#keepalive
+        ? { 'grpc.keepalive_time_ms': 30_000, 'grpc.keepalive_timeout_ms': 15_000 }
+        : {}),
       'grpc.max_receive_message_length': MAX_MESSAGE_BYTES,
       'grpc.max_send_message_length': MAX_MESSAGE_BYTES,
       'grpc.initial_reconnect_backoff_ms': 200,

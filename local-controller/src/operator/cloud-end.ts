@@ -64,7 +64,8 @@ async function openDirect(config: Config, ports: LoopPorts): Promise<GrpcTranspo
   if (config.GM_ADDRESS === '') return undefined;
   const identity = await identityOf(config, ports);
   const { authority } = identity;
-  return new GrpcTransport({ authority, tls: identity, address: config.GM_ADDRESS });
+  const keepalive = config.SHOAL_LC_TRANSPORT === 'kubernetes';
+  return new GrpcTransport({ authority, tls: identity, address: config.GM_ADDRESS, keepalive });
 }
 
 /** The way through an API server; what it needs is loaded only for it. */

@@ -1,4 +1,4 @@
-import { mkdirSync } from 'node:fs';
+import { chmodSync, mkdirSync } from 'node:fs';
 import { join as joinPath, normalize } from 'node:path';
 import {
   type Clock,
@@ -46,6 +46,12 @@ async function openSources(
   return new DatasetSources({ ...ports, intake, plugins });
 }
 
+/** The node’s own folder: certificates and passwords lie there. */
+function openFolder(path: string): void {
+  mkdirSync(path, { recursive: true });
+  chmodSync(path, 0o700);
+}
+
 /** Jobs with stages, by the lowercase kind workers send. */
 function openJobs(ports: JobPorts): Record<string, StageJobs> {
   return {
@@ -57,8 +63,7 @@ function openJobs(ports: JobPorts): Record<string, StageJobs> {
 /** Starts the local controller: the one place where its parts are put together. */
 export async function startOperator(config: Config, ports: OperatorPorts): Promise<Operator> {
   const { clock, logger } = ports;
-  // Certificates and passwords lie there.
-  mkdirSync(config.SHOAL_LC_DATA_DIR, { recursive: true, mode: 0o700 });
+  openFolder(config.SHOAL_LC_DATA_DIR);
   const cloud = await openCloudEnd(config, ports);
   const { db, transport, link, openRelay, metrics } = cloud;
   const hostPath = (path: string): string =>

@@ -136,7 +136,7 @@ export class DatasetSources {
     const retryAtMs = clock.now() + RETRY_MS;
     try {
       const source = await this.#open(dataset);
-      if (this.#isClosed) return void (await source.close(false));
+      if (this.#isClosed) return await source.close(false);
       this.#running.set(uid, { digest, source, retryAtMs });
       logger.info('source of samples started', { dataset: name });
     } catch (error) {

@@ -3,6 +3,8 @@ import {
   type Dataset,
   type DatasetAssignment,
   type DatasetReport,
+  KUBERNETES_LINK,
+  LINK_LABEL,
   recordKey,
 } from '@shoal/api';
 import {
@@ -40,6 +42,8 @@ export function datasetAssignment(dataset: Dataset, extras: Extras = {}): Datase
   return { metadata: { name, namespace, uid, generation }, spec: { url, format, ...extras } };
 }
 
+/** Keys of a Secret that a source may need; others stay where they are. */
+const SECRET_KEYS = ['username', 'password', 'token', 'ca.crt', 'tls.crt', 'tls.key'];
 const SOURCES = ['mqtt', 'http', 'directory', 'plugin'] as const;
 
 /** @throws ShoalError `invalid_argument` for a source that no node could start. */
@@ -135,6 +139,12 @@ export class DatasetReconciler implements Reconciler {
   /** Keys of a Secret, for the node that connects with them. */
   async #credentials(dataset: Dataset, name: string): Promise<Record<string, string>> {
     const { namespace = '' } = dataset.metadata;
+    const node = this.#ports.nodes.get('', dataset.spec.nodeName ?? '');
+    if (node?.metadata.labels?.[LINK_LABEL] === KUBERNETES_LINK)
+      throw new ShoalError(
+        'invalid_argument',
+        `spec.source: node ${node.metadata.name} is linked through the API server, which is no way for the keys of Secret "${name}"; use a source without credentials, or a node with a link of its own`,
+      );
     const secret = await this.#ports.api.get(SECRET, namespace, name);
     if (!secret)
       throw new ShoalError(
@@ -143,10 +153,9 @@ export class DatasetReconciler implements Reconciler {
       );
     const data = isJsonObject(secret['data']) ? secret['data'] : {};
     return Object.fromEntries(
-      Object.entries(data).map(([key, value]) => [
-        key,
-        Buffer.from(String(value), 'base64').toString('utf8'),
-      ]),
+      Object.entries(data)
+        .filter(([key]) => SECRET_KEYS.includes(key))
+        .map(([key, value]) => [key, Buffer.from(String(value), 'base64').toString('utf8')]),
     );
   }
 

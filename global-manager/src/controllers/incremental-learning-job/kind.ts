@@ -15,6 +15,25 @@ import { createInferencePod, createStagePod } from './workers.ts';
 type IncrementalPorts = LabellerPorts &
   LoopPorts & { readonly models: ObjectCache; readonly datasets: ObjectCache };
 
+/** Models that groups begin with instead of the job's, by the group. */
+function groupModelsOf(
+  { placement, deploySpec }: IncrementalLearningJob['spec'],
+  model: (name: string, field: string) => Model,
+): Map<string, Model> {
+  const groupModels = (placement?.groups ?? []).flatMap(({ name, overrides }, i) => {
+    const field = `spec.placement.groups[${i}].overrides.model.name`;
+    if (!overrides?.model) return [];
+    const found = model(overrides.model.name, field);
+    if (isRemote(found.spec.url) && deploySpec.model.hotUpdateEnabled !== true)
+      throw new ShoalError(
+        'invalid_argument',
+        `${field}: Model "${overrides.model.name}" is at ${found.spec.url}, which cannot be replaced; give it a host path, or set hotUpdateEnabled`,
+      );
+    return [[name, found] as const];
+  });
+  return new Map(groupModels);
+}
+
 /** Everything a job refers to. @throws ShoalError `not_found` or `invalid_argument` naming the field. */
 function resolveReferences(
   { metadata, spec }: IncrementalLearningJob,
@@ -50,20 +69,9 @@ function resolveReferences(
       'invalid_argument',
       `spec.deploySpec.rollout: Model "${deploySpec.model.name}" is at ${deployModel.spec.url}, to which nodes could not go back; give it a host path or a blob: address`,
     );
-  const groupModels = (spec.placement?.groups ?? []).flatMap(({ name, overrides }, i) => {
-    const field = `spec.placement.groups[${i}].overrides.model.name`;
-    if (!overrides?.model) return [];
-    const found = model(overrides.model.name, field);
-    if (isRemote(found.spec.url) && deploySpec.model.hotUpdateEnabled !== true)
-      throw new ShoalError(
-        'invalid_argument',
-        `${field}: Model "${overrides.model.name}" is at ${found.spec.url}, which cannot be replaced; give it a host path, or set hotUpdateEnabled`,
-      );
-    return [[name, found] as const];
-  });
   return {
     dataset: found,
-    groupModels: new Map(groupModels),
+    groupModels: groupModelsOf(spec, model),
     initialModel: model(initialModel.name, 'spec.initialModel.name'),
     deployModel,
     evalModel: evalSpec.initialEvalModel

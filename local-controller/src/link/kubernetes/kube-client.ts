@@ -15,6 +15,7 @@ const CODES: Readonly<Record<number, ErrorCode>> = {
 };
 const TIMEOUT_MS = 15_000;
 const WATCH_S = 240;
+const CONFIG_LIFE_MS = 600_000;
 
 /** An object as the API server returns it. */
 export interface KubeObject {
@@ -53,13 +54,31 @@ function failure(code: number, body: unknown, what: string): ShoalError {
 
 /** An API server by a kubeconfig, or KubeEdge’s own at the edge. */
 export class KubeClient implements NodeKubeApi {
-  readonly #config = new KubeConfig();
+  readonly #kubeconfig: string;
+  #config: KubeConfig;
   #dispatcher: Dispatcher | undefined;
+  #loadedAt: number;
 
   /** @param kubeconfig Path of a kubeconfig; empty: the usual places, or the pod’s own account. */
   constructor(kubeconfig: string) {
-    if (kubeconfig === '') this.#config.loadFromDefault();
-    else this.#config.loadFromFile(kubeconfig);
+    this.#kubeconfig = kubeconfig;
+    this.#config = this.#load();
+    this.#loadedAt = Date.now();
+  }
+
+  #load(): KubeConfig {
+    const config = new KubeConfig();
+    if (this.#kubeconfig === '') config.loadFromDefault();
+    else config.loadFromFile(this.#kubeconfig);
+    return config;
+  }
+
+  /** Credentials in the file may rotate. */
+  #refresh(): void {
+    if (Math.abs(Date.now() - this.#loadedAt) < CONFIG_LIFE_MS) return;
+    this.#config = this.#load();
+    this.#dispatcher = undefined;
+    this.#loadedAt = Date.now();
   }
 
   async #fetch(
@@ -67,6 +86,7 @@ export class KubeClient implements NodeKubeApi {
     path: string,
     options: { body?: object; signal: AbortSignal },
   ): Promise<Response> {
+    this.#refresh();
     const cluster = this.#config.getCurrentCluster();
     if (!cluster)
       throw new ShoalError('failed_precondition', 'the kubeconfig has no current cluster');

@@ -11,7 +11,7 @@ import {
 import { type Clock, isShoalError, messageOf, ShoalError } from '@shoal/core';
 import type { Connection, EdgeTransport, SampleUpload } from '../transport.ts';
 import type { KubeEvent, KubeObject, NodeKubeApi } from './kube-client.ts';
-import { SessionLease } from './session-lease.ts';
+import { type SeenHold, SessionLease } from './session-lease.ts';
 
 type FrameOf<C extends NonNullable<EdgeFrame['frame']['case']>> = Extract<
   EdgeFrame['frame'],
@@ -60,13 +60,15 @@ function keyOf(of: { kind: string; namespace?: string; name: string }): string {
  */
 export class KubeTransport implements EdgeTransport {
   readonly #options: KubeTransportOptions;
+  /** What one session leaves to the next. */
+  readonly #memory: { hold?: SeenHold } = {};
 
   constructor(options: KubeTransportOptions) {
     this.#options = options;
   }
 
   connect(onFrame: (frame: CloudFrame) => void): Connection {
-    const session = new KubeSession(this.#options, onFrame);
+    const session = new KubeSession(this.#options, onFrame, this.#memory);
     return {
       send: (frame) => session.receive(frame),
       closed: session.closed,
@@ -130,7 +132,14 @@ class KubeSession {
   readonly #records: FrameOf<'record'>[] = [];
   #isWriting = false;
 
-  constructor(options: KubeTransportOptions, onFrame: (frame: CloudFrame) => void) {
+  readonly #memory: { hold?: SeenHold };
+
+  constructor(
+    options: KubeTransportOptions,
+    onFrame: (frame: CloudFrame) => void,
+    memory: { hold?: SeenHold },
+  ) {
+    this.#memory = memory;
     this.#api = options.api;
     this.#clock = options.clock;
     this.#onFrame = onFrame;
@@ -186,7 +195,12 @@ class KubeSession {
 
   async #greet(hello: FrameOf<'hello'>): Promise<void> {
     this.#device = hello.edgeStoreId;
-    this.#epoch = await this.#lease.take(hello.edgeStoreId, Number(hello.epoch));
+    const taken = await this.#lease.take(this.#device, Number(hello.epoch), this.#memory.hold);
+    if ('hold' in taken) {
+      this.#memory.hold = taken.hold;
+      return this.end('the node is connected from another device; a second one is refused');
+    }
+    this.#epoch = taken.epoch;
     const { items, resourceVersion } = await this.#api.list(`${this.#folder}/nodeobjects`);
     for (const item of items as unknown as NodeObject[]) this.#listed.set(keyOf(item.spec), item);
     this.#version = resourceVersion;
@@ -299,7 +313,8 @@ class KubeSession {
   async #writeOne(record: FrameOf<'record'>): Promise<void> {
     const { stream, seq, first, key, idempotencyKey } = record;
     const spec = {
-      edgeStore: this.#device,
+      // Numbers of this way are not those of a link to the global manager.
+      edgeStore: `${this.#device}/kubernetes`,
       stream,
       seq: Number(seq),
       key,

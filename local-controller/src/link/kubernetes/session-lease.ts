@@ -10,9 +10,16 @@ function microTime(ms: number): string {
   return new Date(ms).toISOString().replace('Z', '000Z');
 }
 
+/** What was seen of another device’s hold, by this device’s own clock. */
+export interface SeenHold {
+  readonly version: string;
+  readonly atMs: number;
+}
+
 /**
  * The session of a node whose link is an API server: a Lease in the node’s namespace. Its transitions
- * are the epoch, raised by compare-and-set; another device that renews it keeps the name.
+ * are the epoch, raised by compare-and-set; another device that renews it keeps the name. Whether it
+ * does is seen by whether the Lease changes: clocks of devices are not compared.
  */
 export class SessionLease {
   readonly #api: NodeKubeApi;
@@ -20,6 +27,7 @@ export class SessionLease {
   readonly #namespace: string;
   readonly #clock: Clock;
   #held: KubeObject | undefined;
+  #renewing: Promise<void> | undefined;
 
   constructor(api: NodeKubeApi, namespace: string, clock: Clock) {
     this.#api = api;
@@ -41,25 +49,27 @@ export class SessionLease {
    * Begins a session.
    *
    * @param device Identity of the device: its own database.
-   * @param seen The highest epoch the device has seen.
-   * @returns The epoch.
-   * @throws ShoalError `failed_precondition` while another device holds the name; `conflict` when one
-   *   has just taken it.
+   * @param seenEpoch The highest epoch the device has seen.
+   * @param hold What was seen of another device’s hold the last time.
+   * @returns The epoch, or what is seen of another device’s hold: that keeps the name for now.
+   * @throws ShoalError `conflict` when one has just taken it.
    */
-  async take(device: string, seen: number): Promise<number> {
+  async take(
+    device: string,
+    seenEpoch: number,
+    hold: SeenHold | undefined,
+  ): Promise<{ readonly epoch: number } | { readonly hold: SeenHold }> {
     const path = `${this.#folder}/${SESSION_LEASE}`;
     const current = await this.#api.get(path);
     const spec = isJsonObject(current?.['spec']) ? current['spec'] : {};
-    const { holderIdentity, renewTime, leaseTransitions } = spec;
-    const age = this.#clock.now() - Date.parse(typeof renewTime === 'string' ? renewTime : '');
-    // A clock that is behind makes the renewal one of the future: it is as fresh as can be.
-    const isFresh = Number.isFinite(age) && age < LIFE_MS;
-    if (current && holderIdentity !== device && isFresh)
-      throw new ShoalError(
-        'failed_precondition',
-        `the node is connected from another device; a second one is refused (Lease ${this.#namespace}/${SESSION_LEASE})`,
-      );
-    const epoch = Math.max(Number(leaseTransitions ?? 0), seen) + 1;
+    const { holderIdentity, leaseTransitions } = spec;
+    if (current && holderIdentity !== device) {
+      const version = current.metadata.resourceVersion ?? '';
+      const now = this.#clock.monotonic();
+      const seen = hold?.version === version ? hold : { version, atMs: now };
+      if (now - seen.atMs < LIFE_MS) return { hold: seen };
+    }
+    const epoch = Math.max(Number(leaseTransitions ?? 0), seenEpoch) + 1;
     this.#held = current
       ? await this.#api.send('PUT', path, { ...current, spec: this.#spec(device, epoch) })
       : await this.#api.send('POST', this.#folder, {
@@ -68,24 +78,31 @@ export class SessionLease {
           metadata: { name: SESSION_LEASE },
           spec: this.#spec(device, epoch),
         });
-    return epoch;
+    return { epoch };
   }
 
-  /** Goes on holding it. @throws ShoalError `conflict` once somebody else has taken it. */
+  /** Goes on holding it; two askers share one renewal. @throws ShoalError `conflict` once somebody else has taken it. */
   async renew(device: string, epoch: number): Promise<void> {
+    this.#renewing ??= this.#renew(device, epoch).finally(() => {
+      this.#renewing = undefined;
+    });
+    await this.#renewing;
+  }
+
+  async #renew(device: string, epoch: number): Promise<void> {
     const held = this.#held;
     if (!held) return;
     try {
+      const path = `${this.#folder}/${SESSION_LEASE}`;
       const spec = this.#spec(device, epoch);
-      this.#held = await this.#api.send('PUT', `${this.#folder}/${SESSION_LEASE}`, {
-        ...held,
-        spec,
-      });
+      this.#held = await this.#api.send('PUT', path, { ...held, spec });
     } catch (error) {
       if (isShoalError(error) && error.code === 'conflict')
-        throw new ShoalError('conflict', 'a newer session of this node has begun', {
-          cause: error,
-        });
+        throw new ShoalError(
+          'conflict',
+          `a newer session of this node has begun (Lease ${this.#namespace}/${SESSION_LEASE})`,
+          { cause: error },
+        );
       throw error;
     }
   }
