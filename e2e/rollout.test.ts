@@ -88,6 +88,13 @@ function modelOf(edge: Edge): string {
   return /model-([0-9a-f]{12})/.exec(readFileSync(path, 'utf8'))?.[1] ?? '';
 }
 
+async function addressOf(edge: Edge): Promise<string> {
+  const { addresses } = ((await c.get('node', edge))?.status ?? {}) as {
+    addresses?: { type: string; address: string }[];
+  };
+  return addresses?.find((a) => a.type === 'InternalIP')?.address ?? '';
+}
+
 const short = (digest: string): string => digest.slice(7, 19);
 
 async function untilModels(wanted: Record<Edge, string>): Promise<void> {
@@ -166,6 +173,14 @@ test('a model is fetched everywhere, and served group by group as people beside 
     { name: 'north', pulled: 1, held: 1 },
     { name: 'south', nodes: 2, pulled: 2, held: 0 },
   ]);
+  // A page in a browser of that machine is not somebody beside it.
+  const url = `http://${await addressOf('edge-1')}:9100/shoal/edge/release`;
+  const json = { 'Content-Type': 'application/json' };
+  for (const headers of [
+    { ...json, Origin: 'http://evil.example' },
+    { 'Content-Type': 'text/plain' },
+  ])
+    expect((await fetch(url, { method: 'POST', headers, body: '{}' })).status).toBe(403);
   expect((await c.shoal('edge release quarters --node edge-1')).output).toMatch(/released/);
   await untilRollout('Updating', 1, /held at the edge: edge-2, edge-3/);
   await untilModels({ 'edge-1': first, 'edge-2': '', 'edge-3': '' });
