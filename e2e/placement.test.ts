@@ -214,6 +214,73 @@ test('what makes no sense is refused by name; a group without nodes is said', as
     );
 });
 
+test('changed workers are rolled out group by group; those that do not come up take everybody back', async () => {
+  const path = '/apis/sedna.io/v1alpha1/namespaces/default/jointinferenceservices/doors';
+  const change = async (edgeWorker: JsonObject): Promise<void> => {
+    await c.client.request(
+      'PATCH',
+      path,
+      { spec: { edgeWorker } },
+      {
+        contentType: 'application/merge-patch+json',
+      },
+    );
+  };
+  const rollout = async (): Promise<{ phase?: string; message?: string }> => {
+    const status = (await c.get('ji', 'doors'))?.status as { rollout?: object } | undefined;
+    return status?.rollout ?? {};
+  };
+  const lights = async (): Promise<Record<string, string | undefined>> =>
+    Object.fromEntries(
+      (await workers('doors-deployment-edge')).map((w) => [w.node ?? '', w.env['VERSION']]),
+    );
+  await label('edge-2', { 'shoal.dev/group': 'south' });
+  await untilPlacement('ji', 'doors', (p) => p.ready === 2);
+  await change({ rollout: { deadlineSeconds: 20 } });
+  await c.until('a first rollout', async () => (await rollout()).phase === 'Completed');
+  // Slow to be ready: the south waits for the north.
+  const slow = (version: string, command: string[]): JsonObject => ({
+    template: {
+      spec: {
+        containers: [
+          {
+            name: 'main',
+            image: 'none',
+            command,
+            env: [{ name: 'VERSION', value: version }],
+            readinessProbe: { exec: { command: ['true'] }, initialDelaySeconds: 2 },
+          },
+        ],
+      },
+    },
+  });
+  await change(slow('2', idle));
+  const seen = new Set<string>();
+  await c.until(
+    'version 2 everywhere',
+    async () => {
+      const now = await lights();
+      seen.add(`${now['edge-1']} ${now['edge-2']}`);
+      return (await rollout()).phase === 'Completed' && now['edge-2'] === '2';
+    },
+    60_000,
+  );
+  expect([...seen].some((s) => s === '2 undefined')).toBe(true);
+  expect([...seen].some((s) => s === 'undefined 2')).toBe(false);
+  await change({ rollout: { deadlineSeconds: 4 } });
+  await change(slow('3', ['node', '-e', 'process.exit(1)']));
+  const back = await c.until('it to be rolled back', async () => {
+    const now = await rollout();
+    return now.phase === 'RolledBack' ? now : undefined;
+  });
+  expect(back.message).toMatch(/1 of 1 nodes of group north failed: edge-1: too late/);
+  await c.until('version 2 again', async () => {
+    const now = await lights();
+    return now['edge-1'] === '2' && now['edge-2'] === '2' && Object.keys(now).length === 2;
+  });
+  await untilPlacement('ji', 'doors', (p) => p.ready === 2);
+});
+
 test('federated learning: participants of a group train in its way', async () => {
   for (const i of [1, 3]) writeFileSync(c.path(`edge-${i}`, '/data/share.csv'), 'x,y\n1,0\n');
   const dataset = (i: number): JsonObject =>

@@ -1,5 +1,5 @@
 import { type KindDefinition, object, string } from '../schema/fields.ts';
-import { placement, placementStatus } from '../schema/placement.ts';
+import { placement, placementStatus, rolloutStatus, serviceRollout } from '../schema/placement.ts';
 import {
   conditions,
   hardExampleMining,
@@ -26,6 +26,7 @@ export const jointInferenceService: KindDefinition = {
           'hardExampleMining!': hardExampleMining,
           'template!': template,
           hpa,
+          rollout: serviceRollout,
         },
         'EdgeWorker',
       ),
@@ -48,7 +49,13 @@ export const jointInferenceService: KindDefinition = {
   ),
   status: object(
     'State of the service.',
-    { conditions, ...serviceStatus, placement: placementStatus, observedGeneration },
+    {
+      conditions,
+      ...serviceStatus,
+      placement: placementStatus,
+      rollout: rolloutStatus,
+      observedGeneration,
+    },
     'JointInferenceServiceStatus',
   ),
   columns: [

@@ -7,7 +7,7 @@ import {
   string,
   time,
 } from '../schema/fields.ts';
-import { placement, placementStatus } from '../schema/placement.ts';
+import { placement, placementStatus, rollout, rolloutStatus } from '../schema/placement.ts';
 import {
   observedGeneration,
   stageConditions,
@@ -84,7 +84,11 @@ export const lifelongLearningJob: KindDefinition = {
         'LifelongTrainSpec',
       ),
       'evalSpec!': templateOnly,
-      'deploySpec!': templateOnly,
+      'deploySpec!': object(
+        'Deployment.',
+        { 'template!': template, rollout },
+        'LifelongDeploySpec',
+      ),
       placement,
       credentialName: string('Secret for outputDir.'),
       'outputDir!': string('Host path or s3:// where stages write.', { minLength: 1 }),
@@ -102,6 +106,7 @@ export const lifelongLearningJob: KindDefinition = {
       message: string('Why the job is not making progress, if it is not.'),
       knowledgeBase,
       placement: placementStatus,
+      rollout: rolloutStatus,
       observedGeneration,
     },
     'LifelongLearningJobStatus',

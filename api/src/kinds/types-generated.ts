@@ -186,6 +186,16 @@ export interface Autoscaling {
   readonly behavior?: Record<string, unknown>;
 }
 
+/** Workers that change (their model, template or overrides) are replaced group by group, in the order of spec.placement.groups. Left out: all at once. Needs placement. Shoal’s own. */
+export interface ServiceRollout {
+  /** Share of a group’s nodes that may fail; when more do, every node goes back to what it had before. Default 0. */
+  readonly tolerance?: number;
+  /** A node that is not there after so long has failed. Default 600; a node that waits for its release does not count. */
+  readonly deadlineSeconds?: number;
+  /** Time between two groups, to see how the first one fares. Default 0. */
+  readonly pauseSeconds?: number;
+}
+
 /** The worker at the edge. */
 export interface EdgeWorker {
   /** A Model of the same namespace, by name. */
@@ -196,6 +206,8 @@ export interface EdgeWorker {
   readonly template: PodTemplate;
   /** Horizontal pod autoscaling of this worker. */
   readonly hpa?: Autoscaling;
+  /** Workers that change (their model, template or overrides) are replaced group by group, in the order of spec.placement.groups. Left out: all at once. Needs placement. Shoal’s own. */
+  readonly rollout?: ServiceRollout;
 }
 
 /** Resources of the worker’s containers. */
@@ -308,6 +320,42 @@ export interface PlacementStatus {
   readonly groups?: readonly GroupStatus[];
 }
 
+/** A group. */
+export interface RolloutGroup {
+  /** Value of the label; empty without placement. */
+  readonly name: string;
+  /** Its nodes. */
+  readonly nodes?: number;
+  /** Have the model. */
+  readonly pulled?: number;
+  /** Wait for their release. */
+  readonly held?: number;
+  /** Serve it. */
+  readonly updated?: number;
+  /** Refused it, or were too late. */
+  readonly failed?: number;
+}
+
+/** The newest rollout of a model. */
+export interface RolloutStatus {
+  /** sha256 of the model; of a service, of all its edge workers run with. */
+  readonly digest?: string;
+  /** The digest before it; empty for what the job began with. */
+  readonly previous?: string;
+  /** The training round it is of; of a service its generation. */
+  readonly round?: number;
+  /** Pulling, Updating, Pausing (between two groups), Completed, or RolledBack: too many nodes failed. */
+  readonly phase?: 'Pulling' | 'Updating' | 'Pausing' | 'Completed' | 'RolledBack';
+  /** Position of the group that is due. */
+  readonly group?: number;
+  /** When this phase of this group began. */
+  readonly since?: string;
+  /** Why it is where it is. */
+  readonly message?: string;
+  /** How it stands in each group. */
+  readonly groups?: readonly RolloutGroup[];
+}
+
 /** State of the service. */
 export interface JointInferenceServiceStatus {
   /** What happened, newest last; the last 50 are kept. */
@@ -322,6 +370,8 @@ export interface JointInferenceServiceStatus {
   readonly metrics?: readonly Metric[];
   /** What came of spec.placement. */
   readonly placement?: PlacementStatus;
+  /** The newest rollout of a model. */
+  readonly rollout?: RolloutStatus;
   /** The generation of spec that this status is about. */
   readonly observedGeneration?: number;
 }
@@ -430,9 +480,9 @@ export interface DriftDetection {
 export interface Rollout {
   /** all: every node fetches the model before the first one serves it; group: only those of a group that is due. Default all. */
   readonly prePull?: 'all' | 'group';
-  /** Share of a group’s nodes that may fail; when more do, every node goes back to the model before. Default 0. */
+  /** Share of a group’s nodes that may fail; when more do, every node goes back to what it had before. Default 0. */
   readonly tolerance?: number;
-  /** A node that does not have the model, or does not serve it, after so long has failed. Default 600; a node that waits for its release does not count. */
+  /** A node that is not there after so long has failed. Default 600; a node that waits for its release does not count. */
   readonly deadlineSeconds?: number;
   /** Time between two groups, to see how the first one fares. Default 0. */
   readonly pauseSeconds?: number;
@@ -584,42 +634,6 @@ export interface ServedModel {
   readonly deployedAt?: string;
   /** Its evaluation. */
   readonly metrics?: readonly ModelMetric[];
-}
-
-/** A group. */
-export interface RolloutGroup {
-  /** Value of the label; empty without placement. */
-  readonly name: string;
-  /** Its nodes. */
-  readonly nodes?: number;
-  /** Have the model. */
-  readonly pulled?: number;
-  /** Wait for their release. */
-  readonly held?: number;
-  /** Serve it. */
-  readonly updated?: number;
-  /** Refused it, or were too late. */
-  readonly failed?: number;
-}
-
-/** The newest rollout of a model. */
-export interface RolloutStatus {
-  /** sha256 of the model. */
-  readonly digest?: string;
-  /** sha256 of the model before it; empty for the one the job began with. */
-  readonly previous?: string;
-  /** The training round it is of. */
-  readonly round?: number;
-  /** Pulling, Updating, Pausing (between two groups), Completed, or RolledBack: too many nodes failed. */
-  readonly phase?: 'Pulling' | 'Updating' | 'Pausing' | 'Completed' | 'RolledBack';
-  /** Position of the group that is due. */
-  readonly group?: number;
-  /** When this phase of this group began. */
-  readonly since?: string;
-  /** Why it is where it is. */
-  readonly message?: string;
-  /** How it stands in each group. */
-  readonly groups?: readonly RolloutGroup[];
 }
 
 /** The stage machine. */
@@ -904,6 +918,14 @@ export interface TemplateWorker {
   readonly template: PodTemplate;
 }
 
+/** Deployment. */
+export interface LifelongDeploySpec {
+  /** The pod of this worker. Labels, annotations and environment are kept as written. */
+  readonly template: PodTemplate;
+  /** A new model reaches the serving nodes group by group, in the order of spec.placement.groups; without groups they are one. Left out: all at once. Needs hotUpdateEnabled. Shoal’s own. */
+  readonly rollout?: Rollout;
+}
+
 /** Dataset and the three stages. */
 export interface LifelongLearningJobSpec {
   /** The growing dataset. */
@@ -912,8 +934,8 @@ export interface LifelongLearningJobSpec {
   readonly trainSpec: LifelongTrainSpec;
   /** A worker. */
   readonly evalSpec: TemplateWorker;
-  /** A worker. */
-  readonly deploySpec: TemplateWorker;
+  /** Deployment. */
+  readonly deploySpec: LifelongDeploySpec;
   /** Runs the worker at the edge on every node of some groups: a node that joins one gets it, one that leaves loses it. Left out: one worker, where its template says. Shoal’s own. */
   readonly placement?: Placement;
   /** Secret for outputDir. */
@@ -984,6 +1006,8 @@ export interface LifelongLearningJobStatus {
   readonly knowledgeBase?: KnowledgeBaseStatus;
   /** What came of spec.placement. */
   readonly placement?: PlacementStatus;
+  /** The newest rollout of a model. */
+  readonly rollout?: RolloutStatus;
   /** The generation of spec that this status is about. */
   readonly observedGeneration?: number;
 }

@@ -1,4 +1,4 @@
-import { type Field, integer, list, number, object, string } from './fields.ts';
+import { type Field, type Fields, integer, list, number, object, string } from './fields.ts';
 import { parameter, reference } from './shared.ts';
 
 const quantities = (description: string): Field => ({
@@ -96,6 +96,28 @@ export const placementStatus: Field = object(
   'PlacementStatus',
 );
 
+const patience: Fields = {
+  tolerance: number(
+    'Share of a group’s nodes that may fail; when more do, every node goes back to what it had before. Default 0.',
+    { minimum: 0, maximum: 1 },
+  ),
+  deadlineSeconds: integer(
+    'A node that is not there after so long has failed. Default 600; a node that waits for its release does not count.',
+    { minimum: 1, maximum: 2_592_000 },
+  ),
+  pauseSeconds: integer('Time between two groups, to see how the first one fares. Default 0.', {
+    minimum: 0,
+    maximum: 2_592_000,
+  }),
+};
+
+/** How changed workers reach the nodes of a service. */
+export const serviceRollout: Field = object(
+  'Workers that change (their model, template or overrides) are replaced group by group, in the order of spec.placement.groups. Left out: all at once. Needs placement. Shoal’s own.',
+  patience,
+  'ServiceRollout',
+);
+
 /** How a new model reaches the nodes that serve it. */
 export const rollout: Field = object(
   'A new model reaches the serving nodes group by group, in the order of spec.placement.groups; without groups they are one. Left out: all at once. Needs hotUpdateEnabled. Shoal’s own.',
@@ -104,18 +126,7 @@ export const rollout: Field = object(
       'all: every node fetches the model before the first one serves it; group: only those of a group that is due. Default all.',
       { enum: ['all', 'group'] },
     ),
-    tolerance: number(
-      'Share of a group’s nodes that may fail; when more do, every node goes back to the model before. Default 0.',
-      { minimum: 0, maximum: 1 },
-    ),
-    deadlineSeconds: integer(
-      'A node that does not have the model, or does not serve it, after so long has failed. Default 600; a node that waits for its release does not count.',
-      { minimum: 1, maximum: 2_592_000 },
-    ),
-    pauseSeconds: integer('Time between two groups, to see how the first one fares. Default 0.', {
-      minimum: 0,
-      maximum: 2_592_000,
-    }),
+    ...patience,
     hold: string(
       'edge: a node that has the model waits until somebody at the edge releases it (shoal edge release). none: it does not. Default none.',
       { enum: ['none', 'edge'] },
@@ -127,9 +138,9 @@ export const rollout: Field = object(
 export const rolloutStatus: Field = object(
   'The newest rollout of a model.',
   {
-    digest: string('sha256 of the model.'),
-    previous: string('sha256 of the model before it; empty for the one the job began with.'),
-    round: integer('The training round it is of.'),
+    digest: string('sha256 of the model; of a service, of all its edge workers run with.'),
+    previous: string('The digest before it; empty for what the job began with.'),
+    round: integer('The training round it is of; of a service its generation.'),
     phase: string(
       'Pulling, Updating, Pausing (between two groups), Completed, or RolledBack: too many nodes failed.',
       { enum: ['Pulling', 'Updating', 'Pausing', 'Completed', 'RolledBack'] },

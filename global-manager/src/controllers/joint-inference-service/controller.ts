@@ -9,7 +9,6 @@ import {
 import { type Clock, isShoalError, type Logger, messageOf, ShoalError } from '@shoal/core';
 import type { Feed } from '../../edge-link/feed.ts';
 import type { Records } from '../../edge-link/records.ts';
-import type { KubeObject } from '../../kube/kube-api.ts';
 import { onGroupChange, type PlacedNode, placedNodes } from '../../placement/groups.ts';
 import { miningOf, requireOverrides, requireUnplaced } from '../../placement/overrides.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
@@ -17,14 +16,17 @@ import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
 import { recordEvent } from '../event-writer.ts';
 import { requireModel } from '../references.ts';
 import { writeStatus } from '../status-writer.ts';
+import { rollOutWorkers } from './rollout.ts';
 import { serviceStatus } from './status.ts';
 import {
   ensureAutoscaler,
   ensureDeployment,
   ensureService,
   removeOthers,
+  type WantedDeployment,
   type Worker,
   type WorkerPorts,
+  wantedDeployment,
 } from './workers.ts';
 
 export interface JointInferencePorts extends WorkerPorts {
@@ -48,8 +50,12 @@ export class JointInferenceReconciler implements Reconciler {
   readonly name = 'joint-inference-service';
   readonly #ports: JointInferencePorts;
 
+  /** Since when this manager follows services: nobody is late by the time it was away. */
+  readonly #startedMs: number;
+
   constructor(ports: JointInferencePorts) {
     this.#ports = ports;
+    this.#startedMs = ports.clock.now();
   }
 
   watch(enqueue: (key: string) => void): void {
@@ -87,7 +93,8 @@ export class JointInferenceReconciler implements Reconciler {
     const service = found as unknown as JointInferenceService;
     if (service.metadata.deletionTimestamp) return DONE;
     try {
-      await this.#ensure(service);
+      const ms = await this.#ensure(service);
+      return ms === undefined ? DONE : { kind: 'requeueAfter', ms };
     } catch (error) {
       if (!isShoalError(error) || (error.code !== 'not_found' && error.code !== 'invalid_argument'))
         throw error;
@@ -99,7 +106,6 @@ export class JointInferenceReconciler implements Reconciler {
       // What is missing may be of a kind that is not watched (a Secret): look again.
       return { kind: 'requeueAfter', ms: REFUSED_RETRY_MS };
     }
-    return DONE;
   }
 
   /** The workers at the edge: one, or one on every node of the groups. */
@@ -125,6 +131,11 @@ export class JointInferenceReconciler implements Reconciler {
   /** Nodes of the groups; undefined for a service without placement. @throws ShoalError. */
   #placed({ spec }: JointInferenceService): readonly Placed[] | undefined {
     const { placement, edgeWorker } = spec;
+    if (edgeWorker.rollout && !placement)
+      throw new ShoalError(
+        'invalid_argument',
+        'spec.edgeWorker.rollout goes through the groups of spec.placement, which is missing',
+      );
     if (!placement) return undefined;
     requireOverrides(placement.groups, [
       'model',
@@ -144,7 +155,8 @@ export class JointInferenceReconciler implements Reconciler {
     return placedNodes(placement, this.#ports.nodes.list());
   }
 
-  async #ensure(service: JointInferenceService): Promise<void> {
+  /** @returns Milliseconds until time alone may change something. */
+  async #ensure(service: JointInferenceService): Promise<number | undefined> {
     const { models, pods, jobs, records, clock, api } = this.#ports;
     const { namespace = '', uid } = service.metadata;
     const { cloudWorker } = service.spec;
@@ -158,9 +170,17 @@ export class JointInferenceReconciler implements Reconciler {
     // The Service comes first: its address must be known when the edge worker starts.
     await ensureService(service, this.#ports);
     const cloud = { type: 'Cloud', model: bigModel, template: cloudWorker.template } as const;
-    const deployments: KubeObject[] = [];
-    for (const worker of [cloud, ...edgeWorkers])
-      deployments.push(await ensureDeployment(service, worker, this.#ports));
+    const wanted: WantedDeployment[] = [];
+    for (const worker of edgeWorkers)
+      wanted.push(await wantedDeployment(service, worker, this.#ports));
+    const ofCloud = await wantedDeployment(service, cloud, this.#ports);
+    const inCloud = await ensureDeployment(service, ofCloud, this.#ports);
+    const { rollout, lookAgainMs, ...atEdge } = await rollOutWorkers(service, wanted, {
+      ...this.#ports,
+      nowMs: clock.now(),
+      listeningSinceMs: this.#startedMs,
+    });
+    const deployments = [inCloud, ...atEdge.deployments];
     await removeOthers(service, deployments, this.#ports);
     await ensureAutoscaler(service, 'Cloud', this.#ports);
     await ensureAutoscaler(service, 'Edge', this.#ports);
@@ -175,12 +195,14 @@ export class JointInferenceReconciler implements Reconciler {
       service,
       deployments,
       placed,
+      rollout,
       pods: own,
       records,
       nowMs: clock.now(),
     });
     await writeStatus(api, jobs, service, status);
     await this.#tell(service, status.conditions);
+    return lookAgainMs;
   }
 
   /** Tells the nodes of groups what they run, so that models are there before their workers. */

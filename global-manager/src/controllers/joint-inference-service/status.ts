@@ -4,6 +4,7 @@ import {
   type JointInferenceService,
   type PlacementGroup,
   type ResolvedGroup,
+  type RolloutStatus,
   recordKey,
   type ServiceReport,
 } from '@shoal/api';
@@ -79,6 +80,7 @@ export interface StatusInputs {
   readonly deployments: readonly KubeObject[];
   /** Nodes of the groups, for a service that has them. */
   readonly placed: readonly PlacedNode<PlacementGroup>[] | undefined;
+  readonly rollout: RolloutStatus | undefined;
   readonly pods: readonly KubeObject[];
   readonly records: Records;
   readonly nowMs: number;
@@ -93,7 +95,7 @@ function groupNames({ spec }: JointInferenceService): string {
 export function serviceStatus(inputs: StatusInputs): Status & { conditions: Condition[] } {
   const { service, deployments, pods, records, nowMs } = inputs;
   const active = deployments.filter(isAvailable).length;
-  const { placement: _old, ...before } = service.status ?? {};
+  const { placement: _old, rollout: _older, ...before } = service.status ?? {};
   const trouble = pods.map(troubleOf).find((t) => t !== undefined);
   const condition =
     active === deployments.length && deployments.length > 1
@@ -126,6 +128,7 @@ export function serviceStatus(inputs: StatusInputs): Status & { conditions: Cond
   return {
     ...before,
     ...placementOf(inputs),
+    ...(inputs.rollout ? { rollout: inputs.rollout } : {}),
     conditions: appendCondition(service.status?.conditions, condition, nowMs),
     startTime: service.status?.startTime ?? rfc3339(nowMs),
     active,

@@ -22,6 +22,8 @@ import { injectStorage } from '../../worker-pod/storage.ts';
 
 export const BIG_MODEL_PORT = 5000;
 const TEMPLATE_DIGEST = 'shoal.dev/template-digest';
+/** Annotation with the template that ran before the newest one. */
+const SETTLED = 'shoal.dev/settled-template';
 
 export interface WorkerPorts {
   readonly api: KubeApi;
@@ -144,34 +146,99 @@ function named(template: PodTemplate, type: WorkerType): PodTemplate {
   return { ...template, spec: { ...template.spec, containers } };
 }
 
-/** Creates or updates one worker's Deployment; nothing happens when its template is unchanged. */
-export async function ensureDeployment(
+/** A worker's Deployment as it should be, and as it is. */
+export interface WantedDeployment {
+  readonly worker: Worker;
+  readonly name: string;
+  readonly template: PodTemplate;
+  readonly digest: string;
+  readonly current: KubeObject | undefined;
+}
+
+export async function wantedDeployment(
   service: JointInferenceService,
   worker: Worker,
   ports: WorkerPorts,
-): Promise<KubeObject> {
-  const { name: serviceName, namespace = '' } = service.metadata;
+): Promise<WantedDeployment> {
+  const { namespace = '' } = service.metadata;
   const name = deploymentName(service, worker);
   const template = await podTemplate(service, worker, ports);
-  const digest = digestOf(canonicalJson(template));
   const current =
     ports.deployments.get(namespace, name) ?? (await ports.api.get(DEPLOYMENT, namespace, name));
-  if (current?.metadata.annotations?.[TEMPLATE_DIGEST] === digest) return current;
+  return { worker, name, template, digest: digestOf(canonicalJson(template)), current };
+}
+
+/** Whether a Deployment is of the wanted template. */
+export function isOfTemplate({ current, digest }: WantedDeployment): boolean {
+  return current?.metadata.annotations?.[TEMPLATE_DIGEST] === digest;
+}
+
+interface DeploymentParts {
+  readonly metadata: { readonly generation?: number };
+  readonly spec: { readonly template: PodTemplate };
+  readonly status?: {
+    readonly observedGeneration?: number;
+    readonly replicas?: number;
+    readonly updatedReplicas?: number;
+    readonly availableReplicas?: number;
+  };
+}
+
+/** Whether the newest template of a Deployment is the one that runs. */
+export function isSettled(deployment: KubeObject): boolean {
+  const { metadata, status = {} } = deployment as unknown as DeploymentParts;
+  const {
+    observedGeneration = 0,
+    replicas = 0,
+    updatedReplicas = 0,
+    availableReplicas = 0,
+  } = status;
+  const isSeen = observedGeneration >= (metadata.generation ?? 0);
+  // As kubectl rollout status has it: all are new, none is old, all are available.
+  const isNew = updatedReplicas > 0 && replicas === updatedReplicas;
+  return isSeen && isNew && availableReplicas >= updatedReplicas;
+}
+
+function changed(
+  current: KubeObject,
+  template: PodTemplate,
+  annotations: Readonly<Record<string, string>>,
+): KubeObject {
+  const metadata = {
+    ...current.metadata,
+    annotations: { ...current.metadata.annotations, ...annotations },
+  };
+  return { ...current, metadata, spec: { ...(current['spec'] as object), template } };
+}
+
+/** Creates or updates one worker's Deployment; nothing happens when its template is unchanged. */
+export async function ensureDeployment(
+  service: JointInferenceService,
+  wanted: WantedDeployment,
+  { api }: WorkerPorts,
+): Promise<KubeObject> {
+  const { worker, name, template, digest, current } = wanted;
+  const { name: serviceName, namespace = '' } = service.metadata;
+  if (current && isOfTemplate(wanted)) return current;
+  const fresh = named(template, worker.type);
+  if (current) {
+    const { spec } = current as unknown as DeploymentParts;
+    const before = current.metadata.annotations?.[TEMPLATE_DIGEST] ?? '';
+    // What runs well is remembered: a rollout that fails goes back to it.
+    const settled = isSettled(current)
+      ? { [SETTLED]: JSON.stringify({ digest: before, template: spec.template }) }
+      : {};
+    return await api.update(
+      DEPLOYMENT,
+      changed(current, fresh, { ...settled, [TEMPLATE_DIGEST]: digest }),
+    );
+  }
   const labels = {
     'app.sedna.io': `${serviceName}-${worker.type}-svc`,
     ...workerLabels(service, worker.type),
     ...placedLabels(worker),
   };
-  const fresh = named(template, worker.type);
-  if (current) {
-    const spec = { ...(current['spec'] as object), template: fresh };
-    const metadata = {
-      ...current.metadata,
-      annotations: { ...current.metadata.annotations, [TEMPLATE_DIGEST]: digest },
-    };
-    return await ports.api.update(DEPLOYMENT, { ...current, metadata, spec });
-  }
-  return await ports.api.create(DEPLOYMENT, {
+  return await api.create(DEPLOYMENT, {
     metadata: {
       name,
       namespace,
@@ -181,6 +248,19 @@ export async function ensureDeployment(
     },
     spec: { replicas: 1, selector: { matchLabels: labels }, template: fresh },
   });
+}
+
+/** Goes back to the template that ran well before; one that never had another stays as it is. */
+export async function revertDeployment(
+  current: KubeObject,
+  { api }: WorkerPorts,
+): Promise<KubeObject> {
+  const text = current.metadata.annotations?.[SETTLED];
+  if (text === undefined) return current;
+  const settled = JSON.parse(text) as { digest: string; template: PodTemplate };
+  if (current.metadata.annotations?.[TEMPLATE_DIGEST] === settled.digest) return current;
+  const annotations = { [TEMPLATE_DIGEST]: settled.digest };
+  return await api.update(DEPLOYMENT, changed(current, settled.template, annotations));
 }
 
 /** Removes the Deployments of edge workers that are not wanted any more: their nodes left. */

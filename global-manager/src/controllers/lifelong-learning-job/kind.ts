@@ -48,6 +48,7 @@ export function lifelongLearning(
     servingDigest: ({ spec }, _references, { group }) =>
       servingDigest({ overrides: group.overrides ?? null, template: spec.deploySpec.template }),
     checkPlacement: (_job, { groups }) => requireOverrides(groups, ['resources', 'env']),
+    rollout: (job) => job.spec.deploySpec.rollout,
     resolvedGroup: (_job, { overrides }) => sharedPart(overrides),
     createStagePod: async (job, { dataset }, at) => {
       const { url: datasetUrl, nodeName: datasetNode } = dataset.spec;
