@@ -171,6 +171,15 @@ test('objects come and records go through the API server; kill -9 of both ends l
   process.kill(c.pidOf('api-server'), 'SIGKILL');
   await write('one', 1);
   await untilCounted('one', 6);
+  // What is told changes: the same object with another body.
+  await write('another', 2);
+  await c.client.request(
+    'PATCH',
+    '/apis/sedna.io/v1alpha1/namespaces/default/datasets/one',
+    { spec: { url: '/data/another.txt' } },
+    { contentType: 'application/merge-patch+json' },
+  );
+  await untilCounted('one', 2);
 });
 
 test('logs take effect once, and are taken away; state stays as one record for each key', async () => {

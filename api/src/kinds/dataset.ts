@@ -117,7 +117,7 @@ export const dataset: KindDefinition = {
     { name: 'Format', type: 'string', jsonPath: '.spec.format' },
     { name: 'Samples', type: 'integer', jsonPath: '.status.numberOfSamples' },
     { name: 'Ready', type: 'string', jsonPath: '.status.conditions[-1:].reason' },
-    { name: 'Source', type: 'string', jsonPath: '.status.source.state' },
+    { name: 'Source', type: 'string', jsonPath: '.status.source.state', priority: 1 },
     { name: 'Age', type: 'date', jsonPath: '.metadata.creationTimestamp' },
   ],
 };
