@@ -155,9 +155,9 @@ export class MqttSource implements SampleSource {
   }
 }
 
-/** Whether a topic is one of a filter: `+` is one level, `#` all that follow. */
+/** Whether a topic is one of a filter: `+` is one level, `#` all that follow; of a shared one its own part counts. */
 export function matches(filter: string, topic: string): boolean {
-  const [wanted, levels] = [filter.split('/'), topic.split('/')];
+  const [wanted, levels] = [filter.replace(/^\$share\/[^/]+\//, '').split('/'), topic.split('/')];
   for (const [i, level] of wanted.entries()) {
     if (level === '#') return true;
     if (i >= levels.length || (level !== '+' && level !== levels[i])) return false;

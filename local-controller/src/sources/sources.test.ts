@@ -427,6 +427,7 @@ test('topics by filters', () => {
   expect(of('a/+/c', 'a/b/c', 'a/b', 'a/b/c/d', 'x/b/c')).toEqual([true, false, false, false]);
   expect(of('a/#', 'a', 'a/b', 'a/b/c', 'b')).toEqual([true, true, true, false]);
   expect(of('#', 'a', 'a/b')).toEqual([true, true]);
+  expect(of('$share/nodes/a/+', 'a/b', 'b/b')).toEqual([true, false]);
 });
 
 describe('a broker', () => {
