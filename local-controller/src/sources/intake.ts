@@ -79,9 +79,7 @@ export class SampleIntake {
     return String(this.#sql.get('SELECT path FROM dataset WHERE uid=?', uid)?.['path'] ?? '');
   }
 
-  /**
-   * Whether a delivery is a repetition: it was taken already.
-   */
+  /** Whether a delivery is a repetition: it was taken already. */
   isKnown(uid: string, { id, mayRepeat = true }: Delivery): boolean {
     if (id === undefined || !mayRepeat) return false;
     return this.#sql.get('SELECT 1 FROM taken WHERE uid=? AND id=?', uid, id) !== undefined;

@@ -32,6 +32,7 @@ export interface KubeTransportOptions {
 const PAGE_ITEMS = 256;
 const PAGE_BYTES = 256 * 1024;
 const RENEW_MS = 15_000;
+const WATCH_PAUSE_MS = 1_000;
 
 type Item = NonNullable<ReturnType<typeof batchItem>>;
 
@@ -241,7 +242,9 @@ class KubeSession {
       const isSame = held?.digest === object.spec.digest && held.uid === object.spec.uid;
       return batchItem(object, isSame ? 'keep' : 'put', ++this.#rev);
     });
+    // Told by now: their bodies need not stay for the session.
     this.#held.clear();
+    this.#listed.clear();
     const pages = paged(all);
     for (const [i, page] of pages.entries())
       this.#batch(page, {
@@ -275,11 +278,16 @@ class KubeSession {
 
   async #follow(): Promise<void> {
     const { signal } = this.#stop;
-    while (!signal.aborted)
+    while (!signal.aborted) {
+      const startedAt = this.#clock.monotonic();
       await this.#api.watch(`${this.#folder}/nodeobjects`, this.#version, {
         signal,
         onEvent: (event) => this.#change(event),
       });
+      // Whatever ends watches at once is not asked again at once.
+      const rest = WATCH_PAUSE_MS - (this.#clock.monotonic() - startedAt);
+      if (rest > 0) await this.#clock.sleep(rest, signal).catch(() => undefined);
+    }
   }
 
   #change({ type, object }: KubeEvent): void {
