@@ -42,6 +42,16 @@ interface Worker {
   readonly node: string | undefined;
   readonly env: Record<string, string | undefined>;
   readonly resources: unknown;
+  /** Milliseconds since the epoch, of whole seconds. */
+  readonly createdAt: number;
+  /** The same; NaN while it is not ready. */
+  readonly readyAt: number;
+}
+
+interface Condition {
+  readonly type: string;
+  readonly status: string;
+  readonly lastTransitionTime?: string;
 }
 
 /** Running pods of a service’s edge workers, by node. */
@@ -57,7 +67,11 @@ async function workers(prefix: string): Promise<Worker[]> {
       };
       const [main] = spec.containers;
       const env = Object.fromEntries((main?.env ?? []).map((e) => [e.name, e.value]));
-      return { node: spec.nodeName, env, resources: main?.resources };
+      const { conditions = [] } = (pod.status ?? {}) as { conditions?: Condition[] };
+      const ready = conditions.find((c) => c.type === 'Ready' && c.status === 'True');
+      const createdAt = Date.parse(String((pod.metadata as JsonObject)['creationTimestamp']));
+      const readyAt = Date.parse(ready?.lastTransitionTime ?? '');
+      return { node: spec.nodeName, env, resources: main?.resources, createdAt, readyAt };
     })
     .toSorted((a, b) => String(a.node).localeCompare(String(b.node)));
 }
@@ -234,6 +248,11 @@ test('changed workers are rolled out group by group; those that do not come up t
     Object.fromEntries(
       (await workers('doors-deployment-edge')).map((w) => [w.node ?? '', w.env['VERSION']]),
     );
+  const versionTwo = async (): Promise<{ createdAt: number; readyAt: number }[]> => {
+    const found = (await workers('doors-deployment-edge')).filter((w) => w.env['VERSION'] === '2');
+    expect(found.map((w) => w.node)).toEqual(['edge-1', 'edge-2']);
+    return found.map(({ createdAt, readyAt }) => ({ createdAt, readyAt }));
+  };
   await label('edge-2', { 'shoal.dev/group': 'south' });
   await untilPlacement('ji', 'doors', (p) => p.ready === 2);
   await change({ rollout: { deadlineSeconds: 20 } });
@@ -255,18 +274,15 @@ test('changed workers are rolled out group by group; those that do not come up t
     },
   });
   await change(slow('2', idle));
-  const seen = new Set<string>();
   await c.until(
     'version 2 everywhere',
-    async () => {
-      const now = await lights();
-      seen.add(`${now['edge-1']} ${now['edge-2']}`);
-      return (await rollout()).phase === 'Completed' && now['edge-2'] === '2';
-    },
+    async () => (await rollout()).phase === 'Completed' && (await lights())['edge-2'] === '2',
     60_000,
   );
-  expect([...seen].some((s) => s === '2 undefined')).toBe(true);
-  expect([...seen].some((s) => s === 'undefined 2')).toBe(false);
+  // Both took two seconds to be ready: the second one began when the first one was.
+  const [north, south] = await versionTwo();
+  expect(north?.readyAt).toBeGreaterThan(north?.createdAt ?? Number.NaN);
+  expect(south?.createdAt).toBeGreaterThanOrEqual(north?.readyAt ?? Number.NaN);
   await change({ rollout: { deadlineSeconds: 4 } });
   await change(slow('3', ['node', '-e', 'process.exit(1)']));
   const back = await c.until('it to be rolled back', async () => {
