@@ -231,6 +231,41 @@ test('a worker reaches its service in the cloud through the link; its log and me
   expect(await refused.text()).toMatch(/may not reach svc:\/\/default\/relayed-cloud:5000/);
 });
 
+test('what a node says of a service that it does not work for counts nowhere (P8)', async () => {
+  const slot = c.cluster.state.fleet.split('.').slice(0, 3).join('.');
+  const say = async (at: string, inferenceNumber: number): Promise<void> => {
+    const response = await fetch(`http://${at}:9100/sedna/workers/forged/info`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({
+        name: 'forged',
+        namespace: 'default',
+        ownerName: 'relayed',
+        ownerKind: 'jointinferenceservice',
+        kind: 'inference',
+        ownerInfo: { inferenceNumber },
+      }),
+    });
+    expect(response.ok).toBe(true);
+  };
+  const counted = async (): Promise<string | undefined> => {
+    const status = (await c.get('ji', 'relayed'))?.status as
+      | { metrics?: { key: string; value: string }[] }
+      | undefined;
+    return status?.metrics?.find((m) => m.key === 'inferenceNumber')?.value;
+  };
+  const waiting = async (node: string): Promise<number | undefined> => {
+    const { output } = await c.shoal(`link status --json`);
+    const links = JSON.parse(output) as { node: string; outboxRecords: string | number }[];
+    const link = links.find((l) => l.node === node);
+    return link && Number(link.outboxRecords);
+  };
+  await say(`${slot}.3`, 1000); // the second edge: nothing of the service is there
+  await c.until('the record to be in the cloud', async () => (await waiting('edge-2')) === 0);
+  await say(`${slot}.2`, 7);
+  expect(await c.until('the service to be counted', counted)).toBe('7');
+});
+
 test('the identity on the disk is written whole or not at all, and only its owner reads it', () => {
   const file = join(folder, 'identity.json');
   writeIdentity(file, { certificate: 'c', privateKey: 'p', authority: 'a' });

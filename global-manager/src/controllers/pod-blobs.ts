@@ -1,9 +1,9 @@
 import type { Feed } from '../edge-link/feed.ts';
-import type { KubeObject } from '../kube/kube-api.ts';
+
 import { DONE, type ReconcileResult, type Reconciler } from '../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../reconcile/object-cache.ts';
 import { BLOBS_ANNOTATION, SERVICES_ANNOTATION } from '../worker-pod/build.ts';
-import { phaseOf } from './pod-trouble.ts';
+import { hasEnded, nodeOf } from './job-nodes.ts';
 
 const KIND = 'PodBlobs';
 
@@ -52,12 +52,4 @@ export class PodBlobsReconciler implements Reconciler {
     this.#feed.assign(key, new Map(node === undefined ? [] : [[node, needs]]));
     return Promise.resolve(DONE);
   }
-}
-
-function hasEnded(pod: KubeObject): boolean {
-  return ['Succeeded', 'Failed'].includes(phaseOf(pod));
-}
-
-function nodeOf(pod: KubeObject): string | undefined {
-  return (pod as unknown as { spec?: { nodeName?: string } }).spec?.nodeName;
 }

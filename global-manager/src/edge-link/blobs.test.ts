@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { digestOf } from '@shoal/core';
@@ -39,6 +39,18 @@ test('a blob arrives in pieces, repeated ones are skipped, and is whole only onc
   expect(store.stat(digest)).toEqual({ receivedBytes: 10, complete: true });
   expect(await readAll(store)).toBe('0123456789');
   expect(await readAll(store, 6)).toBe('6789');
+});
+
+test('what one sender leaves unfinished or spoils is not in the way of another', async () => {
+  const store = new BlobStore(dir);
+  store.append(digest, { ...chunk(0, 4), data: Buffer.from('junk') }, 'spy');
+  expect(store.stat(digest, 'edge')).toEqual({ receivedBytes: 0, complete: false });
+  store.append(digest, chunk(0, 10), 'edge');
+  await store.finish(digest, 'edge');
+  expect(await readAll(store)).toBe('0123456789');
+  expect(store.append(digest, chunk(4, 8), 'spy')).toBe(10);
+  await store.finish(digest, 'spy');
+  expect(readdirSync(dir)).toHaveLength(1);
 });
 
 test('a gap, too many bytes, another content, and a digest that is a path are refused', async () => {

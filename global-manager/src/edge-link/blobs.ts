@@ -32,14 +32,21 @@ export class BlobStore {
     return join(this.#dir, digest.replace(':', '-'));
   }
 
-  /** Bytes held of a blob, and whether that is all of it. */
-  stat(digest: string): { receivedBytes: number; complete: boolean } {
+  /** Where content arrives: a sender's own file, so that none can spoil what another sends. */
+  #part(digest: string, sender: string): string {
+    return `${this.#path(digest)}.${sender.replaceAll(/[^\w.-]/g, '_')}.part`;
+  }
+
+  /**
+   * Bytes held of a blob, and whether that is all of it.
+   *
+   * @param sender Whose transfer is asked for while it is not complete; empty: the cloud's own.
+   */
+  stat(digest: string, sender = ''): { receivedBytes: number; complete: boolean } {
     const path = this.#path(digest);
     if (existsSync(path)) return { receivedBytes: statSync(path).size, complete: true };
-    return {
-      receivedBytes: existsSync(`${path}.part`) ? statSync(`${path}.part`).size : 0,
-      complete: false,
-    };
+    const part = this.#part(digest, sender);
+    return { receivedBytes: existsSync(part) ? statSync(part).size : 0, complete: false };
   }
 
   /** Chunks of a complete blob from an offset. @throws ShoalError `not_found`. */
@@ -54,9 +61,12 @@ export class BlobStore {
    *
    * @returns Bytes held now.
    */
-  append(digest: string, chunk: { offset: number; sizeBytes: number; data: Uint8Array }): number {
-    const path = this.#path(digest);
-    const { receivedBytes, complete } = this.stat(digest);
+  append(
+    digest: string,
+    chunk: { offset: number; sizeBytes: number; data: Uint8Array },
+    sender = '',
+  ): number {
+    const { receivedBytes, complete } = this.stat(digest, sender);
     if (complete) return receivedBytes;
     if (chunk.sizeBytes > MAX_BLOB_BYTES)
       throw new ShoalError(
@@ -74,7 +84,7 @@ export class BlobStore {
         'out_of_range',
         `blob ${digest} is longer than its ${chunk.sizeBytes} bytes`,
       );
-    const file = openSync(`${path}.part`, 'a');
+    const file = openSync(this.#part(digest, sender), 'a');
     try {
       writeSync(file, fresh);
       fsyncSync(file);
@@ -106,20 +116,20 @@ export class BlobStore {
   }
 
   /** Checks a blob that has arrived and gives it its name. @throws ShoalError `data_corrupt`. */
-  async finish(digest: string): Promise<void> {
+  async finish(digest: string, sender = ''): Promise<void> {
     const path = this.#path(digest);
-    if (existsSync(path)) return;
+    const part = this.#part(digest, sender);
+    if (existsSync(path)) return rmSync(part, { force: true });
     const hash = digester();
-    for await (const chunk of createReadStream(`${path}.part`) as AsyncIterable<Buffer>)
-      hash.update(chunk);
+    for await (const chunk of createReadStream(part) as AsyncIterable<Buffer>) hash.update(chunk);
     if (hash.digest() !== digest) {
-      rmSync(`${path}.part`, { force: true });
+      rmSync(part, { force: true });
       throw new ShoalError(
         'data_corrupt',
         `the content sent as ${digest} has another digest; send it again`,
         { retry: 'backoff' },
       );
     }
-    renameSync(`${path}.part`, path);
+    renameSync(part, path);
   }
 }

@@ -52,6 +52,16 @@ const FOURTH = `
   CREATE INDEX figure_node ON figure(node, id);
 `;
 
+/** Who works for what. Those who have said something until now are taken at their word. */
+const FIFTH = `
+  CREATE TABLE worker(kind TEXT, namespace TEXT, name TEXT, node TEXT, PRIMARY KEY(kind, namespace, name, node)) WITHOUT ROWID;
+  CREATE INDEX record_key ON record(key);
+  INSERT OR IGNORE INTO worker
+    WITH first AS (SELECT node, substr(key, 1, instr(key, '/') - 1) AS kind, substr(key, instr(key, '/') + 1) AS rest FROM record),
+      second AS (SELECT node, kind, substr(rest, 1, instr(rest, '/') - 1) AS namespace, substr(rest, instr(rest, '/') + 1) || '/' AS rest FROM first)
+    SELECT kind, namespace, substr(rest, 1, instr(rest, '/') - 1), node FROM second;
+`;
+
 /**
  * The store behind EdgeLink in the cloud: what each node should know and what each has said. One
  * manager writes at a time: opening for writing begins a new term, and whoever is of an older term
@@ -72,7 +82,7 @@ export class CloudStore {
     try {
       this.#db = open(path);
       this.#db.exec(PRAGMAS);
-      migrate(this.#db, [FIRST, SECOND, THIRD, FOURTH], `the feed store ${path}`);
+      migrate(this.#db, [FIRST, SECOND, THIRD, FOURTH, FIFTH], `the feed store ${path}`);
     } catch (error) {
       throw fromNode(error, `opening the feed store ${path}`);
     }

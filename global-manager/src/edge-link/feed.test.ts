@@ -67,7 +67,7 @@ test('a state record takes effect once, whatever is repeated or comes late', () 
     records.take(node, 'disk', {
       stream: 'state',
       seq,
-      key: 'k',
+      key: 'Job/ns/a/part',
       body: Buffer.from(JSON.stringify({ v })),
     });
   expect([take(1, 1), take(3, 3), take(2, 2), take(3, 99)]).toEqual([
@@ -76,10 +76,49 @@ test('a state record takes effect once, whatever is repeated or comes late', () 
     'known',
     'known',
   ]);
-  expect(records.record('edge', 'k')).toEqual({ v: 3 });
+  expect(records.record('edge', 'Job/ns/a/part')).toEqual({ v: 3 });
   expect(take(1, 7, 'other')).toBe('taken');
-  expect(records.records('k').map((r) => r.body)).toEqual([{ v: 3 }, { v: 7 }]);
+  const work = { kind: 'Job', namespace: 'ns', name: 'a' };
+  const said = (): unknown[] => records.said(work, 'part').map((r) => r.body);
+  expect(said()).toEqual([]);
+  records.admit(work, ['edge']);
+  expect(said()).toEqual([{ v: 3 }]);
+  records.admit(work, ['edge', 'other']);
+  expect(said()).toEqual([{ v: 3 }, { v: 7 }]);
+  expect(records.said(work)).toHaveLength(2);
+  expect(records.said({ ...work, name: 'a/part' })).toEqual([]);
   expect(records.positions('edge', 'disk')).toEqual([{ stream: 'state', seq: 3 }]);
+});
+
+test('what is said of a job counts of nodes that work for it, by a pod or because they were told', () => {
+  const records = new Records(store);
+  const [first, second] = ['a', 'b'].map((name) => ({ kind: 'Job', namespace: 'ns', name }));
+  if (!first || !second) throw new Error('two');
+  new Feed(store).assign({ ...first, uid: 'u' }, new Map([['edge', {}]]));
+  expect([records.worksFor('edge', first), records.worksFor('edge', second)]).toEqual([
+    true,
+    false,
+  ]);
+  records.admit(second, ['edge']);
+  expect(records.worksFor('edge', second)).toBe(true);
+  expect(records.worksFor('other', second)).toBe(false);
+  records.forget(second);
+  expect(records.worksFor('edge', second)).toBe(false);
+});
+
+test('a node that makes up keys without end keeps what is said of its work', () => {
+  const records = new Records(store);
+  const work = { kind: 'Job', namespace: 'ns', name: 'real' };
+  records.admit(work, ['edge']);
+  const take = (seq: number, key: string): unknown =>
+    records.take('edge', 'disk', { stream: 'state', seq, key, body: Buffer.from('{}') });
+  store.transaction(() => {
+    take(1, 'Job/ns/real/part');
+    for (let seq = 2; seq <= 12_000; seq++) take(seq, `Job/ns/made-up-${seq}/part`);
+  });
+  expect(records.said(work)).toHaveLength(1);
+  const kept = store.get("SELECT count(*) AS n FROM record WHERE node='edge'");
+  expect(Number(kept?.['n'])).toBeLessThanOrEqual(10_000);
 });
 
 test('log entries take effect in order; what the edge no longer holds is passed over, known keys once', () => {

@@ -55,11 +55,15 @@ export class LogWriter {
       const value = isJsonObject(said) ? said[field] : undefined;
       return typeof value === 'string' && value !== '' ? value.slice(0, MAX_TEXT) : otherwise;
     };
-    const about = {
-      apiVersion: 'sedna.io/v1alpha1',
-      kind,
-      metadata: { name, namespace, uid: text('uid', idempotencyKey) },
-    };
+    const work = { kind, namespace, name };
+    // What a node says of what is not its business stands with the node.
+    const about = this.#ports.records.worksFor(node, work)
+      ? {
+          apiVersion: 'sedna.io/v1alpha1',
+          kind,
+          metadata: { name, namespace, uid: text('uid', idempotencyKey) },
+        }
+      : { apiVersion: 'v1', kind: 'Node', metadata: { name: node, uid: node } };
     const isWarning = text('type', 'Normal') === 'Warning';
     await recordEvent(this.#ports, about, {
       type: isWarning ? 'Warning' : 'Normal',

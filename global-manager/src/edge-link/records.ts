@@ -1,3 +1,4 @@
+import { recordKey } from '@shoal/api';
 import type { SqlRow } from '@shoal/core';
 import type { CloudStore } from './cloud-store.ts';
 
@@ -23,7 +24,16 @@ export interface LogEntry {
   readonly body: Uint8Array;
 }
 
+/** A job, service or dataset that nodes say something about. */
+export interface Work {
+  readonly kind: string;
+  readonly namespace: string;
+  readonly name: string;
+}
+
 const LOG = 'log/';
+/** Keys of records that one node may have: more than the jobs of any machine need. */
+const MAX_KEYS = 10_000;
 /** Keys of log entries that are remembered per node after their effect. */
 const KEPT_KEYS = 10_000;
 const PRUNE_EVERY = 100;
@@ -100,13 +110,7 @@ export class Records {
         record.key,
         record.body,
       );
-    else if (isValid)
-      this.#store.run(
-        'INSERT OR REPLACE INTO record VALUES(?, ?, ?)',
-        node,
-        record.key,
-        record.body,
-      );
+    else if (isValid) this.#keep(node, record.key, record.body);
     this.#store.run(
       'INSERT OR REPLACE INTO stream VALUES(?, ?, ?)',
       node,
@@ -131,8 +135,29 @@ export class Records {
   replace(node: string, key: string, body: Uint8Array): boolean {
     const known = this.#store.get('SELECT body FROM record WHERE node=? AND key=?', node, key);
     if (known && Buffer.from(known['body'] as Uint8Array).equals(body)) return false;
-    this.#store.run('INSERT OR REPLACE INTO record VALUES(?, ?, ?)', node, key, body);
+    this.#keep(node, key, body);
     return true;
+  }
+
+  /** A node that says more than any does has what it said first, of what it does not work for, forgotten. */
+  #keep(node: string, key: string, body: Uint8Array): void {
+    const store = this.#store;
+    const isKnown = store.get('SELECT 1 FROM record WHERE node=? AND key=?', node, key);
+    const many = 'SELECT count(*) AS n FROM record WHERE node=?';
+    if (!isKnown && Number(store.get(many, node)?.['n']) >= MAX_KEYS) this.#makeRoom(node);
+    store.run('INSERT OR REPLACE INTO record VALUES(?, ?, ?)', node, key, body);
+  }
+
+  #makeRoom(node: string): void {
+    const rows = this.#store.all('SELECT key FROM record WHERE node=? ORDER BY rowid', node);
+    const keys = rows.map((row) => String(row['key']));
+    const isIdle = (key: string): boolean => {
+      const [kind = '', namespace = '', name = ''] = key.split('/');
+      return !this.worksFor(node, { kind, namespace, name });
+    };
+    const idle = keys.filter(isIdle);
+    for (const key of (idle.length > 0 ? idle : keys).slice(0, MAX_KEYS / 10))
+      this.#store.run('DELETE FROM record WHERE node=? AND key=?', node, key);
   }
 
   /** Tells those who listen about records that were taken, once they are durable. */
@@ -182,11 +207,64 @@ export class Records {
     return row ? parse<T>(row) : undefined;
   }
 
-  /** The newest records under a key prefix from all nodes. */
-  records<T>(prefix: string): { node: string; key: string; body: T }[] {
-    return this.#store
-      .all('SELECT node, key, body FROM record WHERE substr(key, 1, ?) = ?', prefix.length, prefix)
-      .map((r) => ({ node: String(r['node']), key: String(r['key']), body: parse<T>(r) }));
+  /**
+   * Remembers that nodes work for something: what they say of it counts, also after they have left.
+   */
+  admit({ kind, namespace, name }: Work, nodes: readonly string[]): void {
+    const isKnown = (node: string): boolean =>
+      this.#store.get(
+        'SELECT 1 FROM worker WHERE kind=? AND namespace=? AND name=? AND node=?',
+        kind,
+        namespace,
+        name,
+        node,
+      ) !== undefined;
+    const fresh = nodes.filter((node) => !isKnown(node));
+    if (fresh.length === 0) return;
+    this.#store.transaction(() => {
+      for (const node of fresh)
+        this.#store.run(
+          'INSERT OR IGNORE INTO worker VALUES(?, ?, ?, ?)',
+          kind,
+          namespace,
+          name,
+          node,
+        );
+    });
+  }
+
+  /** Whether a node works for something or did: by a pod there, or because it was told of it. */
+  worksFor(node: string, { kind, namespace, name }: Work): boolean {
+    const found = this.#store.get(
+      'SELECT 1 FROM worker WHERE node=?1 AND kind=?2 AND namespace=?3 AND name=?4 UNION ALL SELECT 1 FROM change WHERE node=?1 AND kind=?2 AND namespace=?3 AND name=?4 LIMIT 1',
+      node,
+      kind,
+      namespace,
+      name,
+    );
+    return found !== undefined;
+  }
+
+  /**
+   * What nodes have said last of something, one record per node and part; of nodes that do not work
+   * for it nothing counts.
+   *
+   * @param part Only this part; default: all.
+   */
+  said<T>(work: Work, part?: string): { node: string; key: string; body: T }[] {
+    const prefix = recordKey(work.kind, work, part ?? '');
+    const rows =
+      part === undefined
+        ? this.#store.all(
+            'SELECT node, key, body FROM record WHERE substr(key, 1, ?) = ?',
+            prefix.length,
+            prefix,
+          )
+        : this.#store.all('SELECT node, key, body FROM record WHERE key = ?', prefix);
+    return rows
+      .map((r) => ({ node: String(r['node']), key: String(r['key']), row: r }))
+      .filter(({ node }) => this.worksFor(node, work))
+      .map(({ node, key, row }) => ({ node, key, body: parse<T>(row) }));
   }
 
   /** Forgets one record of every node. */
@@ -194,11 +272,19 @@ export class Records {
     this.#store.transaction(() => this.#store.run('DELETE FROM record WHERE key = ?', key));
   }
 
-  /** Forgets the records of an object that is gone; the prefix ends in a slash. */
-  forgetRecords(prefix: string): void {
-    this.#store.transaction(() =>
-      this.#store.run('DELETE FROM record WHERE substr(key, 1, ?) = ?', prefix.length, prefix),
-    );
+  /** Forgets what was said of something that is gone, and who worked for it. */
+  forget(work: Work): void {
+    const { kind, namespace, name } = work;
+    const prefix = recordKey(kind, work, '');
+    this.#store.transaction(() => {
+      this.#store.run('DELETE FROM record WHERE substr(key, 1, ?) = ?', prefix.length, prefix);
+      this.#store.run(
+        'DELETE FROM worker WHERE kind=? AND namespace=? AND name=?',
+        kind,
+        namespace,
+        name,
+      );
+    });
   }
 }
 

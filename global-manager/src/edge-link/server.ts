@@ -277,20 +277,17 @@ export class EdgeLinkServer {
   ): Promise<void> {
     const { blobs } = this.#options;
     try {
-      this.#nodeOf(call);
+      const node = this.#nodeOf(call);
       let digest = '';
       let received = 0;
       let size = 0;
       for await (const chunk of call as AsyncIterable<BlobChunk>) {
         digest = chunk.digest;
         size = Number(chunk.sizeBytes);
-        received = blobs.append(digest, {
-          offset: Number(chunk.offset),
-          sizeBytes: size,
-          data: chunk.data,
-        });
+        const content = { offset: Number(chunk.offset), sizeBytes: size, data: chunk.data };
+        received = blobs.append(digest, content, node);
       }
-      if (received === size) await blobs.finish(digest);
+      if (received === size) await blobs.finish(digest, node);
       callback(
         null,
         create(PutBlobResultSchema, {
@@ -308,8 +305,8 @@ export class EdgeLinkServer {
     callback: grpc.sendUnaryData<unknown>,
   ): void {
     try {
-      this.#nodeOf(call);
-      const { receivedBytes, complete } = this.#options.blobs.stat(call.request.digest);
+      const node = this.#nodeOf(call);
+      const { receivedBytes, complete } = this.#options.blobs.stat(call.request.digest, node);
       callback(
         null,
         create(StatBlobResultSchema, { receivedBytes: BigInt(receivedBytes), complete }),

@@ -1,4 +1,4 @@
-import { appendCondition, type Condition, type FederatedLearningJob, recordKey } from '@shoal/api';
+import { appendCondition, type Condition, type FederatedLearningJob } from '@shoal/api';
 import { type Clock, isShoalError, type Logger, messageOf } from '@shoal/core';
 import type { Records } from '../../edge-link/records.ts';
 import { type KubeObject, POD } from '../../kube/kube-api.ts';
@@ -6,6 +6,7 @@ import { onGroupChange } from '../../placement/groups.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
 import { recordEvent } from '../event-writer.ts';
+import { nodesOf, workOf } from '../job-nodes.ts';
 import { endedAt, phaseOf } from '../pod-trouble.ts';
 import { requireDataset, requireModel } from '../references.ts';
 import { writeStatus } from '../status-writer.ts';
@@ -81,7 +82,7 @@ export class FederatedLearningReconciler implements Reconciler {
     const { jobs, records } = this.#ports;
     const found = jobs.get(namespace, name);
     if (!found) {
-      records.forgetRecords(`${recordKey(KIND, { namespace, name })}/`);
+      records.forget({ kind: KIND, namespace, name });
       return DONE;
     }
     const job = found as unknown as FederatedLearningJob;
@@ -137,12 +138,11 @@ export class FederatedLearningReconciler implements Reconciler {
 
   /** Pods of this job that are not on their way out, by slot. */
   #podsOf(job: FederatedLearningJob): Map<string, KubeObject> {
-    const own = this.#ports.pods
+    const all = this.#ports.pods
       .list(job.metadata.namespace)
-      .filter(
-        (p) =>
-          p.metadata.labels?.[`${LABEL}/uid`] === job.metadata.uid && !p.metadata.deletionTimestamp,
-      );
+      .filter((p) => p.metadata.labels?.[`${LABEL}/uid`] === job.metadata.uid);
+    this.#ports.records.admit(workOf(KIND, job), nodesOf(all));
+    const own = all.filter((p) => !p.metadata.deletionTimestamp);
     return new Map(own.map((p) => [p.metadata.labels?.[SLOT_LABEL] ?? '', p]));
   }
 

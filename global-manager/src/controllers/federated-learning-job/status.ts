@@ -3,13 +3,13 @@ import {
   type Condition,
   type FederatedLearningJob,
   type PodSpec,
-  recordKey,
   type ServiceReport,
 } from '@shoal/api';
 import { isJsonObject, type JsonObject, rfc3339 } from '@shoal/core';
 import type { Records } from '../../edge-link/records.ts';
 import type { KubeObject } from '../../kube/kube-api.ts';
 import { sharedPart } from '../../placement/status.ts';
+import { workOf } from '../job-nodes.ts';
 import { phaseOf, troubleOf } from '../pod-trouble.ts';
 import { SLOT_LABEL, type Slot } from './workers.ts';
 
@@ -114,7 +114,7 @@ function federationFigures(
   records: Records,
 ): JsonObject {
   const reports = records
-    .records<ServiceReport>(`${recordKey('FederatedLearningJob', job.metadata)}/`)
+    .said<ServiceReport>(workOf('FederatedLearningJob', job))
     .map((r) => r.body);
   const rounds = roundsOf(reports);
   const last = rounds.at(-1);
@@ -143,7 +143,7 @@ type Phase = 'Pending' | 'Running' | 'Succeeded' | 'Failed';
 /** Why the round cannot go on, as the aggregator told its participants; undefined while it does. */
 function waitingReason(job: FederatedLearningJob, records: Records): string | undefined {
   const newest = records
-    .records<ServiceReport>(`${recordKey('FederatedLearningJob', job.metadata)}/`)
+    .said<ServiceReport>(workOf('FederatedLearningJob', job))
     .map(({ body }) => body.ownerInfo)
     .toSorted((a, b) => String(b['updateTime']).localeCompare(String(a['updateTime'])))[0];
   const reason = newest?.['waiting'];

@@ -10,6 +10,7 @@ import {
 import type { BlobStore } from '../../edge-link/blobs.ts';
 import type { Records } from '../../edge-link/records.ts';
 import type { SampleStore } from '../../samples/sample-store.ts';
+import { workOf } from '../job-nodes.ts';
 import type { Observed } from '../stage-job/stage-job.ts';
 
 export interface LoopPorts {
@@ -87,9 +88,8 @@ export class HardExampleLoop {
   }
 
   #reports(job: IncrementalLearningJob): { node: string; body: InferenceReport }[] {
-    const prefix = recordKey('IncrementalLearningJob', job.metadata, 'Inference');
     return this.#ports.records
-      .records<InferenceReport>(prefix)
+      .said<InferenceReport>(workOf('IncrementalLearningJob', job), 'Inference')
       .filter((r) => r.body.uid === job.metadata.uid);
   }
 

@@ -3,7 +3,6 @@ import {
   type Condition,
   type JointInferenceService,
   type PlacementGroup,
-  recordKey,
   type ServiceAssignment,
 } from '@shoal/api';
 import { type Clock, isShoalError, type Logger, messageOf, ShoalError } from '@shoal/core';
@@ -14,6 +13,7 @@ import { miningOf, requireOverrides, requireUnplaced } from '../../placement/ove
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
 import { recordEvent } from '../event-writer.ts';
+import { nodesOf, workOf } from '../job-nodes.ts';
 import { requireModel } from '../references.ts';
 import { writeStatus } from '../status-writer.ts';
 import { rollOutWorkers } from './rollout.ts';
@@ -87,7 +87,7 @@ export class JointInferenceReconciler implements Reconciler {
     const found = jobs.get(namespace, name);
     if (!found) {
       feed.assign({ kind: KIND, namespace, name, uid: '' }, new Map());
-      records.forgetRecords(`${recordKey(KIND, { namespace, name })}/`);
+      records.forget({ kind: KIND, namespace, name });
       return DONE;
     }
     const service = found as unknown as JointInferenceService;
@@ -184,13 +184,11 @@ export class JointInferenceReconciler implements Reconciler {
     await removeOthers(service, deployments, this.#ports);
     await ensureAutoscaler(service, 'Cloud', this.#ports);
     await ensureAutoscaler(service, 'Edge', this.#ports);
-    const own = pods
+    const all = pods
       .list(namespace)
-      .filter(
-        (p) =>
-          p.metadata.labels?.['jointinferenceservice.sedna.io/uid'] === uid &&
-          !p.metadata.deletionTimestamp,
-      );
+      .filter((p) => p.metadata.labels?.['jointinferenceservice.sedna.io/uid'] === uid);
+    records.admit(workOf(KIND, service), nodesOf(all));
+    const own = all.filter((p) => !p.metadata.deletionTimestamp);
     const status = serviceStatus({
       service,
       deployments,

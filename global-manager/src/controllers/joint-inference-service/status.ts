@@ -5,7 +5,6 @@ import {
   type PlacementGroup,
   type ResolvedGroup,
   type RolloutStatus,
-  recordKey,
   type ServiceReport,
 } from '@shoal/api';
 import { rfc3339 } from '@shoal/core';
@@ -14,6 +13,7 @@ import type { KubeObject } from '../../kube/kube-api.ts';
 import { NODE_LABEL, nodeLabel, type PlacedNode } from '../../placement/groups.ts';
 import { miningOf, thresholdOf } from '../../placement/overrides.ts';
 import { placementStatus, sharedPart } from '../../placement/status.ts';
+import { workOf } from '../job-nodes.ts';
 import { troubleOf } from '../pod-trouble.ts';
 
 interface Available {
@@ -123,7 +123,7 @@ export function serviceStatus(inputs: StatusInputs): Status & { conditions: Cond
             message: `the worker of service failed: ${trouble}`,
           };
   const reports = records
-    .records<ServiceReport>(`${recordKey('JointInferenceService', service.metadata)}/`)
+    .said<ServiceReport>(workOf('JointInferenceService', service))
     .map((r) => r.body);
   return {
     ...before,

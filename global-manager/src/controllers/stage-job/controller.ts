@@ -1,5 +1,5 @@
 import { isDeepStrictEqual } from 'node:util';
-import { type Dataset, type FaultReport, recordKey } from '@shoal/api';
+import { type Dataset, type FaultReport } from '@shoal/api';
 import { isShoalError, messageOf, rfc3339 } from '@shoal/core';
 import type { KubeObject } from '../../kube/kube-api.ts';
 import { onGroupChange, placedNodes } from '../../placement/groups.ts';
@@ -15,9 +15,10 @@ import {
   type StagePosition,
 } from '../../stages/machine.ts';
 import { recordEvent } from '../event-writer.ts';
+import { hasEnded, nodeOf, nodesOf, workOf } from '../job-nodes.ts';
 import { endedAt, phaseOf, troubleOf } from '../pod-trouble.ts';
 import { writeStatus } from '../status-writer.ts';
-import { hasEnded, JobPods, nodeOf } from './job-pods.ts';
+import { JobPods } from './job-pods.ts';
 import { ROUND_LABEL } from './pods.ts';
 import type { StageJobPorts } from './ports.ts';
 import { type RolledJob, rolledOut, rolloutNow, rolloutReport } from './rollouts.ts';
@@ -112,7 +113,7 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
       const { kind } = this.#kind;
       feed.assign({ kind, namespace, name, uid: found?.metadata.uid ?? '' }, new Map());
       if (!found) {
-        records.forgetRecords(`${recordKey(this.#kind.kind, { namespace, name })}/`);
+        records.forget({ kind: this.#kind.kind, namespace, name });
         this.#kind.forget?.(namespace, name, '');
       }
       return DONE;
@@ -133,6 +134,7 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
     const own = this.#ports.pods
       .list(namespace)
       .filter((p) => p.metadata.labels?.[`${this.#prefix}/uid`] === uid);
+    this.#ports.records.admit(workOf(this.#kind.kind, job), nodesOf(own));
     return {
       job,
       references: this.#kind.resolve(job),
@@ -299,9 +301,8 @@ export class StageJobReconciler<Job extends StageJob, References extends StageRe
 
   /** What keeps a node from doing its part. */
   #fault(job: Job): string | undefined {
-    const key = recordKey(this.#kind.kind, job.metadata, 'Fault');
     const faults = this.#ports.records
-      .records<FaultReport>(key)
+      .said<FaultReport>(workOf(this.#kind.kind, job), 'Fault')
       .filter((r) => r.body.uid === job.metadata.uid && r.body.message !== '');
     return faults[0] && `node ${faults[0].node}: ${faults[0].body.message}`;
   }

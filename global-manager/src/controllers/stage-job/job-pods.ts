@@ -1,16 +1,7 @@
 import type { KubeObject } from '../../kube/kube-api.ts';
 import type { StagePosition } from '../../stages/machine.ts';
-import { phaseOf } from '../pod-trouble.ts';
+import { hasEnded, nodeOf } from '../job-nodes.ts';
 import { ROUND_LABEL, workerTypeOf } from './pods.ts';
-
-/** Where a pod runs; undefined while that is not known. */
-export function nodeOf(pod: KubeObject): string | undefined {
-  return (pod as unknown as { spec?: { nodeName?: string } }).spec?.nodeName;
-}
-
-export function hasEnded(pod: KubeObject): boolean {
-  return ['Succeeded', 'Failed'].includes(phaseOf(pod));
-}
 
 /** Pods of one job, by what they do. */
 export class JobPods {

@@ -1,5 +1,6 @@
 import { type ModelReport, recordKey } from '@shoal/api';
 import type { Records } from '../../edge-link/records.ts';
+import { workOf } from '../job-nodes.ts';
 import type { ServedModel, StageJob } from './stage-job.ts';
 
 /** Models that were served; the one the job began with is known once it is about to be replaced. */
@@ -10,7 +11,7 @@ export function servedHistory(
 ): readonly ServedModel[] | undefined {
   if (job.status?.models) return job.status.models;
   const [initial] = records
-    .records<ModelReport>(recordKey(kind, job.metadata, 'Initial'))
+    .said<ModelReport>(workOf(kind, job), 'Initial')
     .filter((r) => r.body.uid === job.metadata.uid);
   if (!initial) return undefined;
   const { startTime } = job.status ?? {};

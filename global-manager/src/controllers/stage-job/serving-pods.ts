@@ -2,8 +2,9 @@ import { type Clock, canonicalJson, digestOf } from '@shoal/core';
 import { type KubeApi, type KubeObject, POD } from '../../kube/kube-api.ts';
 import { NODE_LABEL, nodeLabel } from '../../placement/groups.ts';
 import type { ObjectCache } from '../../reconcile/object-cache.ts';
+import { hasEnded, nodeOf } from '../job-nodes.ts';
 import { endedAt } from '../pod-trouble.ts';
-import { hasEnded, type JobPods, nodeOf } from './job-pods.ts';
+import { type JobPods } from './job-pods.ts';
 import type { PlacedWorker } from './stage-job.ts';
 
 /** A pod that serves and ended is started again after this long. */

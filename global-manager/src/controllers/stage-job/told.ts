@@ -1,7 +1,8 @@
 import type { PlacementGroup, PlacementStatus, ResolvedGroup, RolloutStatus } from '@shoal/api';
 import { placementStatus } from '../../placement/status.ts';
+import { nodeOf } from '../job-nodes.ts';
 import { isReady } from '../pod-trouble.ts';
-import { type JobPods, nodeOf } from './job-pods.ts';
+import type { JobPods } from './job-pods.ts';
 import type { PlacedWorker, StageJob } from './stage-job.ts';
 
 /** Groups of a job, in a sentence. */
