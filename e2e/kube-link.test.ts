@@ -2,7 +2,8 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { appendFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { CloudFrame, NodeRecord } from '@shoal/api';
+import { create } from '@bufbuild/protobuf';
+import { type CloudFrame, EdgeFrameSchema, type NodeObject, type NodeRecord } from '@shoal/api';
 import { type JsonObject, systemClock } from '@shoal/core';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { EdgeLinkCore } from '../local-controller/src/link/edge-link-core.ts';
@@ -146,6 +147,12 @@ async function mail<T>(plural: string): Promise<T[]> {
   return ((await c.client.request('GET', path)) as { items: T[] }).items;
 }
 
+/** Changes that the node has refused and has not got a newer version of. */
+async function refused(): Promise<number> {
+  const links = JSON.parse((await c.shoal('link status --json')).output) as JsonObject[];
+  return Number(links.find((l) => l['node'] === NODE)?.['refused']);
+}
+
 let controller: ChildProcess;
 
 test('objects come and records go through the API server; kill -9 of both ends loses nothing', async () => {
@@ -223,6 +230,24 @@ test('the node’s account reaches its own namespace only, and a second device i
   await endOf(second, 'SIGKILL');
 });
 
+test('what somebody changed on its way is put right, and refused by the node until then', async () => {
+  const [object] = (await mail<NodeObject>('nodeobjects')).filter((o) => o.spec.name === 'one');
+  const path = `/apis/sedna.io/v1alpha1/namespaces/${NAMESPACE}/nodeobjects/${object?.metadata.name}`;
+  await c.client.request(
+    'PATCH',
+    path,
+    { spec: { body: '{"spec":{"url":"/etc/passwd"}}' } },
+    { contentType: 'application/merge-patch+json' },
+  );
+  await c.until('it to be as it was', async () => {
+    const now = (await c.client.request('GET', path)) as NodeObject;
+    return now.spec.body === object?.spec.body;
+  });
+  await write('another', 1);
+  await untilCounted('one', 3);
+  expect(await refused()).toBe(0);
+});
+
 test('a session compares digests: what the edge has is not sent again', async () => {
   await endOf(controller, 'SIGTERM');
   const db = new EdgeDatabase(join(c.folder, NODE, 'edge.db'));
@@ -235,16 +260,26 @@ test('a session compares digests: what the edge has is not sent again', async ()
   });
   await c.apply(dataset('four'));
   await c.until('it to be told', async () => (await mail('nodeobjects')).length === 3);
+  // As if it were of a kind that this edge does not know.
+  const refuse = (rev: bigint): void => {
+    const value = { cursor: 0n, nacks: [{ rev, error: 'no such kind here' }], page: 0n };
+    connection.send(create(EdgeFrameSchema, { frame: { case: 'ack', value } }));
+  };
   const connection = transport.connect((frame: CloudFrame) => {
-    if (frame.frame.case === 'batch')
+    if (frame.frame.case === 'batch') {
       ops.push(...frame.frame.value.items.map((i) => `${i.op} ${i.name}`));
+      const [four] = frame.frame.value.items.filter((i) => i.name === 'four' && i.op === 'put');
+      if (four) refuse(four.rev);
+    }
     for (const reply of core.receive(frame).send) connection.send(reply);
   });
   connection.send(core.hello());
   await c.until('the reconcile', () => Promise.resolve(ops.length === 3));
   expect(ops.toSorted()).toEqual(['keep one', 'keep three', 'put four']);
+  await c.until('the refusal to be known', async () => (await refused()) === 1);
   await c.client.request('DELETE', '/apis/sedna.io/v1alpha1/namespaces/default/datasets/four');
   await c.until('the deletion', () => Promise.resolve(ops.includes('delete four')));
+  await c.until('nothing to be refused', async () => (await refused()) === 0);
   expect(
     db
       .held()

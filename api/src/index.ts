@@ -172,6 +172,7 @@ export {
   stageName,
 } from './wire/messages.ts';
 export {
+  isRefusal,
   KUBERNETES_LINK,
   LINK_LABEL,
   type NodeObject,
@@ -179,6 +180,8 @@ export {
   nodeNamespace,
   nodeObjectName,
   nodeRecordName,
+  REFUSED_PART,
+  type Refusal,
   SESSION_LEASE,
 } from './wire/node-mail.ts';
 export { pipeSocket, RelayMux, type RelayStream } from './wire/relay-mux.ts';

@@ -1,4 +1,4 @@
-import { digestOf } from '@shoal/core';
+import { digestOf, isJsonObject } from '@shoal/core';
 import type { ObjectMeta } from '../schema/metadata.ts';
 
 /** Label of nodes whose link is a Kubernetes API server. */
@@ -42,6 +42,24 @@ export interface NodeRecord {
     readonly key: string;
     readonly body: string;
   };
+}
+
+/** Part of the key under which a node says that it refused an object. */
+export const REFUSED_PART = 'Refused';
+
+/** Body of that record. */
+export interface Refusal {
+  /** Of the body that was refused. */
+  readonly digest: string;
+  /** Resource version of the NodeObject it was read from. */
+  readonly version: string;
+  readonly error: string;
+}
+
+export function isRefusal(value: unknown): value is Refusal {
+  return (
+    isJsonObject(value) && ['digest', 'version', 'error'].every((f) => typeof value[f] === 'string')
+  );
 }
 
 /** Name of the NodeObject of an object. */

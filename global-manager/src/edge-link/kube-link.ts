@@ -1,12 +1,14 @@
 import {
+  isRefusal,
   KUBERNETES_LINK,
   LINK_LABEL,
   type NodeObject,
   type NodeRecord,
   nodeNamespace,
   nodeObjectName,
+  REFUSED_PART,
 } from '@shoal/api';
-import { type Logger, messageOf } from '@shoal/core';
+import { digestOf, type Logger, messageOf } from '@shoal/core';
 import { type KubeApi, type KubeObject, NODE_OBJECT, NODE_RECORD } from '../kube/kube-api.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../reconcile/controller.ts';
 import type { ObjectCache } from '../reconcile/object-cache.ts';
@@ -104,7 +106,9 @@ export class KubeLink implements Reconciler {
     const { api, feed, nodeObjects } = this.#ports;
     const known = nodeObjects.get(at.namespace, at.name);
     const { spec } = (known ?? {}) as Partial<NodeObject>;
-    if (spec?.digest === entry.digest && spec.uid === entry.uid) return;
+    // Somebody may have changed what stands there: the node would refuse it.
+    const isWhole = spec?.digest === entry.digest && digestOf(spec.body) === entry.digest;
+    if (isWhole && spec.uid === entry.uid) return;
     const body = feed.body(entry.digest);
     // A body that is gone was replaced since: the newer change comes here too.
     if (!body) return;
@@ -119,6 +123,26 @@ export class KubeLink implements Reconciler {
     );
   }
 
+  /** What a node refused, if that is still what it is told. */
+  #refusals(
+    at: { readonly namespace: string; readonly node: string },
+    key: string,
+    body: Buffer,
+  ): { rev: number; error: string }[] {
+    const said: unknown = JSON.parse(body.toString('utf8'));
+    if (!isRefusal(said)) return [];
+    const { feed, nodeObjects } = this.#ports;
+    const isNow = (entry: ScopeEntry): boolean =>
+      key === `${entry.kind}/${entry.namespace}/${entry.name}/${REFUSED_PART}` &&
+      entry.digest === said.digest &&
+      nodeObjects.get(at.namespace, nodeObjectName(entry))?.metadata.resourceVersion ===
+        said.version;
+    return feed
+      .scope(at.node)
+      .filter(isNow)
+      .map(({ rev }) => ({ rev, error: said.error }));
+  }
+
   /** Takes what the node has said: each record once, logs in their order. */
   async #listen(namespace: string, node: string): Promise<void> {
     const { api, store, records, nodeRecords, logger } = this.#ports;
@@ -127,6 +151,7 @@ export class KubeLink implements Reconciler {
       .map((o) => o as unknown as NodeRecord)
       .toSorted((a, b) => a.spec.seq - b.spec.seq);
     const taken: { node: string; stream: string; key: string }[] = [];
+    const refusals: { rev: number; error: string }[] = [];
     const done: NodeRecord[] = [];
     store.transaction(() => {
       for (const record of said) {
@@ -140,8 +165,10 @@ export class KubeLink implements Reconciler {
           // taken again, also when the record has been forgotten since.
           const version = Number(record.metadata.resourceVersion);
           const isNew = records.isNewer(node, `kubernetes/${record.metadata.name}`, version);
-          if (isValid && isNew && records.replace(node, key, body))
-            taken.push({ node, stream, key });
+          if (!isValid || !isNew) continue;
+          if (key.endsWith(`/${REFUSED_PART}`))
+            refusals.push(...this.#refusals({ namespace, node }, key, body));
+          else if (records.replace(node, key, body)) taken.push({ node, stream, key });
           continue;
         }
         const entry = { stream, seq, key, body, idempotencyKey, ...(first ? { first } : {}) };
@@ -150,6 +177,7 @@ export class KubeLink implements Reconciler {
         if (result !== 'gap') done.push(record);
       }
     });
+    if (refusals.length > 0) this.#ports.feed.refused(node, refusals);
     records.announce(taken);
     for (const { metadata } of done) await api.delete(NODE_RECORD, namespace, metadata.name);
   }

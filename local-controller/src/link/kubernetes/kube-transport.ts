@@ -7,6 +7,8 @@ import {
   type NodeObject,
   nodeNamespace,
   nodeRecordName,
+  REFUSED_PART,
+  type Refusal,
 } from '@shoal/api';
 import { type Clock, isShoalError, messageOf, ShoalError } from '@shoal/core';
 import type { Connection, EdgeTransport, SampleUpload } from '../transport.ts';
@@ -33,7 +35,12 @@ const PAGE_ITEMS = 256;
 const PAGE_BYTES = 256 * 1024;
 const RENEW_MS = 15_000;
 const WATCH_PAUSE_MS = 1_000;
+const MAX_ERROR = 500;
 
+type Refused = Pick<
+  FrameOf<'record'>,
+  'stream' | 'seq' | 'first' | 'key' | 'idempotencyKey' | 'body'
+>;
 type Item = NonNullable<ReturnType<typeof batchItem>>;
 
 function batchItem(object: NodeObject, op: 'put' | 'keep' | 'delete', rev: number) {
@@ -45,6 +52,7 @@ function batchItem(object: NodeObject, op: 'put' | 'keep' | 'delete', rev: numbe
     uid,
     op,
     rev: BigInt(rev),
+    version: object.metadata.resourceVersion ?? '',
     digest: op === 'delete' ? '' : digest,
     body: op === 'put' ? Buffer.from(body) : Buffer.alloc(0),
   };
@@ -130,7 +138,9 @@ class KubeSession {
   readonly #listed = new Map<string, NodeObject>();
   readonly #held = new Map<string, { digest: string; uid: string }>();
   readonly #recordVersions = new Map<string, KubeObject>();
-  readonly #records: FrameOf<'record'>[] = [];
+  /** What was told as which number: a node refuses by number. */
+  readonly #told = new Map<bigint, { key: string; digest: string; version: string }>();
+  readonly #records: (FrameOf<'record'> | Refused)[] = [];
   #isWriting = false;
 
   readonly #memory: { hold?: SeenHold };
@@ -189,6 +199,7 @@ class KubeSession {
       case 'resync':
         return this.end('the edge has missed a change');
       case 'ack':
+        return this.#refused(frame.frame.value);
       case 'pong':
       case undefined:
     }
@@ -261,6 +272,8 @@ class KubeSession {
     at: { from: number; to: number; reconcile?: boolean; last?: boolean },
   ): void {
     const { from, to, reconcile = false, last = false } = at;
+    for (const { rev, op, digest, version, ...key } of items)
+      if (op === 'put') this.#told.set(rev, { key: keyOf(key), digest, version });
     this.#tell({
       case: 'batch',
       value: {
@@ -271,7 +284,7 @@ class KubeSession {
         snapshot: false,
         reconcile,
         last,
-        items: [...items],
+        items: items.map(({ version: _own, ...item }) => item),
       },
     });
   }
@@ -311,6 +324,7 @@ class KubeSession {
         r = this.#records.shift()
       ) {
         await this.#writeOne(r);
+        if (!('$typeName' in r)) continue;
         this.#tell({ case: 'recordAck', value: { stream: r.stream, seq: r.seq } });
       }
     } finally {
@@ -318,7 +332,22 @@ class KubeSession {
     }
   }
 
-  async #writeOne(record: FrameOf<'record'>): Promise<void> {
+  /** What the edge refused goes up as a record of its own, which the edge knows nothing of. */
+  #refused({ cursor, nacks }: FrameOf<'ack'>): void {
+    for (const { rev, error } of nacks) {
+      const told = this.#told.get(rev);
+      if (!told) continue;
+      const { digest, version } = told;
+      const refusal: Refusal = { digest, version, error: error.slice(0, MAX_ERROR) };
+      const key = `${told.key}/${REFUSED_PART}`;
+      const body = Buffer.from(JSON.stringify(refusal));
+      this.#records.push({ stream: 'state', seq: rev, first: 0n, key, idempotencyKey: '', body });
+    }
+    for (const rev of this.#told.keys()) if (rev <= cursor) this.#told.delete(rev);
+    this.#guarded(async () => await this.#write());
+  }
+
+  async #writeOne(record: FrameOf<'record'> | Refused): Promise<void> {
     const { stream, seq, first, key, idempotencyKey } = record;
     const spec = {
       // Numbers of this way are not those of a link to the global manager.
