@@ -1,3 +1,4 @@
+export { LEAN_ALLOCATOR } from './allocator.ts';
 export { type BackoffOptions, backoffMs } from './backoff.ts';
 export { type ByteStream, duplexOf } from './byte-stream.ts';
 export {

@@ -54,16 +54,47 @@ export async function until(
 
 const IMAGE = 'shoal/examples:0.1.0';
 
+interface MoreOfContainer {
+  readonly env?: readonly EnvironmentVariable[];
+  readonly ports?: readonly object[];
+  readonly readinessProbe?: object;
+}
+
+interface EnvironmentVariable {
+  readonly name: string;
+  readonly value?: string;
+  readonly valueFrom?: object;
+}
+
 /** A container that runs a file of the suite with a case. */
-export function container(file: string, c: ClusterCase, more: object = {}): object {
+export function container(file: string, c: ClusterCase, more: MoreOfContainer = {}): object {
+  const { env = [], ...rest } = more;
+  // Whoever can read pods reads this: it holds no secrets.
+  const planned = { name: 'SHOAL_BENCH_CASE', value: JSON.stringify(redacted(c.context.case)) };
   return {
     name: 'worker',
     image: IMAGE,
     command: ['node', `benchmark/src/on-cluster/${file}`],
-    // Whoever can read pods reads this: it holds no secrets.
-    env: [{ name: 'SHOAL_BENCH_CASE', value: JSON.stringify(redacted(c.context.case)) }],
-    ...more,
+    env: [planned, ...env],
+    ...rest,
   };
+}
+
+/** Where a pod of a case finds the case's folder of its node. */
+export const CASE_FOLDER = '/home/data/case';
+
+/** The pod of one container that uses the case's folder of its node. */
+export function podOf(c: ClusterCase, nodeName: string, worker: object): object {
+  const path = `/bench/${c.name}`;
+  return {
+    nodeName,
+    containers: [{ ...worker, volumeMounts: [{ name: 'case', mountPath: CASE_FOLDER }] }],
+    volumes: [{ name: 'case', hostPath: { path, type: 'DirectoryOrCreate' } }],
+  };
+}
+
+export function edgeOf({ access }: ClusterCase, i = 0): string {
+  return access.edgeNodes[i % access.edgeNodes.length] ?? access.cloudNode;
 }
 
 export function object(kind: string, name: string, spec: object): object {

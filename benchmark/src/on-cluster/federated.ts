@@ -2,14 +2,14 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { ShoalError } from '@shoal/core';
 import { OnnxEstimator } from '@shoal/lib';
 import { textOf } from '../config/config-node.ts';
-import { type Share, shareOut } from '../data/share-out.ts';
+import { shareOut } from '../data/share-out.ts';
 import { testResults } from '../paradigms/case-context.ts';
-import type { FederatedBase } from '../paradigms/federated.ts';
+import { accuracyFor, type FederatedBase, labelledOnly } from '../paradigms/federated.ts';
 import type { CurvePoint, Observations, ParticipantScore } from '../paradigms/observations.ts';
 import { LOCAL, POOLED } from '../paradigms/slots.ts';
-import { type ClusterCase, container, object, until } from './access.ts';
+import { type ClusterCase, container, edgeOf, object, until } from './access.ts';
 
-type Round = Readonly<Record<string, string | number | undefined>>;
+export type Round = Readonly<Record<string, string | number | undefined>>;
 
 interface Status {
   readonly phase?: string;
@@ -18,7 +18,15 @@ interface Status {
   readonly conditions?: readonly { readonly message?: string }[];
 }
 
-function jobOf(c: ClusterCase, participants: number, model: string): object {
+/** A federation of a case: a name of its own, what each participant is told, and the seed it runs by. */
+export interface Federation {
+  readonly name: string;
+  /** By participant: what its pod finds in its dataset. The samples themselves do not travel. */
+  readonly participants: readonly object[];
+  readonly seed: number;
+}
+
+function jobOf(c: ClusterCase, { name, participants, seed }: Federation): object {
   const { algorithm, testEnv } = c.context.case;
   const { federation } = algorithm;
   const choice = c.context.choice('aggregation');
@@ -27,11 +35,11 @@ function jobOf(c: ClusterCase, participants: number, model: string): object {
     value: textOf(value),
   }));
   const { name: compression, share } = federation.compression;
-  const workers = Array.from({ length: participants }, (_, i) => ({
-    dataset: { name: `${c.name}-p${i}` },
+  const workers = participants.map((_, i) => ({
+    dataset: { name: `${name}-p${i}` },
     template: { spec: { containers: [container('participant.ts', c)] } },
   }));
-  return object('FederatedLearningJob', c.name, {
+  return object('FederatedLearningJob', name, {
     rounds: testEnv.rounds,
     strategy: { name: choice?.name ?? 'FedAvg', parameters },
     localTraining: {
@@ -46,11 +54,15 @@ function jobOf(c: ClusterCase, participants: number, model: string): object {
         }),
     ...(federation.selected > 0 ? { selection: { count: federation.selected } } : {}),
     aggregationWorker: {
-      model: { name: model },
+      model: { name },
       template: {
         spec: {
           nodeName: c.access.cloudNode,
-          containers: [container('aggregator.ts', c)],
+          containers: [
+            container('aggregator.ts', c, {
+              env: [{ name: 'SHOAL_BENCH_SEED', value: String(seed) }],
+            }),
+          ],
         },
       },
     },
@@ -59,7 +71,7 @@ function jobOf(c: ClusterCase, participants: number, model: string): object {
 }
 
 /** Rounds as the aggregator saw them; what the first round started from is not a point. */
-function curveOf({ rounds = [] }: Status): CurvePoint[] {
+function curveOf(rounds: readonly Round[]): CurvePoint[] {
   let bytes = 0;
   return rounds.map((r, i) => {
     bytes += Number(r['bytesUp'] ?? 0) + Number(r['bytesDown'] ?? 0);
@@ -68,34 +80,70 @@ function curveOf({ rounds = [] }: Status): CurvePoint[] {
   });
 }
 
-/** Files and objects of a job; the samples do not travel, only the number of the participant does. */
-async function putJob(c: ClusterCase, shares: readonly Share[], path: string): Promise<void> {
-  const { access, context, name } = c;
+/** Where the model of a federation is, on every node. */
+function modelPath({ name }: Federation): string {
+  return `/bench/${name}/model.onnx`;
+}
+
+/** The model all start from. @throws ShoalError `unsupported` for a loss or optimizer of its own. */
+export async function sharedModel({ context }: ClusterCase): Promise<Uint8Array> {
   const { model, loss, optimizer } = await context.create<FederatedBase>('basemodel');
   if (loss !== undefined || optimizer !== undefined)
     throw new ShoalError(
       'unsupported',
       'a FederatedLearningJob trains with cross-entropy and SGD; a loss or optimizer of your own runs in processes only',
     );
-  for (const node of [access.cloudNode, ...access.edgeNodes])
-    writeFileSync(access.nodePath(node, path), model);
-  const datasets = shares.map((_, i) => {
-    const nodeName = access.edgeNodes[i % access.edgeNodes.length] ?? access.cloudNode;
-    const url = `/bench/${name}/p${i}.jsonl`;
-    writeFileSync(access.nodePath(nodeName, url), `${JSON.stringify({ participant: i })}\n`);
-    return object('Dataset', `${name}-p${i}`, { url, format: 'jsonl', nodeName });
-  });
-  const job = jobOf(c, shares.length, name);
-  await access.apply([object('Model', name, { url: path, format: 'onnx' }), ...datasets, job]);
+  return model;
 }
 
-async function succeeded(c: ClusterCase): Promise<Status> {
-  const { context, name } = c;
-  const { rounds } = context.case.testEnv;
+/** Files and objects of a job. */
+async function putJob(c: ClusterCase, of: Federation, model: Uint8Array): Promise<void> {
+  const { access } = c;
+  const path = modelPath(of);
+  for (const node of [access.cloudNode, ...access.edgeNodes])
+    writeFileSync(access.nodePath(node, path), model);
+  const datasets = of.participants.map((told, i) => {
+    const nodeName = edgeOf(c, i);
+    const url = `/bench/${of.name}/p${i}.jsonl`;
+    writeFileSync(access.nodePath(nodeName, url), `${JSON.stringify(told)}\n`);
+    return object('Dataset', `${of.name}-p${i}`, { url, format: 'jsonl', nodeName });
+  });
+  const shared = object('Model', of.name, { url: path, format: 'onnx' });
+  await access.apply([shared, ...datasets, jobOf(c, of)]);
+}
+
+/** Runs a federation as a job from a model; resolves with its rounds and the model they made. */
+export async function federationOnCluster(
+  c: ClusterCase,
+  of: Federation,
+  from: { readonly model: Uint8Array; readonly onProgress: (share: number, text: string) => void },
+): Promise<{ readonly rounds: readonly Round[]; readonly model: Buffer }> {
+  const { access } = c;
+  try {
+    await putJob(c, of, from.model);
+    const { rounds = [] } = await succeeded(c, of.name, from.onProgress);
+    return { rounds, model: readFileSync(access.nodePath(access.cloudNode, modelPath(of))) };
+  } finally {
+    await access.remove('FederatedLearningJob', of.name);
+    for (const i of of.participants.keys()) await access.remove('Dataset', `${of.name}-p${i}`);
+    await access.remove('Model', of.name);
+  }
+}
+
+export function sumOf(rounds: readonly Round[], field: 'bytesUp' | 'bytesDown'): number {
+  return rounds.reduce((n, r) => n + Number(r[field] ?? 0), 0);
+}
+
+async function succeeded(
+  c: ClusterCase,
+  name: string,
+  onProgress: (share: number, text: string) => void,
+): Promise<Status> {
+  const { rounds } = c.context.case.testEnv;
   const job = { kind: 'FederatedLearningJob', name, what: 'Succeeded' };
   const ended = await until(c, job, ({ status }) => {
     const { phase, currentRound = 0, conditions } = (status ?? {}) as Status;
-    context.progress(currentRound / (rounds + 1), `round ${currentRound}`);
+    onProgress(currentRound / (rounds + 1), `round ${currentRound}`);
     if (phase === 'Failed')
       throw new ShoalError('failed_precondition', `the job failed: ${conditions?.at(-1)?.message}`);
     return phase === 'Succeeded';
@@ -103,7 +151,8 @@ async function succeeded(c: ClusterCase): Promise<Status> {
   return (ended.status ?? {}) as Status;
 }
 
-function expectStrategy(c: ClusterCase): void {
+/** @throws ShoalError `unsupported` for what a job cannot name. */
+export function expectStrategy(c: ClusterCase): void {
   const choice = c.context.choice('aggregation');
   if (choice?.url !== undefined || choice?.name === POOLED || choice?.name === LOCAL)
     throw new ShoalError(
@@ -117,30 +166,28 @@ function expectStrategy(c: ClusterCase): void {
  * deals the samples out as the seed says and keeps its own.
  */
 export async function federatedOnCluster(c: ClusterCase): Promise<Observations> {
-  const { access, context, data, name } = c;
+  const { context, data, name } = c;
   const { testEnv, algorithm, seed } = context.case;
   expectStrategy(c);
-  const shares = shareOut(data, testEnv.clients, algorithm.partition ?? testEnv.partition, seed);
-  const path = `/bench/${name}/model.onnx`;
-  try {
-    await putJob(c, shares, path);
-    const status = await succeeded(c);
-    const bytes = readFileSync(access.nodePath(access.cloudNode, path));
-    const estimator = new OnnxEstimator({ model: bytes, threads: 1 });
-    const test = await testResults(estimator, data.test);
-    const participants: ParticipantScore[] = [];
-    for (const { name: who, train, test: own = train } of shares) {
-      const { accuracy = 0 } = await estimator.evaluate(own);
-      participants.push({ name: who, samples: train.size, accuracy });
-    }
-    await estimator.close();
-    const sum = (field: string): number =>
-      (status.rounds ?? []).reduce((n, r) => n + Number(r[field] ?? 0), 0);
-    const [bytesUp, bytesDown] = [sum('bytesUp'), sum('bytesDown')];
-    return { test, participants, curve: curveOf(status), bytesUp, bytesDown };
-  } finally {
-    await access.remove('FederatedLearningJob', name);
-    for (const i of shares.keys()) await access.remove('Dataset', `${name}-p${i}`);
-    await access.remove('Model', name);
+  const all = shareOut(data, testEnv.clients, algorithm.partition ?? testEnv.partition, seed);
+  const shares = labelledOnly(all, algorithm.labelRatio, seed);
+  const participants = shares.map((_, participant) => ({ participant }));
+  const { rounds, model } = await federationOnCluster(
+    c,
+    { name, participants, seed },
+    { model: await sharedModel(c), onProgress: context.progress },
+  );
+  const estimator = new OnnxEstimator({ model, threads: 1 });
+  const test = await testResults(estimator, data.test);
+  const scores: ParticipantScore[] = [];
+  for (const share of shares) {
+    const accuracy = await accuracyFor(share, test, async (own) => {
+      const { accuracy: figure = Number.NaN } = await estimator.evaluate(own);
+      return figure;
+    });
+    scores.push({ name: share.name, samples: share.train.size, accuracy });
   }
+  await estimator.close();
+  const [bytesUp, bytesDown] = [sumOf(rounds, 'bytesUp'), sumOf(rounds, 'bytesDown')];
+  return { test, participants: scores, curve: curveOf(rounds), bytesUp, bytesDown };
 }

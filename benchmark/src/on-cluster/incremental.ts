@@ -8,7 +8,7 @@ import { accuracyOf } from '../metrics/classification.ts';
 import { sampleBytes } from '../paradigms/case-context.ts';
 import { rehearsed, roundsOf } from '../paradigms/incremental.ts';
 import type { CurvePoint, Observations, TestResults } from '../paradigms/observations.ts';
-import { type ClusterCase, container, hasAddress, object, until } from './access.ts';
+import { type ClusterCase, container, edgeOf, hasAddress, object, until } from './access.ts';
 import type { Reference } from './incremental-parts.ts';
 
 const PORT = 8080;
@@ -43,10 +43,6 @@ async function putModels(c: ClusterCase): Promise<void> {
   await model.close();
 }
 
-function edgeOf({ access }: ClusterCase): string {
-  return access.edgeNodes[0] ?? access.cloudNode;
-}
-
 /** How the inference worker is reached. */
 function serviceOf(name: string): object {
   return {
@@ -71,10 +67,9 @@ function objectsOf(c: ClusterCase): object[] {
     { name: 'SHOAL_BENCH_SHAPE', value: JSON.stringify(data.test.shape) },
     { name: 'REHEARSAL_SAMPLES', value: String(rehearsed(context)) },
   ];
-  const worker = (file: string, nodeName: string, more: object = {}): object => {
-    const made = container(file, c, more) as { env: object[] };
-    return { spec: { nodeName, containers: [{ ...made, env: [...made.env, ...env] }] } };
-  };
+  const worker = (file: string, nodeName: string, more: object = {}): object => ({
+    spec: { nodeName, containers: [container(file, c, { ...more, env })] },
+  });
   const condition = (metric: string, operator: string, threshold: number): object => ({
     condition: { operator, threshold, metric },
   });

@@ -30,11 +30,10 @@ function objectsOf(c: ClusterCase, tasks: readonly DataPart[]): object[] {
   const worker = (
     file: string,
     nodeName: string,
-    more: object = {},
-    env: object[] = [],
+    more: Parameters<typeof container>[2] = {},
   ): object => {
-    const made = container(file, c, more) as { env: object[] };
-    return { spec: { nodeName, containers: [{ ...made, env: [...made.env, shape, ...env] }] } };
+    const env = [shape, ...(more.env ?? [])];
+    return { spec: { nodeName, containers: [container(file, c, { ...more, env })] } };
   };
   // Every task arrives at once: the trigger fires when what one leaves for training is there.
   const threshold = Math.floor(Math.min(...tasks.map((t) => t.train.size)) * TRAIN_SHARE * 0.9);
@@ -61,9 +60,10 @@ function objectsOf(c: ClusterCase, tasks: readonly DataPart[]): object[] {
       },
       evalSpec: { template: worker('evaluate-tasks.ts', access.cloudNode) },
       deploySpec: {
-        template: worker('infer-tasks.ts', edge, serving, [
-          { name: 'INFERENCE_PORT', value: String(PORT) },
-        ]),
+        template: worker('infer-tasks.ts', edge, {
+          ...serving,
+          env: [{ name: 'INFERENCE_PORT', value: String(PORT) }],
+        }),
       },
     }),
     {

@@ -7,18 +7,24 @@ import type { PlannedCase } from '../plan/planned-case.ts';
 import { blackened, secretsOf } from '../plan/secrets.ts';
 import type { PlaceRunner } from '../runs/run-job.ts';
 import type { ClusterAccess, ClusterCase } from './access.ts';
+import { classIncrementalOnCluster } from './class-incremental.ts';
 import { federatedOnCluster } from './federated.ts';
 import { incrementalOnCluster } from './incremental.ts';
 import { jointInferenceOnCluster } from './joint-inference.ts';
 import { lifelongOnCluster } from './lifelong.ts';
+import { multiEdgeOnCluster } from './multi-edge.ts';
+import { singleTaskOnCluster } from './single-task.ts';
 
 type ClusterParadigm = (c: ClusterCase) => Promise<Observations>;
 
-const PARADIGMS: Partial<Record<ParadigmName, ClusterParadigm>> = {
+const PARADIGMS: Readonly<Record<ParadigmName, ClusterParadigm>> = {
   jointinference: jointInferenceOnCluster,
   incrementallearning: incrementalOnCluster,
   federatedlearning: federatedOnCluster,
+  federatedclassincrementallearning: classIncrementalOnCluster,
   lifelonglearning: lifelongOnCluster,
+  singletasklearning: singleTaskOnCluster,
+  multiedgeinference: multiEdgeOnCluster,
 };
 
 /** Runs cases as real jobs on a cluster, one after another; what they leave behind is read from it. */
@@ -32,11 +38,6 @@ export function clusterPlace(access: ClusterAccess): PlaceRunner {
     const seconds = (): number => (performance.now() - startedAt) / 1000;
     const run = PARADIGMS[planned.algorithm.paradigm];
     try {
-      if (!run)
-        throw new ShoalError(
-          'unsupported',
-          `${planned.algorithm.paradigm} runs in processes only; on the cluster run ${Object.keys(PARADIGMS).join(', ')}`,
-        );
       const processor = planned.algorithm.modules.find((m) => m.type === 'dataset_processor');
       if (processor)
         throw new ShoalError(

@@ -1,21 +1,11 @@
-import { type Random, seededRandom } from '@shoal/core';
-import {
-  concatenate,
-  lifelongMetrics,
-  type Samples,
-  type Strategy,
-  simulateFederation,
-  type TrainerModel,
-} from '@shoal/lib';
-import type { BenchmarkData, BenchmarkSamples, DataPart } from '../data/benchmark-data.ts';
-import { join, pick } from '../data/parts.ts';
-import { type Share, shareOut } from '../data/share-out.ts';
-import { classGroups } from '../data/split.ts';
+import { lifelongMetrics, simulateFederation, type TrainerModel } from '@shoal/lib';
+import type { DataPart } from '../data/benchmark-data.ts';
+import { join } from '../data/parts.ts';
 import type { CaseContext } from './case-context.ts';
+import { ClassTasks } from './class-tasks.ts';
 import {
   compressionOf,
   type FederatedBase,
-  labelledOnly,
   modelsOf,
   resultsOf,
   roundClock,
@@ -23,51 +13,6 @@ import {
 } from './federated.ts';
 import type { CurvePoint, Observations } from './observations.ts';
 import { POOLED } from './slots.ts';
-
-function ofClasses(samples: BenchmarkSamples, classes: readonly bigint[]): BenchmarkSamples {
-  const own = Array.from(samples.labels.keys()).filter((i) =>
-    classes.includes(samples.labels[i] ?? -1n),
-  );
-  return pick(samples, own);
-}
-
-/** Tasks of new classes, in the order of their numbers; the data may have tasks of its own. */
-function tasksOf({ case: c, data }: CaseContext): readonly DataPart[] {
-  if (data.tasks) return data.tasks;
-  return classGroups(data.train, c.testEnv.incrementalRounds).map((classes) => ({
-    name: `classes ${classes.join(' ')}`,
-    train: ofClasses(data.train, classes),
-    test: ofClasses(data.test, classes),
-  }));
-}
-
-/** What a participant kept of earlier tasks: so many samples of each class. */
-class ClassMemory {
-  readonly #perClass: number;
-  readonly #random: Random;
-  readonly #kept = new Map<string, BenchmarkSamples[]>();
-
-  constructor(perClass: number, random: Random) {
-    this.#perClass = perClass;
-    this.#random = random;
-  }
-
-  /** The samples of a task, and those kept from before. */
-  with({ name, train }: Share): Samples {
-    return concatenate([train, ...(this.#kept.get(name) ?? [])]);
-  }
-
-  keep({ name, train: samples }: Share): void {
-    if (this.#perClass === 0) return;
-    const counts = new Map<bigint, number>();
-    const chosen = Array.from(this.#random.permutation(samples.size)).filter((i) => {
-      const label = samples.labels[i] ?? 0n;
-      counts.set(label, (counts.get(label) ?? 0) + 1);
-      return (counts.get(label) ?? 0) <= this.#perClass;
-    });
-    this.#kept.set(name, [...(this.#kept.get(name) ?? []), pick(samples, chosen)]);
-  }
-}
 
 /** What has been learned so far, and what it took. */
 interface Course {
@@ -79,35 +24,23 @@ interface Course {
 
 interface Setup {
   readonly context: CaseContext;
-  readonly tasks: readonly DataPart[];
-  readonly strategy: Strategy;
+  readonly plan: ClassTasks;
   readonly base: FederatedBase;
-  readonly memory: ClassMemory;
   readonly isPooled: boolean;
 }
 
-/** Who learns a task from what: everyone's samples of the task, or all samples so far in one place. */
-function sharesOf({ context, tasks, isPooled }: Setup, t: number): readonly Share[] {
-  const { case: c } = context;
-  const { labelRatio, partition = c.testEnv.partition } = c.algorithm;
-  const seen = tasks.slice(0, t + 1);
-  if (isPooled) return [{ name: 'everyone', train: join(seen.map((p) => p.train)) }];
-  const task = seen.at(-1);
-  if (!task) throw new Error('there is no such task');
-  const data: BenchmarkData = { train: task.train, test: task.test };
-  const shares = shareOut(data, c.testEnv.clients, partition, c.seed + t);
-  return labelledOnly(shares, labelRatio, c.seed + t);
-}
-
 async function learnTask(setup: Setup, course: Course, t: number): Promise<Observations['test']> {
-  const { context, tasks, strategy, base, memory, isPooled } = setup;
+  const { context, plan, base, isPooled } = setup;
+  const { tasks } = plan;
   const { case: c, world, signal } = context;
-  const shares = sharesOf(setup, t);
-  const samples = shares.map((s) => (isPooled ? s.train : memory.with(s)));
+  // Each task is a federation of its own, as it is a job of its own on a cluster.
+  const strategy = await strategyOf(context);
+  const samples = isPooled ? [plan.everything(t)] : plan.samplesOf(t);
   const { owner, models } = await modelsOf(base, samples, strategy);
   const { localEpochs, batchSize, learningRate, selected } = c.algorithm.federation;
-  const { model } = await simulateFederation(models, {
+  const ended = await simulateFederation(models, {
     rounds: c.testEnv.rounds,
+    chooseBest: true,
     strategy,
     localEpochs,
     batchSize,
@@ -124,8 +57,9 @@ async function learnTask(setup: Setup, course: Course, t: number): Promise<Obser
       course.sums.down += isPooled ? 0 : bytesDown;
     },
   });
-  course.vector = model.slice(0, owner.size);
-  for (const s of shares) memory.keep(s);
+  const { model, best = model, lookBytesDown = 0 } = ended;
+  if (!isPooled) course.sums.down += lookBytesDown;
+  course.vector = best.slice(0, owner.size);
   const row = await scoresOf(owner, course.vector, tasks);
   course.matrix.push(row);
   const seen = row.slice(0, t + 1);
@@ -153,7 +87,8 @@ async function scoresOf(
 }
 
 /** b_j: what the model scores before it has learned anything. */
-async function untrained({ tasks, base, strategy }: Setup): Promise<number[]> {
+async function untrained({ context, plan: { tasks }, base }: Setup): Promise<number[]> {
+  const strategy = await strategyOf(context);
   const { owner } = await modelsOf(base, [tasks[0]?.train ?? join([])], strategy);
   const scores = await scoresOf(owner, owner.initial(), tasks);
   await owner.close();
@@ -165,24 +100,21 @@ async function untrained({ tasks, base, strategy }: Setup): Promise<number[]> {
  * scored on every task.
  */
 export async function classIncremental(context: CaseContext): Promise<Observations> {
-  const { case: c, world } = context;
-  const random = seededRandom(c.seed).fork('memory');
+  const { case: c, data, world } = context;
   const setup: Setup = {
     context,
-    tasks: tasksOf(context),
-    strategy: await strategyOf(context),
+    plan: new ClassTasks(c, data),
     base: await context.create<FederatedBase>('basemodel'),
-    memory: new ClassMemory(c.algorithm.federation.memoryPerClass, random),
     isPooled: context.choice('aggregation')?.name === POOLED,
   };
   const course: Course = { vector: undefined, matrix: [], curve: [], sums: { up: 0, down: 0 } };
   let test: Observations['test'];
-  for (const t of setup.tasks.keys()) test = await learnTask(setup, course, t);
+  for (const t of setup.plan.tasks.keys()) test = await learnTask(setup, course, t);
   return {
     ...(test ? { test } : {}),
     matrix: course.matrix,
     transfer: lifelongMetrics(course.matrix, await untrained(setup)),
-    taskNames: setup.tasks.map((t) => t.name),
+    taskNames: setup.plan.tasks.map((t) => t.name),
     curve: course.curve,
     bytesUp: course.sums.up,
     bytesDown: course.sums.down,

@@ -266,7 +266,7 @@ async function rounds(
   const curve: CurvePoint[] = [];
   const moved = shares.reduce((n, s) => n + s.train.size, 0) * sampleBytes(data.test);
   const sums = { up: isPooled ? moved : 0, down: 0 };
-  const { model, best = model } = await simulateFederation(models, {
+  const ended = await simulateFederation(models, {
     rounds: c.testEnv.rounds,
     chooseBest: true,
     strategy,
@@ -289,6 +289,8 @@ async function rounds(
       curve.push({ step: round, value: accuracy, bytes, virtualSeconds });
     },
   });
+  const { model, best = model, lookBytesDown = 0 } = ended;
+  if (!isPooled) sums.down += lookBytesDown;
   const test = await resultsOf(owner, best, data.test);
   return {
     test,

@@ -20,6 +20,11 @@ async function valueResults(model: ValuePredictor, test: BenchmarkSamples): Prom
   return { labels: none, predicted: none, classes: 0, values, targets, targetWidth };
 }
 
+/** What a model says of held-out samples: classes, or values where it gives those. */
+export async function resultsOn(model: Estimator, test: BenchmarkSamples): Promise<TestResults> {
+  return predictsValues(model) ? await valueResults(model, test) : await testResults(model, test);
+}
+
 /** One model, trained once, tested once. */
 export async function singleTask(context: CaseContext): Promise<Observations> {
   const { data, signal } = context;
@@ -30,9 +35,7 @@ export async function singleTask(context: CaseContext): Promise<Observations> {
       onProgress: (p) => context.progress((p.epoch - 1 + p.step / p.steps) / p.epochs),
     });
   }
-  const test = predictsValues(model)
-    ? await valueResults(model, data.test)
-    : await testResults(model, data.test);
+  const test = await resultsOn(model, data.test);
   await model.close();
   return { test };
 }

@@ -9,6 +9,7 @@ import {
   isShoalError,
   issueCertificate,
   type KeyPair,
+  LEAN_ALLOCATOR,
   ShoalError,
 } from '@shoal/core';
 import {
@@ -315,6 +316,7 @@ export class EmbeddedCluster {
         name: i === 0 ? 'global-manager' : `global-manager-${i + 1}`,
         entry: entryOf('@shoal/global-manager', 'operator/main.ts'),
         environment: {
+          ...LEAN_ALLOCATOR,
           SHOAL_GM_KUBECONFIG: this.#layout.managerKubeconfig,
           SHOAL_GM_DATA_DIR: this.#layout.managerDir,
           SHOAL_GM_EDGE_LINK_ADDRESS: edgeLink,
@@ -401,6 +403,7 @@ export class EmbeddedCluster {
       entry: entryOf('@shoal/local-controller', 'operator/main.ts'),
       nodeOptions: SMALL_HEAP,
       environment: {
+        ...LEAN_ALLOCATOR,
         GM_ADDRESS: this.#linkThrough ?? this.state.edgeLink,
         NODENAME: node,
         ROOTFS_MOUNT_DIR: this.#layout.rootfs(node),

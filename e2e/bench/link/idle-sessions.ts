@@ -9,9 +9,12 @@ import { WebSocket, WebSocketServer } from 'ws';
 
 /**
  * `node e2e/bench/link/idle-sessions.ts`: what an idle, mutually authenticated session costs its server
- * by transport, without anything of ours: what bounds the hollow nodes one manager can hold.
+ * by transport, without anything of ours: what bounds the hollow nodes one manager can hold. Once as
+ * it was opened, and once after it has carried what a day of pings does: buffers of TLS fill once.
  */
 const COUNT = Number(process.env['SESSIONS'] ?? 2_000);
+const MESSAGES = 40;
+const MESSAGE = Buffer.alloc(600);
 const NAME = 'localhost';
 
 interface Pems {
@@ -74,10 +77,29 @@ async function serve(kind: string, { authority, server }: Pems): Promise<number>
 
 const kept: unknown[] = [];
 
-/** Opens one session and waits until a byte has come back. */
-async function open(kind: string, port: number, { authority, client }: Pems): Promise<void> {
-  const tls = { key: client.privateKey, cert: client.certificate, ca: authority, servername: NAME };
+interface Echo {
+  write(data: Buffer): unknown;
+  on(event: 'data', listener: () => void): unknown;
+  once(event: 'error', listener: (error: Error) => void): unknown;
+}
+
+/** Writes one message after the other, each when the one before has come back. */
+async function exchange(echo: Echo, messages: number, message: Buffer): Promise<void> {
   await new Promise<void>((resolve, reject) => {
+    let count = 0;
+    echo.once('error', reject);
+    echo.on('data', () => {
+      if (++count === messages) resolve();
+      else if (count < messages) echo.write(message);
+    });
+    echo.write(message);
+  });
+}
+
+/** Opens one session and waits until a byte has come back. */
+async function open(kind: string, port: number, { authority, client }: Pems): Promise<Echo> {
+  const tls = { key: client.privateKey, cert: client.certificate, ca: authority, servername: NAME };
+  const echo = await new Promise<Echo>((resolve, reject) => {
     if (kind === 'grpc-js') {
       const credentials = grpc.credentials.createSsl(
         Buffer.from(authority),
@@ -90,22 +112,25 @@ async function open(kind: string, port: number, { authority, client }: Pems): Pr
         'grpc.enable_channelz': 0,
       });
       const call = channel.makeBidiStreamRequest(METHOD.path, identity, identity);
-      call.once('data', () => resolve()).once('error', reject);
-      call.write(Buffer.from('x'));
-      kept.push(channel, call);
+      kept.push(channel);
+      resolve(call);
     } else if (kind === 'http2') {
       const session = connectHttp2(`https://127.0.0.1:${port}`, tls);
-      const stream = session.request({ ':method': 'POST', ':path': '/' });
-      stream.once('data', () => resolve()).once('error', reject);
-      stream.write('x');
-      kept.push(session, stream);
+      kept.push(session);
+      resolve(session.request({ ':method': 'POST', ':path': '/' }));
     } else {
       const ws = new WebSocket(`wss://127.0.0.1:${port}`, { ...tls, perMessageDeflate: false });
-      ws.once('open', () => ws.send('x'));
-      ws.once('message', () => resolve()).once('error', reject);
-      kept.push(ws);
+      const asEcho: Echo = {
+        write: (data) => ws.send(data),
+        on: (_data, listener) => ws.on('message', listener),
+        once: (_error, listener) => ws.once('error', listener),
+      };
+      ws.once('open', () => resolve(asEcho)).once('error', reject);
     }
   });
+  await exchange(echo, 1, Buffer.from('x'));
+  kept.push(echo);
+  return echo;
 }
 
 function rssKiB(): number {
@@ -143,13 +168,22 @@ if (role === 'server') {
     await next();
     child.send(pems);
     const { port, rss: before } = await next<{ port: number; rss: number }>();
+    const each = async (): Promise<string> => {
+      await new Promise((resolve) => setTimeout(resolve, 3_000));
+      child.send('figures');
+      const { rss } = await next<{ rss: number }>();
+      return ((rss - before) / COUNT).toFixed(0);
+    };
+    const sessions: Echo[] = [];
     for (let i = 0; i < COUNT; i += 20)
-      await Promise.all(Array.from({ length: 20 }, () => open(transport, port, pems)));
-    await new Promise((resolve) => setTimeout(resolve, 3_000));
-    child.send('figures');
-    const { rss } = await next<{ rss: number }>();
+      sessions.push(
+        ...(await Promise.all(Array.from({ length: 20 }, () => open(transport, port, pems)))),
+      );
+    const opened = await each();
+    for (let i = 0; i < COUNT; i += 20)
+      await Promise.all(sessions.slice(i, i + 20).map((s) => exchange(s, MESSAGES, MESSAGE)));
     console.log(
-      `${transport.padEnd(8)} ${((rss - before) / COUNT).toFixed(0)} KiB for each of ${COUNT}`,
+      `${transport.padEnd(8)} ${opened} KiB for each of ${COUNT}, ${await each()} KiB after ${MESSAGES} messages of ${MESSAGE.length} bytes each way`,
     );
     child.kill('SIGKILL');
   }

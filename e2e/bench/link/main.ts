@@ -4,7 +4,12 @@ import { createServer, type Server, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { certifyRequest, createCertificateRequest, type KeyPair } from '@shoal/core';
+import {
+  certifyRequest,
+  createCertificateRequest,
+  type KeyPair,
+  LEAN_ALLOCATOR,
+} from '@shoal/core';
 import { edgeAuthority } from '@shoal/global-manager';
 import type { Start } from './clients.ts';
 import type { Command } from './server.ts';
@@ -46,6 +51,8 @@ class Child {
 
   constructor(file: string, args: readonly string[] = []) {
     this.process = fork(join(import.meta.dirname, file), args, {
+      // As the embedded cluster starts its manager; PLAIN_ALLOCATOR=1 to see what it gives.
+      env: { ...process.env, ...(process.env['PLAIN_ALLOCATOR'] ? {} : LEAN_ALLOCATOR) },
       execArgv: [
         '--expose-gc',
         '--max-old-space-size=12000',

@@ -38,6 +38,8 @@ export interface SimulationResult {
   readonly model: Float32Array;
   /** With `chooseBest`: the model that did best with the participants, as an aggregator deploys it. */
   readonly best?: Float32Array;
+  /** With `chooseBest`: bytes of the last model on its way to those who looked at it. */
+  readonly lookBytesDown?: number;
   readonly rounds: readonly SimulatedRound[];
 }
 
@@ -122,7 +124,8 @@ export async function simulateFederation(
   const looks: ModelUpdate[] = [];
   for (const m of models) looks.push({ participant: '', ...(await m.train(model, last, signal)) });
   choice.see(model, weightedMean(looks));
-  return { model, rounds, best: choice.model ?? model };
+  const lookBytesDown = models.length * model.byteLength;
+  return { model, rounds, best: choice.model ?? model, lookBytesDown };
 }
 
 /** Local training of those who were asked, and what it would have cost to bring here. */
