@@ -14,12 +14,13 @@ import {
   sequential,
   Trainer,
 } from '../src/index.ts';
+import { jaxJsStepMs } from './jax-js.ts';
 import { tfjsStepMs } from './tfjs.ts';
 
 /**
  * `npm run bench:training`: time of one training step, batch 32, two threads, plain SGD, from the
  * general engine. PyTorch (eager, same models, same threads) runs between our own runs when Python
- * has it; tfjs when it is installed. Writes .cache/bench/training.json.
+ * has it; then jax-js, and tfjs when it is installed. Writes .cache/bench/training.json.
  */
 interface Times {
   readonly minMs: number;
@@ -169,7 +170,21 @@ for (const [backend, step] of Object.entries(tfjs)) {
   const times = own ? ` = ${Math.round(step.ms / own.engine.medianMs)} × the engine` : '';
   console.log(`tfjs ${backend}, ${step.model}: ${step.ms.toFixed(1)} ms a step${times}`);
 }
-const report = { cores: availableParallelism(), batch: BATCH, threads: THREADS, results, tfjs };
+const mlp = results.find((r) => r.name === 'mlp');
+const jaxTimes = (await jaxJsStepMs()).toSorted((a, b) => a - b);
+const jaxJs = { minMs: jaxTimes[0] ?? Number.NaN, medianMs: jaxTimes[jaxTimes.length >> 1] ?? 0 };
+if (mlp)
+  console.log(
+    `jax-js wasm, mlp: ${jaxJs.minMs.toFixed(2)} / ${jaxJs.medianMs.toFixed(2)} ms a step = ${(jaxJs.minMs / mlp.engine.minMs).toFixed(1)} × the engine (minima)`,
+  );
+const report = {
+  cores: availableParallelism(),
+  batch: BATCH,
+  threads: THREADS,
+  results,
+  tfjs,
+  jaxJs,
+};
 const out = join(import.meta.dirname, '../../.cache/bench');
 mkdirSync(out, { recursive: true });
 writeFileSync(join(out, 'training.json'), JSON.stringify(report, null, 2));
