@@ -73,7 +73,7 @@ export function dataDigest(paths: readonly string[]): string {
 }
 
 /** Packages whose code decides what a case computes. */
-const PACKAGES = ['core', 'training', 'lib', 'datasets', 'benchmark'] as const;
+const PACKAGES = ['core', 'training', 'lib', 'datasets', 'workers', 'benchmark'] as const;
 
 /** Whether a case may run through a file; how results are shown and ranked is none of its business. */
 function isComputing(file: string): boolean {
