@@ -1,5 +1,5 @@
 import type { KubernetesObject } from '@shoal/api';
-import type { Work } from '../edge-link/records.ts';
+import type { Records, WorkObject } from '../edge-link/records.ts';
 import type { KubeObject } from '../kube/kube-api.ts';
 import { phaseOf } from './pod-trouble.ts';
 
@@ -19,6 +19,16 @@ export function nodesOf(pods: Iterable<KubeObject>): string[] {
 }
 
 /** A job as the records of nodes name it. */
-export function workOf(kind: string, { metadata }: Pick<KubernetesObject, 'metadata'>): Work {
-  return { kind, namespace: metadata.namespace ?? '', name: metadata.name };
+export function workOf(kind: string, { metadata }: Pick<KubernetesObject, 'metadata'>): WorkObject {
+  const { namespace = '', name, uid = '' } = metadata;
+  return { kind, namespace, name, uid };
+}
+
+/**
+ * Lets nodes say something of a job whose records do not name it: those of an earlier job of its name,
+ * which went unnoticed, are forgotten.
+ */
+export function admitAnew(records: Records, work: WorkObject, nodes: readonly string[]): void {
+  if (records.isSuccessor(work)) records.forget(work);
+  records.admit(work, nodes);
 }

@@ -5,6 +5,7 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
+  readdirSync,
   renameSync,
   rmSync,
   statSync,
@@ -15,6 +16,7 @@ import { digester, digestOf, fromNode, isDigest, ShoalError } from '@shoal/core'
 
 /** Largest artifact taken. */
 const MAX_BLOB_BYTES = 8 * 1024 ** 3;
+const ABANDONED_MS = 7 * 24 * 3_600_000;
 
 /** Content-addressed files: verified before they get their name, resumable while they arrive. */
 export class BlobStore {
@@ -23,6 +25,15 @@ export class BlobStore {
   constructor(dir: string) {
     this.#dir = dir;
     mkdirSync(dir, { recursive: true });
+    this.#sweep();
+  }
+
+  /** Transfers that nobody went on with for days are given up. */
+  #sweep(): void {
+    for (const name of readdirSync(this.#dir).filter((n) => n.endsWith('.part'))) {
+      const path = join(this.#dir, name);
+      if (Date.now() - statSync(path).mtimeMs > ABANDONED_MS) rmSync(path, { force: true });
+    }
   }
 
   /** @throws ShoalError `invalid_argument` for a text that is no digest (and so no path either). */
@@ -34,7 +45,7 @@ export class BlobStore {
 
   /** Where content arrives: a sender's own file, so that none can spoil what another sends. */
   #part(digest: string, sender: string): string {
-    return `${this.#path(digest)}.${sender.replaceAll(/[^\w.-]/g, '_')}.part`;
+    return `${this.#path(digest)}.${digestOf(sender).slice(7, 23)}.part`;
   }
 
   /**
@@ -44,8 +55,12 @@ export class BlobStore {
    */
   stat(digest: string, sender = ''): { receivedBytes: number; complete: boolean } {
     const path = this.#path(digest);
-    if (existsSync(path)) return { receivedBytes: statSync(path).size, complete: true };
     const part = this.#part(digest, sender);
+    if (existsSync(path)) {
+      // It came another way meanwhile.
+      rmSync(part, { force: true });
+      return { receivedBytes: statSync(path).size, complete: true };
+    }
     return { receivedBytes: existsSync(part) ? statSync(part).size : 0, complete: false };
   }
 
@@ -84,14 +99,15 @@ export class BlobStore {
         'out_of_range',
         `blob ${digest} is longer than its ${chunk.sizeBytes} bytes`,
       );
-    const file = openSync(this.#part(digest, sender), 'a');
+    let file: number | undefined;
     try {
+      file = openSync(this.#part(digest, sender), 'a');
       writeSync(file, fresh);
       fsyncSync(file);
     } catch (error) {
       throw fromNode(error, `writing blob ${digest}`);
     } finally {
-      closeSync(file);
+      if (file !== undefined) closeSync(file);
     }
     return receivedBytes + fresh.length;
   }
@@ -130,6 +146,12 @@ export class BlobStore {
         { retry: 'backoff' },
       );
     }
-    renameSync(part, path);
+    // Somebody else may have finished it meanwhile, or this sender in another transfer.
+    if (existsSync(path)) return rmSync(part, { force: true });
+    try {
+      renameSync(part, path);
+    } catch (error) {
+      throw fromNode(error, `keeping blob ${digest}`);
+    }
   }
 }

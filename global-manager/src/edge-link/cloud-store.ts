@@ -54,9 +54,11 @@ const FOURTH = `
 
 /** Who works for what. Those who have said something until now are taken at their word. */
 const FIFTH = `
-  CREATE TABLE worker(kind TEXT, namespace TEXT, name TEXT, node TEXT, PRIMARY KEY(kind, namespace, name, node)) WITHOUT ROWID;
+  CREATE TABLE worker(kind TEXT, namespace TEXT, name TEXT, node TEXT, uid TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY(kind, namespace, name, node)) WITHOUT ROWID;
+  CREATE INDEX worker_node ON worker(node);
   CREATE INDEX record_key ON record(key);
-  INSERT OR IGNORE INTO worker
+  INSERT OR IGNORE INTO worker(kind, namespace, name, node)
     WITH first AS (SELECT node, substr(key, 1, instr(key, '/') - 1) AS kind, substr(key, instr(key, '/') + 1) AS rest FROM record),
       second AS (SELECT node, kind, substr(rest, 1, instr(rest, '/') - 1) AS namespace, substr(rest, instr(rest, '/') + 1) || '/' AS rest FROM first)
     SELECT kind, namespace, substr(rest, 1, instr(rest, '/') - 1), node FROM second;

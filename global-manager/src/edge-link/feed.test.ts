@@ -78,7 +78,7 @@ test('a state record takes effect once, whatever is repeated or comes late', () 
   ]);
   expect(records.record('edge', 'Job/ns/a/part')).toEqual({ v: 3 });
   expect(take(1, 7, 'other')).toBe('taken');
-  const work = { kind: 'Job', namespace: 'ns', name: 'a' };
+  const work = { kind: 'Job', namespace: 'ns', name: 'a', uid: 'u' };
   const said = (): unknown[] => records.said(work, 'part').map((r) => r.body);
   expect(said()).toEqual([]);
   records.admit(work, ['edge']);
@@ -92,9 +92,14 @@ test('a state record takes effect once, whatever is repeated or comes late', () 
 
 test('what is said of a job counts of nodes that work for it, by a pod or because they were told', () => {
   const records = new Records(store);
-  const [first, second] = ['a', 'b'].map((name) => ({ kind: 'Job', namespace: 'ns', name }));
+  const [first, second] = ['a', 'b'].map((name) => ({
+    kind: 'Job',
+    namespace: 'ns',
+    name,
+    uid: 'u',
+  }));
   if (!first || !second) throw new Error('two');
-  new Feed(store).assign({ ...first, uid: 'u' }, new Map([['edge', {}]]));
+  new Feed(store).assign(first, new Map([['edge', {}]]));
   expect([records.worksFor('edge', first), records.worksFor('edge', second)]).toEqual([
     true,
     false,
@@ -102,13 +107,19 @@ test('what is said of a job counts of nodes that work for it, by a pod or becaus
   records.admit(second, ['edge']);
   expect(records.worksFor('edge', second)).toBe(true);
   expect(records.worksFor('other', second)).toBe(false);
-  records.forget(second);
-  expect(records.worksFor('edge', second)).toBe(false);
+  // Another job of that name: those of the one before do not count.
+  const next = { ...second, uid: 'v' };
+  expect([records.isSuccessor(second), records.isSuccessor(next)]).toEqual([false, true]);
+  records.admit(next, ['third']);
+  expect([records.worksFor('edge', next), records.worksFor('third', next)]).toEqual([false, true]);
+  expect(records.works()).toEqual([{ kind: 'Job', namespace: 'ns', name: 'b' }]);
+  records.forget(next);
+  expect(records.worksFor('third', next)).toBe(false);
 });
 
 test('a node that makes up keys without end keeps what is said of its work', () => {
   const records = new Records(store);
-  const work = { kind: 'Job', namespace: 'ns', name: 'real' };
+  const work = { kind: 'Job', namespace: 'ns', name: 'real', uid: 'u' };
   records.admit(work, ['edge']);
   const take = (seq: number, key: string): unknown =>
     records.take('edge', 'disk', { stream: 'state', seq, key, body: Buffer.from('{}') });

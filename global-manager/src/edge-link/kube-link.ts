@@ -108,7 +108,11 @@ export class KubeLink implements Reconciler {
     const { spec } = (known ?? {}) as Partial<NodeObject>;
     // Somebody may have changed what stands there: the node would refuse it.
     const isWhole = spec?.digest === entry.digest && digestOf(spec.body) === entry.digest;
-    if (isWhole && spec.uid === entry.uid) return;
+    const isNamed =
+      spec?.kind === entry.kind &&
+      (spec.namespace ?? '') === entry.namespace &&
+      spec.name === entry.name;
+    if (isWhole && isNamed && spec.uid === entry.uid) return;
     const body = feed.body(entry.digest);
     // A body that is gone was replaced since: the newer change comes here too.
     if (!body) return;
@@ -121,6 +125,16 @@ export class KubeLink implements Reconciler {
         ? await api.update(NODE_OBJECT, { ...known, ...fresh })
         : await api.create(NODE_OBJECT, { metadata: at, ...fresh }),
     );
+  }
+
+  /** Whether a node has refused a version of an object that this cache has not seen. */
+  #isAhead(namespace: string, body: Buffer): boolean {
+    const said: unknown = JSON.parse(body.toString('utf8'));
+    if (!isRefusal(said)) return false;
+    const seen = this.#ports.nodeObjects
+      .list(namespace)
+      .map((o) => Number(o.metadata.resourceVersion));
+    return Number(said.version) > Math.max(0, ...seen);
   }
 
   /** What a node refused, if that is still what it is told. */
@@ -163,11 +177,13 @@ export class KubeLink implements Reconciler {
         if (!stream.startsWith(LOG)) {
           // Of a key there is one object, which holds what was said last; what was taken of it is not
           // taken again, also when the record has been forgotten since.
+          const isRefused = key.endsWith(`/${REFUSED_PART}`);
+          // Of an object that is not here yet: it brings the node here again when it is.
+          if (isRefused && isValid && this.#isAhead(namespace, body)) continue;
           const version = Number(record.metadata.resourceVersion);
           const isNew = records.isNewer(node, `kubernetes/${record.metadata.name}`, version);
           if (!isValid || !isNew) continue;
-          if (key.endsWith(`/${REFUSED_PART}`))
-            refusals.push(...this.#refusals({ namespace, node }, key, body));
+          if (isRefused) refusals.push(...this.#refusals({ namespace, node }, key, body));
           else if (records.replace(node, key, body)) taken.push({ node, stream, key });
           continue;
         }

@@ -31,9 +31,22 @@ export interface Work {
   readonly name: string;
 }
 
+/** A job as it is now: another one of the same name has another uid. */
+export interface WorkObject extends Work {
+  readonly uid: string;
+}
+
+/** Of a node: whether it works for a kind, namespace and name, given twice in this order. */
+function worksFor(node: string): string {
+  const named = 'kind=? AND namespace=? AND name=?';
+  return `EXISTS (SELECT 1 FROM worker WHERE node=${node} AND ${named}) OR EXISTS (SELECT 1 FROM change WHERE node=${node} AND ${named} AND op='put')`;
+}
+
 const LOG = 'log/';
 /** Keys of records that one node may have: more than the jobs of any machine need. */
 const MAX_KEYS = 10_000;
+/** They are counted when so many new ones have come. */
+const COUNT_EVERY = 100;
 /** Keys of log entries that are remembered per node after their effect. */
 const KEPT_KEYS = 10_000;
 const PRUNE_EVERY = 100;
@@ -46,6 +59,8 @@ export class Records {
   readonly #store: CloudStore;
   readonly #recordListeners: ((node: string, key: string) => void)[] = [];
   readonly #logListeners: (() => void)[] = [];
+  /** New keys of each node since they were counted. */
+  readonly #newKeys = new Map<string, number>();
 
   constructor(store: CloudStore) {
     this.#store = store;
@@ -143,21 +158,35 @@ export class Records {
   #keep(node: string, key: string, body: Uint8Array): void {
     const store = this.#store;
     const isKnown = store.get('SELECT 1 FROM record WHERE node=? AND key=?', node, key);
-    const many = 'SELECT count(*) AS n FROM record WHERE node=?';
-    if (!isKnown && Number(store.get(many, node)?.['n']) >= MAX_KEYS) this.#makeRoom(node);
+    if (!isKnown) this.#countKey(node);
     store.run('INSERT OR REPLACE INTO record VALUES(?, ?, ?)', node, key, body);
   }
 
+  #countKey(node: string): void {
+    const since = (this.#newKeys.get(node) ?? COUNT_EVERY) + 1;
+    this.#newKeys.set(node, since > COUNT_EVERY ? 0 : since);
+    if (since <= COUNT_EVERY) return;
+    const row = this.#store.get('SELECT count(*) AS n FROM record WHERE node=?', node);
+    if (Number(row?.['n']) >= MAX_KEYS - COUNT_EVERY) this.#makeRoom(node);
+  }
+
   #makeRoom(node: string): void {
-    const rows = this.#store.all('SELECT key FROM record WHERE node=? ORDER BY rowid', node);
-    const keys = rows.map((row) => String(row['key']));
-    const isIdle = (key: string): boolean => {
-      const [kind = '', namespace = '', name = ''] = key.split('/');
-      return !this.worksFor(node, { kind, namespace, name });
-    };
-    const idle = keys.filter(isIdle);
+    const store = this.#store;
+    const working = new Set(
+      store
+        .all(
+          "SELECT kind, namespace, name FROM worker WHERE node=? UNION SELECT kind, namespace, name FROM change WHERE node=? AND op='put'",
+          node,
+          node,
+        )
+        .map((w) => `${String(w['kind'])}/${String(w['namespace'])}/${String(w['name'])}`),
+    );
+    const keys = store
+      .all('SELECT key FROM record WHERE node=? ORDER BY rowid', node)
+      .map((row) => String(row['key']));
+    const idle = keys.filter((key) => !working.has(key.split('/').slice(0, 3).join('/')));
     for (const key of (idle.length > 0 ? idle : keys).slice(0, MAX_KEYS / 10))
-      this.#store.run('DELETE FROM record WHERE node=? AND key=?', node, key);
+      store.run('DELETE FROM record WHERE node=? AND key=?', node, key);
   }
 
   /** Tells those who listen about records that were taken, once they are durable. */
@@ -207,41 +236,66 @@ export class Records {
     return row ? parse<T>(row) : undefined;
   }
 
-  /**
-   * Remembers that nodes work for something: what they say of it counts, also after they have left.
-   */
-  admit({ kind, namespace, name }: Work, nodes: readonly string[]): void {
-    const isKnown = (node: string): boolean =>
-      this.#store.get(
-        'SELECT 1 FROM worker WHERE kind=? AND namespace=? AND name=? AND node=?',
+  /** Whether something else of this name was here before, and nobody has noticed that it went. */
+  isSuccessor({ kind, namespace, name, uid }: WorkObject): boolean {
+    return this.#workers({ kind, namespace, name }).some((w) => w.uid !== '' && w.uid !== uid);
+  }
+
+  #workers({ kind, namespace, name }: Work): { node: string; uid: string }[] {
+    return this.#store
+      .all(
+        'SELECT node, uid FROM worker WHERE kind=? AND namespace=? AND name=?',
         kind,
         namespace,
         name,
-        node,
-      ) !== undefined;
-    const fresh = nodes.filter((node) => !isKnown(node));
-    if (fresh.length === 0) return;
+      )
+      .map((row) => ({ node: String(row['node']), uid: String(row['uid']) }));
+  }
+
+  /**
+   * Remembers that nodes work for something: what they say of it counts, also after they have left.
+   * Those of an earlier object of this name do not any more.
+   */
+  admit(work: WorkObject, nodes: readonly string[]): void {
+    const { kind, namespace, name, uid } = work;
+    const known = this.#workers(work);
+    const own = new Set(known.filter((w) => w.uid === uid).map((w) => w.node));
+    const fresh = nodes.filter((node) => !own.has(node));
+    const isOld = known.some((w) => w.uid !== '' && w.uid !== uid);
+    if (fresh.length === 0 && !isOld) return;
     this.#store.transaction(() => {
+      this.#store.run(
+        "DELETE FROM worker WHERE kind=? AND namespace=? AND name=? AND uid NOT IN ('', ?)",
+        kind,
+        namespace,
+        name,
+        uid,
+      );
       for (const node of fresh)
         this.#store.run(
-          'INSERT OR IGNORE INTO worker VALUES(?, ?, ?, ?)',
+          'INSERT OR REPLACE INTO worker(kind, namespace, name, node, uid) VALUES(?, ?, ?, ?, ?)',
           kind,
           namespace,
           name,
           node,
+          uid,
         );
     });
   }
 
-  /** Whether a node works for something or did: by a pod there, or because it was told of it. */
+  /** What somebody works for. */
+  works(): Work[] {
+    return this.#store.all('SELECT DISTINCT kind, namespace, name FROM worker').map((row) => ({
+      kind: String(row['kind']),
+      namespace: String(row['namespace']),
+      name: String(row['name']),
+    }));
+  }
+
+  /** Whether a node works for something or did: by a pod there, or because it is told of it. */
   worksFor(node: string, { kind, namespace, name }: Work): boolean {
-    const found = this.#store.get(
-      'SELECT 1 FROM worker WHERE node=?1 AND kind=?2 AND namespace=?3 AND name=?4 UNION ALL SELECT 1 FROM change WHERE node=?1 AND kind=?2 AND namespace=?3 AND name=?4 LIMIT 1',
-      node,
-      kind,
-      namespace,
-      name,
-    );
+    const about = [node, kind, namespace, name] as const;
+    const found = this.#store.get(`SELECT 1 WHERE ${worksFor('?')}`, ...about, ...about);
     return found !== undefined;
   }
 
@@ -252,19 +306,20 @@ export class Records {
    * @param part Only this part; default: all.
    */
   said<T>(work: Work, part?: string): { node: string; key: string; body: T }[] {
-    const prefix = recordKey(work.kind, work, part ?? '');
-    const rows =
-      part === undefined
-        ? this.#store.all(
-            'SELECT node, key, body FROM record WHERE substr(key, 1, ?) = ?',
-            prefix.length,
-            prefix,
-          )
-        : this.#store.all('SELECT node, key, body FROM record WHERE key = ?', prefix);
-    return rows
-      .map((r) => ({ node: String(r['node']), key: String(r['key']), row: r }))
-      .filter(({ node }) => this.worksFor(node, work))
-      .map(({ node, key, row }) => ({ node, key, body: parse<T>(row) }));
+    const { kind, namespace, name } = work;
+    const key = recordKey(kind, work, part ?? '');
+    const named = [kind, namespace, name] as const;
+    // Of all parts: from `…/` up to what would follow the slash.
+    const end = part === undefined ? `${key.slice(0, -1)}0` : `${key}\0`;
+    return this.#store
+      .all(
+        `SELECT r.node, r.key, r.body FROM record r WHERE r.key >= ? AND r.key < ? AND (${worksFor('r.node')}) ORDER BY r.node, r.key`,
+        key,
+        end,
+        ...named,
+        ...named,
+      )
+      .map((r) => ({ node: String(r['node']), key: String(r['key']), body: parse<T>(r) }));
   }
 
   /** Forgets one record of every node. */
@@ -277,7 +332,8 @@ export class Records {
     const { kind, namespace, name } = work;
     const prefix = recordKey(kind, work, '');
     this.#store.transaction(() => {
-      this.#store.run('DELETE FROM record WHERE substr(key, 1, ?) = ?', prefix.length, prefix);
+      const end = `${prefix.slice(0, -1)}0`;
+      this.#store.run('DELETE FROM record WHERE key >= ? AND key < ?', prefix, end);
       this.#store.run(
         'DELETE FROM worker WHERE kind=? AND namespace=? AND name=?',
         kind,

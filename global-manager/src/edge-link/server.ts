@@ -287,6 +287,8 @@ export class EdgeLinkServer {
         const content = { offset: Number(chunk.offset), sizeBytes: size, data: chunk.data };
         received = blobs.append(digest, content, node);
       }
+      if (digest === '')
+        throw new ShoalError('invalid_argument', 'a transfer needs a chunk, also of nothing');
       if (received === size) await blobs.finish(digest, node);
       callback(
         null,

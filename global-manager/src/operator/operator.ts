@@ -328,7 +328,7 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   while (!runners.every((r) => r.started && r.idle)) await clock.sleep(10);
   const edgeLinkPort = await link.listen();
   const followsKube = kubeRunner && runWhenSynced(kubeRunner, kubeLink, stopping.signal);
-  forgetSamples(samples, caches);
+  forgetGone(parts, caches);
   await sampleServer.listen();
   logger.info('global manager started', { edgeLinkPort });
   return {
@@ -347,10 +347,23 @@ export async function startOperator(config: Config, ports: OperatorPorts): Promi
   };
 }
 
-/** Forgets samples of jobs that were deleted while nobody looked. */
-function forgetSamples(samples: SampleStore, { incrementalJobs }: Caches): void {
+/** Forgets samples of jobs that were deleted while nobody looked, and what was said of them. */
+function forgetGone(
+  { samples, records }: Pick<Edges, 'samples' | 'records'>,
+  caches: Caches,
+): void {
   for (const { namespace, name } of samples.jobs())
-    if (!incrementalJobs.get(namespace, name)) samples.forget(namespace, name, '');
+    if (!caches.incrementalJobs.get(namespace, name)) samples.forget(namespace, name, '');
+  const jobs = [
+    caches.jointJobs,
+    caches.incrementalJobs,
+    caches.federatedJobs,
+    caches.lifelongJobs,
+    caches.datasets,
+  ];
+  for (const work of records.works())
+    if (!jobs.some((c) => c.kind.kind === work.kind && c.get(work.namespace, work.name)))
+      records.forget(work);
 }
 
 /** Deletes that every edge has long heard of are forgotten; one that was away for longer reconciles. */

@@ -112,6 +112,13 @@ async function* chunks(
   blob: { digest: string; sizeBytes: number; offset: number },
 ): AsyncIterable<BlobChunk> {
   let { offset } = blob;
+  if (offset >= blob.sizeBytes) {
+    // All of it has arrived, but nobody heard of it: a last chunk of nothing lets the cloud finish.
+    const { digest, sizeBytes } = blob;
+    const [at, size] = [BigInt(offset), BigInt(sizeBytes)];
+    yield create(BlobChunkSchema, { digest, offset: at, sizeBytes: size, data: new Uint8Array() });
+    return;
+  }
   for await (const data of createReadStream(path, {
     start: offset,
     highWaterMark: CHUNK_BYTES,

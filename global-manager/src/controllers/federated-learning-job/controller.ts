@@ -6,7 +6,7 @@ import { onGroupChange } from '../../placement/groups.ts';
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
 import { recordEvent } from '../event-writer.ts';
-import { nodesOf, workOf } from '../job-nodes.ts';
+import { admitAnew, nodesOf, workOf } from '../job-nodes.ts';
 import { endedAt, phaseOf } from '../pod-trouble.ts';
 import { requireDataset, requireModel } from '../references.ts';
 import { writeStatus } from '../status-writer.ts';
@@ -141,7 +141,7 @@ export class FederatedLearningReconciler implements Reconciler {
     const all = this.#ports.pods
       .list(job.metadata.namespace)
       .filter((p) => p.metadata.labels?.[`${LABEL}/uid`] === job.metadata.uid);
-    this.#ports.records.admit(workOf(KIND, job), nodesOf(all));
+    admitAnew(this.#ports.records, workOf(KIND, job), nodesOf(all));
     const own = all.filter((p) => !p.metadata.deletionTimestamp);
     return new Map(own.map((p) => [p.metadata.labels?.[SLOT_LABEL] ?? '', p]));
   }

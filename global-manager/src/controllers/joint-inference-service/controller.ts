@@ -13,7 +13,7 @@ import { miningOf, requireOverrides, requireUnplaced } from '../../placement/ove
 import { DONE, type ReconcileResult, type Reconciler } from '../../reconcile/controller.ts';
 import { keyOf, type ObjectCache } from '../../reconcile/object-cache.ts';
 import { recordEvent } from '../event-writer.ts';
-import { nodesOf, workOf } from '../job-nodes.ts';
+import { admitAnew, nodesOf, workOf } from '../job-nodes.ts';
 import { requireModel } from '../references.ts';
 import { writeStatus } from '../status-writer.ts';
 import { rollOutWorkers } from './rollout.ts';
@@ -187,7 +187,7 @@ export class JointInferenceReconciler implements Reconciler {
     const all = pods
       .list(namespace)
       .filter((p) => p.metadata.labels?.['jointinferenceservice.sedna.io/uid'] === uid);
-    records.admit(workOf(KIND, service), nodesOf(all));
+    admitAnew(records, workOf(KIND, service), nodesOf(all));
     const own = all.filter((p) => !p.metadata.deletionTimestamp);
     const status = serviceStatus({
       service,
