@@ -62,7 +62,6 @@ export { aggregateRound } from './federated-learning/aggregate.ts';
 export {
   AggregationServer,
   type AggregationServerOptions,
-  type ParticipantCall,
 } from './federated-learning/aggregation-server.ts';
 export type { CompressionOptions } from './federated-learning/compression.ts';
 export {
@@ -91,6 +90,7 @@ export {
   type ParticipantOptions,
   type ParticipantResult,
 } from './federated-learning/participant/participant.ts';
+export type { ParticipantCall } from './federated-learning/participant-call.ts';
 export {
   createIdentities,
   type SigningIdentity,

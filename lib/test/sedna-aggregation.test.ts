@@ -32,11 +32,9 @@ class SednaClient {
     return await this.next('subscribe');
   }
 
-  send(samples: unknown, weights: unknown): void {
+  send(samples: unknown, weights: unknown, as = this.#id): void {
     const data = { num_samples: samples, weights };
-    this.#socket.send(
-      JSON.stringify({ type: 'update_weight', client: this.#id, data, job_name: 'j' }),
-    );
+    this.#socket.send(JSON.stringify({ type: 'update_weight', client: as, data, job_name: 'j' }));
   }
 
   close(): void {
@@ -82,6 +80,32 @@ test('Sedna’s Python workers meet the frames they know, and the weighted mean'
   await server.close();
 });
 
+test('a client that dies does not hold up the others for ever; none speaks for another', async () => {
+  const server = new SednaAggregationServer({
+    rounds: 1,
+    participants: 3,
+    quorum: 2,
+    deadlineMs: 100,
+  });
+  const url = await server.start();
+  const come = async (id: string): Promise<SednaClient> => {
+    const client = new SednaClient(url, id);
+    await client.subscribe();
+    return client;
+  };
+  const [a, b, c] = [await come('a'), await come('b'), await come('c')];
+  c.close();
+  a.send(1, [[1, 2]], 'b');
+  expect((await a.next('error'))['data']).toBe('a sends an update of b');
+  a.send(1, [[1, 2]]);
+  b.send(1, [[3, 4]]);
+  expect(((await a.next('recv_weight'))['data'] as { weights: unknown }).weights).toEqual([[2, 3]]);
+  expect(await server.done).toBe(1);
+  a.close();
+  b.close();
+  await server.close();
+});
+
 test('bad frames are answered with a reason and counted nowhere', async () => {
   const server = new SednaAggregationServer({ rounds: 1, participants: 2 });
   const url = await server.start();
@@ -91,7 +115,7 @@ test('bad frames are answered with a reason and counted nowhere', async () => {
     a.send(samples, weights);
     return (await a.next('error'))['data'];
   };
-  expect(await reason(0, [[1]])).toBe('num_samples must be ≥ 1, got 0');
+  expect(await reason(0, [[1]])).toBe('num_samples must be a whole number ≥ 1, got 0');
   expect(await reason(1, 'x')).toBe('weights must be a list of layers');
   expect(await reason(1, [[1, null]])).toBe(
     'weights must be lists of finite numbers of one length',

@@ -156,7 +156,7 @@ export async function aggregateWorker(
   const from = env.PRETRAINED_MODEL_URL || env.MODEL_URL;
   const options = JSON.parse(env.FEDERATED_OPTIONS) as Partial<FederationOptions>;
   if (env.FEDERATED_PROTOCOL === 'sedna')
-    return await aggregateForSedna(env, options.rounds ?? 3, { logger, signal });
+    return await aggregateForSedna(env, options, { logger, signal });
   const samples = await heldOut(env, parts.read);
   const model = await TrainerModel.create({ model: readModelBytes(from), samples: NOTHING });
   if (env.FEDERATED_GROUP) return await aggregateGroup(env, model, { logger, signal });
@@ -169,6 +169,7 @@ export async function aggregateWorker(
     dir: roundsFolder(env),
     initial: model.initial(),
     layout: model.layout,
+    trained: model.trainedSize,
     ...(samples ? { evaluate: (vector) => model.score(vector, samples) } : {}),
     logger,
   });
@@ -257,11 +258,19 @@ async function aggregateGroup(
 /** Aggregates for workers built on Sedna's Python library; they keep the model. */
 async function aggregateForSedna(
   env: AggregatorEnvironment,
-  rounds: number,
+  options: Partial<FederationOptions>,
   { logger, signal }: WorkerContext,
 ): Promise<{ rounds: number }> {
+  const { rounds = 3, strategy, privacy, quorum, deadlineMs } = options;
+  if (privacy || (strategy && strategy.name !== 'FedAvg'))
+    throw new ShoalError(
+      'unsupported',
+      `Sedna's protocol knows federated averaging and nothing else: spec.${privacy ? 'privacy' : 'strategy'} needs participants that speak Shoal's`,
+    );
   const server = new SednaAggregationServer({
     rounds,
+    ...(quorum === undefined ? {} : { quorum }),
+    ...(deadlineMs === undefined ? {} : { deadlineMs }),
     participants: env.PARTICIPANTS_COUNT,
     host: env.AGG_BIND_HOST,
     port: env.AGG_BIND_PORT,

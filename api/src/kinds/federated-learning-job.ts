@@ -206,8 +206,8 @@ export const federatedLearningJob: KindDefinition = {
       bestRound: integer('The round whose starting model scored best.'),
       accuracy: string('Mean accuracy of the newest scored model, in percent.'),
       epsilon: string('ε spent so far.'),
-      bytesUp: integer('Bytes of updates received in the rounds below.'),
-      bytesDown: integer('Bytes of models sent in the rounds below.'),
+      bytesUp: integer('Bytes of updates received so far.'),
+      bytesDown: integer('Bytes of models sent so far.'),
       rounds: list('The last finished rounds, at most 20.', round),
       participants: list(
         'What each participant reports.',

@@ -886,9 +886,9 @@ export interface FederatedLearningJobStatus {
   readonly accuracy?: string;
   /** ε spent so far. */
   readonly epsilon?: string;
-  /** Bytes of updates received in the rounds below. */
+  /** Bytes of updates received so far. */
   readonly bytesUp?: number;
-  /** Bytes of models sent in the rounds below. */
+  /** Bytes of models sent so far. */
   readonly bytesDown?: number;
   /** The last finished rounds, at most 20. */
   readonly rounds?: readonly FederatedRound[];

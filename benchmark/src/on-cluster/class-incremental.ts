@@ -5,7 +5,7 @@ import { testResults } from '../paradigms/case-context.ts';
 import { ClassTasks } from '../paradigms/class-tasks.ts';
 import type { CurvePoint, Observations } from '../paradigms/observations.ts';
 import type { ClusterCase } from './access.ts';
-import { expectStrategy, federationOnCluster, sharedModel, sumOf } from './federated.ts';
+import { expectStrategy, federationOnCluster, sharedModel } from './federated.ts';
 
 /** Accuracy on every task. */
 async function scoresOf(model: OnnxEstimator, tasks: readonly DataPart[]): Promise<number[]> {
@@ -41,8 +41,8 @@ export async function classIncrementalOnCluster(c: ClusterCase): Promise<Observa
       },
     );
     bytes = ended.model;
-    sums.up += sumOf(ended.rounds, 'bytesUp');
-    sums.down += sumOf(ended.rounds, 'bytesDown');
+    sums.up += ended.bytesUp;
+    sums.down += ended.bytesDown;
     await model.close();
     model = new OnnxEstimator({ model: bytes, threads: 1 });
     const row = await scoresOf(model, tasks);

@@ -9,11 +9,13 @@ import type { CurvePoint, Observations, ParticipantScore } from '../paradigms/ob
 import { LOCAL, POOLED } from '../paradigms/slots.ts';
 import { type ClusterCase, container, edgeOf, object, until } from './access.ts';
 
-export type Round = Readonly<Record<string, string | number | undefined>>;
+type Round = Readonly<Record<string, string | number | undefined>>;
 
 interface Status {
   readonly phase?: string;
   readonly currentRound?: number;
+  readonly bytesUp?: number;
+  readonly bytesDown?: number;
   readonly rounds?: readonly Round[];
   readonly conditions?: readonly { readonly message?: string }[];
 }
@@ -73,10 +75,15 @@ function jobOf(c: ClusterCase, { name, participants, seed }: Federation): object
 /** Rounds as the aggregator saw them; what the first round started from is not a point. */
 function curveOf(rounds: readonly Round[]): CurvePoint[] {
   let bytes = 0;
-  return rounds.map((r, i) => {
+  return rounds.map((r) => {
     bytes += Number(r['bytesUp'] ?? 0) + Number(r['bytesDown'] ?? 0);
     const value = Number.parseFloat(String(r['accuracy'] ?? 'NaN')) / 100;
-    return { step: i, value: Number.isNaN(value) ? 0 : value, bytes, virtualSeconds: Number.NaN };
+    return {
+      step: Number(r['round']) - 1,
+      value: Number.isNaN(value) ? 0 : value,
+      bytes,
+      virtualSeconds: Number.NaN,
+    };
   });
 }
 
@@ -112,26 +119,32 @@ async function putJob(c: ClusterCase, of: Federation, model: Uint8Array): Promis
   await access.apply([shared, ...datasets, jobOf(c, of)]);
 }
 
+interface FederationResult {
+  /** The last fifty. */
+  readonly rounds: readonly Round[];
+  readonly bytesUp: number;
+  readonly bytesDown: number;
+  readonly model: Buffer;
+}
+
 /** Runs a federation as a job from a model; resolves with its rounds and the model they made. */
 export async function federationOnCluster(
   c: ClusterCase,
   of: Federation,
   from: { readonly model: Uint8Array; readonly onProgress: (share: number, text: string) => void },
-): Promise<{ readonly rounds: readonly Round[]; readonly model: Buffer }> {
+): Promise<FederationResult> {
   const { access } = c;
   try {
     await putJob(c, of, from.model);
-    const { rounds = [] } = await succeeded(c, of.name, from.onProgress);
-    return { rounds, model: readFileSync(access.nodePath(access.cloudNode, modelPath(of))) };
+    const status = await succeeded(c, of.name, from.onProgress);
+    const { rounds = [], bytesUp = 0, bytesDown = 0 } = status;
+    const model = readFileSync(access.nodePath(access.cloudNode, modelPath(of)));
+    return { rounds, bytesUp, bytesDown, model };
   } finally {
     await access.remove('FederatedLearningJob', of.name);
     for (const i of of.participants.keys()) await access.remove('Dataset', `${of.name}-p${i}`);
     await access.remove('Model', of.name);
   }
-}
-
-export function sumOf(rounds: readonly Round[], field: 'bytesUp' | 'bytesDown'): number {
-  return rounds.reduce((n, r) => n + Number(r[field] ?? 0), 0);
 }
 
 async function succeeded(
@@ -172,7 +185,7 @@ export async function federatedOnCluster(c: ClusterCase): Promise<Observations> 
   const all = shareOut(data, testEnv.clients, algorithm.partition ?? testEnv.partition, seed);
   const shares = labelledOnly(all, algorithm.labelRatio, seed);
   const participants = shares.map((_, participant) => ({ participant }));
-  const { rounds, model } = await federationOnCluster(
+  const { rounds, model, bytesUp, bytesDown } = await federationOnCluster(
     c,
     { name, participants, seed },
     { model: await sharedModel(c), onProgress: context.progress },
@@ -188,6 +201,5 @@ export async function federatedOnCluster(c: ClusterCase): Promise<Observations> 
     scores.push({ name: share.name, samples: share.train.size, accuracy });
   }
   await estimator.close();
-  const [bytesUp, bytesDown] = [sumOf(rounds, 'bytesUp'), sumOf(rounds, 'bytesDown')];
   return { test, participants: scores, curve: curveOf(rounds), bytesUp, bytesDown };
 }

@@ -1,6 +1,12 @@
 import { addWeighted, scale, squaredNorm } from './kernels.ts';
 import { requireUpdates } from './strategies/robust.ts';
-import type { ModelUpdate, Strategy, StrategyState, UpdateInfo } from './strategy.ts';
+import {
+  type ModelUpdate,
+  plainStep,
+  type Strategy,
+  type StrategyState,
+  type UpdateInfo,
+} from './strategy.ts';
 
 /**
  * Adds updates up while they arrive, holding one vector however many come. Feed it in a fixed order:
@@ -43,6 +49,29 @@ export class MeanAccumulator {
 }
 
 /**
+ * Steps along a change, in place. Running statistics behind the trained values follow the change itself:
+ * an optimizer's step could make a variance negative.
+ */
+export function moveModel(
+  strategy: Strategy,
+  model: Float32Array,
+  change: Float32Array,
+  at: {
+    readonly state: StrategyState;
+    readonly round: number;
+    readonly trained?: number | undefined;
+  },
+): void {
+  const { state, round, trained = model.length } = at;
+  if (trained >= model.length || strategy.local.controlVariates) {
+    strategy.step(model, change, { state, round });
+    return;
+  }
+  strategy.step(model.subarray(0, trained), change.subarray(0, trained), { state, round });
+  plainStep(model.subarray(trained), change.subarray(trained));
+}
+
+/**
  * One round's aggregation on updates that are all there: combines them and moves the model in place.
  *
  * @throws ShoalError `failed_precondition` when there are fewer updates than the strategy needs.
@@ -54,9 +83,11 @@ export function aggregateRound(
     readonly updates: readonly ModelUpdate[];
     readonly state: StrategyState;
     readonly round: number;
+    /** Values at the front of the model that are trained. Default all. */
+    readonly trained?: number | undefined;
   },
 ): void {
-  const { updates, state, round } = at;
+  const { updates, state, round, trained } = at;
   requireUpdates(strategy, updates.length);
   let change: Float32Array;
   if (strategy.rule.kind === 'joint') change = strategy.rule.combine(updates, state);
@@ -65,5 +96,5 @@ export function aggregateRound(
     for (const update of updates) sum.add(update);
     change = sum.finish();
   }
-  strategy.step(model, change, { state, round });
+  moveModel(strategy, model, change, { state, round, trained });
 }

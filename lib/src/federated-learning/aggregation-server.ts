@@ -28,6 +28,7 @@ import {
   resolveFederation,
 } from './federation-options.ts';
 import { decodeUpdate, type Incoming, incomingOf } from './incoming.ts';
+import { type ParticipantCall, send } from './participant-call.ts';
 import { RoundRunner } from './round-runner.ts';
 import type { RoundSummary } from './round-summary.ts';
 import type { DecodedArrival, FederationResult, RoundPorts, Rounds } from './rounds.ts';
@@ -51,22 +52,15 @@ export interface AggregationServerOptions extends FederationOptions {
   readonly onRound?: (summary: RoundSummary) => void;
   /** Scores of a model on samples held here: the best model is chosen by them. */
   readonly evaluate?: (model: Float32Array) => Promise<Record<string, number>>;
+  /** Values at the front of the vector that are trained; behind them stand running statistics. Default all. */
+  readonly trained?: number;
   /** Told when a round cannot go on yet, and why. */
   readonly onStalled?: (reason: string) => void;
 }
 
-/** A participant's stream, whatever carries it: that of gRPC, or one with the same events. */
-export interface ParticipantCall {
-  on(event: 'data', listener: (frame: ParticipantFrame) => void): unknown;
-  on(event: 'end' | 'cancelled' | 'error', listener: () => void): unknown;
-  once(event: 'drain' | 'close' | 'error', listener: () => void): unknown;
-  off(event: 'drain' | 'close' | 'error', listener: () => void): unknown;
-  /** @returns Whether more may come at once; else `drain` tells when. */
-  write(frame: AggregatorFrame): boolean;
-  end(): void;
-}
-
 const TICK_MS = 200;
+/** Rounds of the history that participants are told. */
+const TOLD_ROUNDS = 50;
 const JOIN_TIMEOUT_MS = 10_000;
 /** Encoding of words of secure aggregation. */
 const MASKED = 'masked';
@@ -75,10 +69,6 @@ interface Session {
   readonly participant: string;
   readonly call: ParticipantCall;
   incoming: Incoming | undefined;
-}
-
-function send(call: Pick<ParticipantCall, 'write'>, frame: unknown): void {
-  call.write(create(AggregatorFrameSchema, { frame: frame as never }));
 }
 
 /**
@@ -134,9 +124,14 @@ export class AggregationServer<R extends Rounds = Rounds> {
   }
 
   readonly #ownRounds = (ports: RoundPorts): Rounds => {
-    const { dir, initial, evaluate } = this.#options;
+    const { dir, initial, evaluate, trained } = this.#options;
     const at = { federation: this.#federation, dir, initial, nowMs: this.#clock.now() };
-    return new RoundRunner({ ...at, ...ports, ...(evaluate ? { evaluate } : {}) });
+    return new RoundRunner({
+      ...at,
+      ...ports,
+      ...(evaluate ? { evaluate } : {}),
+      ...(trained === undefined ? {} : { trained }),
+    });
   };
 
   #ports(): RoundPorts {
@@ -207,7 +202,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
   }
 
   #finish({ call }: Session, reason: string): void {
-    const history = JSON.stringify(this.rounds.history);
+    const history = JSON.stringify(this.rounds.history.slice(-TOLD_ROUNDS));
     const value = { reason, history, model: this.rounds.digest };
     send(call, { case: 'finished', value });
     call.end();
@@ -309,7 +304,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
       modelBytes: BigInt(this.rounds.bytes.length),
       instructions: JSON.stringify(this.rounds.instructions()),
       deadlineMs,
-      history: JSON.stringify(this.rounds.history.slice(-50)),
+      history: JSON.stringify(this.rounds.history.slice(-TOLD_ROUNDS)),
     };
     send(session.call, { case: 'task', value });
   }

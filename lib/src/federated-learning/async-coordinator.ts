@@ -63,8 +63,9 @@ export class AsyncCoordinator implements Coordinator {
   }
 
   /** What is late is welcome: the runner knows what it has already. */
-  expects(_participant: string, base: number): boolean {
-    return base >= 1 && base <= this.#round;
+  expects(participant: string, base: number): boolean {
+    // One of each in a buffer: nobody fills it alone.
+    return base >= 1 && base <= this.#round && !this.#arrived.includes(participant);
   }
 
   received(participant: string, base: number): RoundAction[] {

@@ -39,6 +39,8 @@ export interface FederatedModel {
   readonly layout: readonly LayoutEntry[];
   /** Values of the vector without control variates. */
   readonly size: number;
+  /** Values at the front of the vector that are trained; behind them stand running statistics. Default all. */
+  readonly trainedSize?: number;
   /** Samples it trains on. */
   readonly samples: number;
   /** The vector of a fresh model: what the first round starts from. */

@@ -122,7 +122,7 @@ function faultsOf(resolved: ResolvedFederation): string[] {
 }
 
 function privacyFaults(
-  { clipping, adaptive, noiseMultiplier = 0, secureAggregation }: PrivacyOptions,
+  { clipping, adaptive, noiseMultiplier = 0, epsilonBudget, secureAggregation }: PrivacyOptions,
   { selected, compression }: ResolvedFederation,
 ): string[] {
   const faults: string[] = [];
@@ -130,6 +130,8 @@ function privacyFaults(
     faults.push(`privacy.clipping must be > 0, got ${clipping}`);
   if (!(noiseMultiplier >= 0))
     faults.push(`privacy.noiseMultiplier must be ≥ 0, got ${noiseMultiplier}`);
+  if (epsilonBudget !== undefined && !(noiseMultiplier > 0))
+    faults.push('privacy.epsilonBudget needs noise: without it ε has no bound');
   if (clipping === undefined && (noiseMultiplier > 0 || adaptive === true))
     faults.push('privacy.clipping is needed: noise is measured by it');
   if (!secureAggregation) return faults;

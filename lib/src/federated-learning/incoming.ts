@@ -16,16 +16,42 @@ export interface Incoming {
 
 type Announcement = Extract<ParticipantFrame['frame'], { case: 'update' }>['value'];
 
+/** Scores a participant may report in a round. */
+const MAX_METRICS = 32;
+/** What fits a 32-bit count; the store and the status hold no more. */
+const MAX_SAMPLES = 2n ** 32n - 1n;
+
+/**
+ * What a participant says of its round beside the change itself.
+ *
+ * @throws ShoalError `invalid_argument` naming what cannot be: scores that are no numbers, have no plain name or
+ *   are too many, an accuracy outside [0, 1], a count of samples below 1 or above 2³² − 1.
+ */
+export function requireScores(samples: bigint, metrics: Readonly<Record<string, number>>): void {
+  const fault = (what: string): ShoalError => new ShoalError('invalid_argument', what);
+  if (samples < 1n) throw fault('an update needs at least one sample');
+  if (samples > MAX_SAMPLES) throw fault(`${samples} samples are more than ${MAX_SAMPLES}`);
+  const all = Object.entries(metrics);
+  if (all.length > MAX_METRICS) throw fault(`${all.length} metrics, at most ${MAX_METRICS}`);
+  for (const [name, value] of all) {
+    if (!/^[\w./ -]{1,64}$/.test(name))
+      throw fault(`"${name.slice(0, 80)}" is no name of a metric`);
+    if (!Number.isFinite(value)) throw fault(`metric ${name} is ${value}`);
+    if (name === 'accuracy' && (value < 0 || value > 1))
+      throw fault(`metric accuracy must be in [0, 1], got ${value}`);
+  }
+}
+
 /**
  * What an announcement promises; its chunks follow.
  *
  * @param size Values of the model.
- * @throws ShoalError `invalid_argument` without samples, `resource_exhausted` for more bytes than any
+ * @throws ShoalError `invalid_argument` for scores or samples that cannot be, `resource_exhausted` for more bytes than any
  *   encoding of the model has.
  */
 export function incomingOf(update: Announcement, size: number): Incoming {
   const { round, attempt, samples, metrics, encoding, bytes, digest } = update;
-  if (samples < 1n) throw new ShoalError('invalid_argument', 'an update needs at least one sample');
+  requireScores(samples, metrics);
   const limit = Math.min(MAX_VECTOR_BYTES, size * 8 + 1024);
   return {
     round,
@@ -40,17 +66,13 @@ export function incomingOf(update: Announcement, size: number): Incoming {
 /**
  * The change an update holds; empty where only scores were asked for.
  *
- * @throws ShoalError `data_corrupt` for NaN, infinities or a wrong length, `invalid_argument` for scores that
- *   are no numbers.
+ * @throws ShoalError `data_corrupt` for NaN, infinities or a wrong length.
  */
 export function decodeUpdate(
-  { metrics, encoding }: Incoming,
+  { encoding }: Incoming,
   bytes: Uint8Array,
   wanted: { readonly size: number; readonly isEvaluation: boolean },
 ): Float32Array {
-  for (const [name, value] of Object.entries(metrics))
-    if (!Number.isFinite(value))
-      throw new ShoalError('invalid_argument', `metric ${name} is ${value}`);
   if (wanted.isEvaluation) return new Float32Array();
   if (bytes.length === 0) throw new ShoalError('invalid_argument', 'the update is empty');
   const delta = decompress(encoding, bytes, wanted.size);

@@ -1,6 +1,7 @@
-import { aggregateRound } from './aggregate.ts';
+import { ShoalError } from '@shoal/core';
+import { aggregateRound, moveModel } from './aggregate.ts';
 import { decompress } from './compression.ts';
-import { squaredDistance } from './kernels.ts';
+import { allFinite, squaredDistance } from './kernels.ts';
 import { OrderedSum } from './ordered-sum.ts';
 import type { PrivacyGuard } from './privacy/privacy-guard.ts';
 import type { RoundStore, StoredUpdate } from './round-store.ts';
@@ -13,6 +14,8 @@ interface Parts {
   readonly strategy: Strategy;
   readonly store: RoundStore;
   readonly guard: PrivacyGuard;
+  /** Values at the front of the model that are trained; undefined: all. */
+  readonly trained: number | undefined;
 }
 
 /** The model of a federation, and how the updates of a round move it. */
@@ -74,12 +77,14 @@ export class ModelMover {
     infos: readonly StoredUpdate[],
     at: { readonly round: number; readonly order: readonly string[] },
   ): StrategyState {
-    const { strategy, store, guard } = this.#parts;
+    const { strategy, store, guard, trained } = this.#parts;
     const { round, order } = at;
     if (strategy.rule.kind === 'joint') {
       const state = store.strategyState(round - 1);
       this.#depart();
-      aggregateRound(strategy, this.#model, { updates: infos.map(this.#read), state, round });
+      const updates = infos.map(this.#read);
+      aggregateRound(strategy, this.#model, { updates, state, round, trained });
+      this.#requireFinite();
       return state;
     }
     const change = this.#ordered(order).finish(infos, this.#read);
@@ -92,12 +97,13 @@ export class ModelMover {
     change: Float32Array,
     at: { readonly round: number; readonly within: number; readonly weights: readonly number[] },
   ): StrategyState {
-    const { strategy, store, guard } = this.#parts;
+    const { strategy, store, guard, trained } = this.#parts;
     const state = store.strategyState(at.round - 1);
     guard.noise(change, at.weights);
     guard.adapt(at.within, at.weights.length);
     this.#depart();
-    strategy.step(this.#model, change, { state, round: at.round });
+    moveModel(strategy, this.#model, change, { state, round: at.round, trained });
+    this.#requireFinite();
     return state;
   }
 
@@ -107,6 +113,17 @@ export class ModelMover {
     this.#fresh.clear();
     this.#previous = this.#model;
     this.#model = this.#model.slice();
+  }
+
+  /** @throws ShoalError `out_of_range`, and goes back, when the model is none any more. */
+  #requireFinite(): void {
+    if (allFinite(this.#model)) return;
+    this.#model = this.#previous ?? this.#model;
+    this.#previous = undefined;
+    throw new ShoalError(
+      'out_of_range',
+      'the changes of this round add up to values beyond float32; privacy.clipping or a robust strategy keeps one participant from that',
+    );
   }
 
   /** L2 norm of the last move; 0 when the model stayed. */

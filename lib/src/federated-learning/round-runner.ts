@@ -1,18 +1,18 @@
 import type { SecureAnswer } from '@shoal/api';
-import { messageOf, ShoalError } from '@shoal/core';
-import { AsyncCoordinator } from './async-coordinator.ts';
+import { isShoalError, messageOf, ShoalError } from '@shoal/core';
+import { coordinatorOf } from './coordinator-of.ts';
 import type { LocalTask } from './federated-model.ts';
 import type { ResolvedFederation } from './federation-options.ts';
 import { ModelMover } from './model-mover.ts';
 import { PrivacyGuard } from './privacy/privacy-guard.ts';
-import { type Coordinator, type RoundAction, RoundCoordinator } from './round.ts';
+import type { Coordinator, RoundAction } from './round.ts';
 import { endReason, isBest, summaryOf } from './round-end.ts';
 import { RoundStore, type StoredUpdate } from './round-store.ts';
 import type { RoundSummary } from './round-summary.ts';
 import type { DecodedArrival, FederationResult, RoundPorts, Rounds } from './rounds.ts';
 import { SecureRounds } from './secure-rounds.ts';
 import { requireFit } from './strategies/fit.ts';
-import { createStrategy } from './strategies/strategies.ts';
+import { strategyOfFederation } from './strategies/strategies.ts';
 import type { Strategy, StrategyState } from './strategy.ts';
 
 export interface RoundRunnerOptions extends RoundPorts {
@@ -22,13 +22,11 @@ export interface RoundRunnerOptions extends RoundPorts {
   readonly nowMs: number;
   /** Scores of a model on samples the aggregator holds. */
   readonly evaluate?: (model: Float32Array) => Promise<Record<string, number>>;
+  /** Values at the front of the vector that are trained. Default all. */
+  readonly trained?: number;
 }
 
 const STAGE_MS = 60_000;
-
-function bytesOf(values: Float32Array): Uint8Array {
-  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-}
 
 /**
  * Runs the rounds of a federation over a durable store: the coordinator decides, the store
@@ -48,6 +46,8 @@ export class RoundRunner implements Rounds {
   /** Scores of the model of this round on the aggregator's own samples. */
   #validation: Promise<Record<string, number>> | undefined;
   #finishing = false;
+  /** Rounds in a row that made no model. */
+  #skipped = 0;
   #nowMs: number;
   #closed = false;
 
@@ -55,7 +55,7 @@ export class RoundRunner implements Rounds {
   constructor(options: RoundRunnerOptions) {
     const { federation, dir, initial, nowMs } = options;
     this.#options = options;
-    this.#strategy = createStrategy(federation.strategy.name, federation.strategy.parameters);
+    this.#strategy = strategyOfFederation(federation);
     requireFit(this.#strategy, federation);
     this.#store = new RoundStore(dir);
     // Control variates travel behind the parameters, and start at 0.
@@ -63,11 +63,7 @@ export class RoundRunner implements Rounds {
       ? new Float32Array(initial.length * 2)
       : initial.slice();
     first.set(initial);
-    const current = this.#store.current() ?? {
-      round: 1,
-      digest: this.#store.begin(first),
-      model: first,
-    };
+    const current = this.#store.currentOr(first);
     this.#digest = current.digest;
     this.#startedAt = nowMs;
     this.#nowMs = nowMs;
@@ -75,10 +71,9 @@ export class RoundRunner implements Rounds {
       bound: this.#store.strategyState(current.round - 1)['clipping']?.[0],
       rounds: this.#store.history().length,
     });
-    this.#mover = new ModelMover(
-      { strategy: this.#strategy, store: this.#store, guard: this.#guard },
-      current.model,
-    );
+    if (this.#store.history().length === 0) this.#guard.requireBudget();
+    const parts = { strategy: this.#strategy, store: this.#store, guard: this.#guard };
+    this.#mover = new ModelMover({ ...parts, trained: options.trained }, current.model);
     const { secureAggregation } = federation.privacy ?? {};
     this.#secure = secureAggregation && this.#secureRounds(secureAggregation.stageMs ?? STAGE_MS);
     this.#coordinator = this.#coordinatorFor(current.round);
@@ -94,21 +89,8 @@ export class RoundRunner implements Rounds {
   #coordinatorFor(round: number): Coordinator {
     const { federation } = this.#options;
     const { bufferSize } = this.#strategy;
-    const isEvaluation = round > federation.rounds;
-    const nowMs = this.#nowMs;
-    if (bufferSize !== undefined && !isEvaluation) {
-      const arrived = this.#store.updates(round).map((u) => u.participant);
-      return new AsyncCoordinator({ ...federation, bufferSize }, { round, nowMs, arrived });
-    }
-    const isSecure = this.#secure !== undefined && !isEvaluation;
-    const restored = this.#store.restored(round, isSecure);
-    if (restored && isSecure) this.#secure?.restore(restored, nowMs);
-    const options = {
-      ...federation,
-      freshAttempts: isSecure,
-      ...(bufferSize === undefined ? {} : { quorum: 1 }),
-    };
-    return new RoundCoordinator(options, restored ? { round, nowMs, restored } : { round, nowMs });
+    const [store, secure, nowMs] = [this.#store, this.#secure, this.#nowMs];
+    return coordinatorOf(federation, { round, nowMs, store, secure, bufferSize });
   }
 
   get round(): number {
@@ -124,7 +106,8 @@ export class RoundRunner implements Rounds {
   }
 
   get bytes(): Uint8Array {
-    return bytesOf(this.#mover.model);
+    const { buffer, byteOffset, byteLength } = this.#mover.model;
+    return new Uint8Array(buffer, byteOffset, byteLength);
   }
 
   get size(): number {
@@ -318,8 +301,12 @@ export class RoundRunner implements Rounds {
   /** Shares were opened, so nobody will open others of this round: the model stays, the next round begins. */
   #skip(reason: string): void {
     this.#secure?.end(true);
-    this.#options.onStalled(`round ${this.round} is skipped: ${reason}`);
     this.#finishing = false;
+    if (++this.#skipped > this.#options.federation.retries) {
+      this.#options.ended(`${this.#skipped} rounds in a row made no model: ${reason}`, true);
+      return;
+    }
+    this.#options.onStalled(`round ${this.round} is skipped: ${reason}`);
     this.#conclude([], this.#store.strategyState(this.round - 1), undefined);
   }
 
@@ -380,7 +367,25 @@ export class RoundRunner implements Rounds {
       this.#store.updates(round).filter((u) => this.isAsynchronous || wanted.has(u.participant));
     if (this.#validation)
       this.#inBackground(() => this.#finish(infos, (updates) => this.#combine(updates)));
-    else this.#conclude(infos(), this.#combine(infos()), undefined);
+    else this.#moveBy(infos(), (updates) => this.#combine(updates), undefined);
+  }
+
+  /** Moves the model, or, where the updates make no model, leaves it and goes on. */
+  #moveBy(
+    updates: readonly StoredUpdate[],
+    combine: (updates: readonly StoredUpdate[]) => StrategyState,
+    validation: Readonly<Record<string, number>> | undefined,
+  ): void {
+    let state: StrategyState;
+    try {
+      state = combine(updates);
+    } catch (error) {
+      if (!isShoalError(error) || error.code !== 'out_of_range') throw error;
+      this.#skip(error.message);
+      return;
+    }
+    this.#skipped = 0;
+    this.#conclude(updates, state, validation);
   }
 
   async #finish(
@@ -389,10 +394,8 @@ export class RoundRunner implements Rounds {
   ): Promise<void> {
     const validation = await this.#validation;
     if (this.#closed) return;
-    const updates = infos();
-    const state = combine(updates);
     this.#finishing = false;
-    this.#conclude(updates, state, validation);
+    this.#moveBy(infos(), combine, validation);
   }
 
   #conclude(
@@ -402,20 +405,22 @@ export class RoundRunner implements Rounds {
   ): void {
     const { bound, epsilon } = this.#guard;
     if (this.#options.federation.privacy?.adaptive && bound !== undefined)
-      state['clipping'] = new Float32Array(this.size).fill(bound);
-    const summary = summaryOf(infos, {
+      // Vectors of a state are of one length.
+      state['clipping'] = new Float32Array(Object.values(state)[0]?.length ?? 1).fill(bound);
+    const history = this.#store.history();
+    const summary = summaryOf(infos, history, {
       round: this.round,
       bytesDown: this.#bytesDown,
       durationMs: this.#nowMs - this.#startedAt,
       changeNorm: this.#mover.changeNorm(),
-      ...(validation ? { validation } : {}),
-      ...(epsilon === undefined ? {} : { epsilon }),
+      validation,
+      epsilon,
     });
     this.#digest = this.#store.finish(this.round, {
       model: this.#mover.model,
       state,
       summary,
-      best: isBest(summary, this.#store.history()),
+      best: isBest(summary, history),
       counted: infos,
     });
     this.#options.onRound(summary);
@@ -426,7 +431,8 @@ export class RoundRunner implements Rounds {
     const { federation } = this.#options;
     const done = this.round;
     const best = this.#store.bestRound ?? done;
-    const reason = endReason(federation, { done, best, spent: this.#guard.epsilon ?? 0 });
+    const { epsilon: spent = 0, epsilonAfterNext: next = 0 } = this.#guard;
+    const reason = endReason(federation, { done, best, spent, next });
     if (reason !== undefined) {
       this.#store.end(reason);
       this.#options.ended(reason, false);

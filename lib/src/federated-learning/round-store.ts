@@ -142,6 +142,11 @@ export class RoundStore {
     return { round: Number(this.#fact('round')), digest, model };
   }
 
+  /** The model to train next; the first one of a new federation. */
+  currentOr(first: Float32Array): { round: number; digest: string; model: Float32Array } {
+    return this.current() ?? { round: 1, digest: this.begin(first), model: first };
+  }
+
   /** Why training ended, once it has. */
   get outcome(): string | undefined {
     return this.#fact('outcome');

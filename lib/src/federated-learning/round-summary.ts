@@ -11,6 +11,11 @@ export interface RoundSummary {
   readonly validation?: Readonly<Record<string, number>>;
   readonly bytesUp: number;
   readonly bytesDown: number;
+  /** From the first round until here. */
+  readonly totalBytesUp: number;
+  readonly totalBytesDown: number;
+  /** The round, until here, whose model scored best. */
+  readonly bestRound: number;
   readonly durationMs: number;
   /** Norm of the combined change. */
   readonly changeNorm: number;

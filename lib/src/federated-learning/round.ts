@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto';
 import { seededRandom } from '@shoal/core';
 import type { ResolvedFederation } from './federation-options.ts';
 
@@ -38,6 +39,8 @@ type Options = Pick<
 > & {
   /** Whether what was received counts in its attempt only, as in secure aggregation. Default false. */
   readonly freshAttempts?: boolean;
+  /** Whether nobody can know beforehand who is asked. Default false: the seed says. */
+  readonly isSecretDraw?: boolean;
 };
 
 /** Decides who is asked when, and when a round ends. */
@@ -172,7 +175,8 @@ export class RoundCoordinator implements Coordinator {
   }
 
   #tryStart(due: boolean, nowMs: number): RoundAction[] {
-    const { participants, quorum, selected, overSelection, deadlineMs, seed } = this.#options;
+    const { participants, quorum, selected, overSelection, deadlineMs, seed, isSecretDraw } =
+      this.#options;
     const here = [...this.#connected].toSorted();
     // Until its time is over the first round waits for everyone, the later ones for enough.
     const wanted =
@@ -188,7 +192,9 @@ export class RoundCoordinator implements Coordinator {
         },
       ];
     }
-    const order = seededRandom(seed).fork(`round ${this.#round}`).permutation(here.length);
+    const order = isSecretDraw
+      ? shuffled(here.length)
+      : seededRandom(seed).fork(`round ${this.#round}`).permutation(here.length);
     const chosen = [...order]
       .slice(0, selected + overSelection)
       .map((i) => here[i] ?? '')
@@ -255,4 +261,14 @@ export class RoundCoordinator implements Coordinator {
       ...[...again, ...substitutes].map((p) => this.#ask(p)),
     ];
   }
+}
+
+/** An order of 0 … n − 1 that only this process knows (Fisher and Yates). */
+function shuffled(n: number): number[] {
+  const order = Array.from({ length: n }, (_, i) => i);
+  for (let i = n - 1; i > 0; i--) {
+    const j = randomInt(i + 1);
+    [order[i], order[j]] = [order[j] ?? 0, order[i] ?? 0];
+  }
+  return order;
 }

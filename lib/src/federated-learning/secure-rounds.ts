@@ -6,6 +6,7 @@ import {
   SecureRequestSchema,
 } from '@shoal/api';
 import { ShoalError } from '@shoal/core';
+import { requireScores } from './incoming.ts';
 import type { RevealedShare } from './privacy/secure-aggregation/client.ts';
 import {
   decodeFixedPoint,
@@ -98,10 +99,11 @@ export class SecureRounds {
         'permission_denied',
         `${participant} brings keys of another participant`,
       );
-    if (ready.samples < 1n || BigInt(ready.advert.samples) !== ready.samples)
+    requireScores(ready.samples, ready.metrics);
+    if (BigInt(ready.advert.samples) !== ready.samples)
       throw new ShoalError(
         'invalid_argument',
-        `an update needs at least one sample, and as many as are signed: ${ready.samples}, ${ready.advert.samples}`,
+        `samples must be as many as are signed: ${ready.samples}, ${ready.advert.samples}`,
       );
     const body = toBinary(SecureAnswerSchema, answer);
     this.#options.store.keepSecure(at, { stage: 'ready', participant, body });

@@ -14,6 +14,10 @@ export interface SednaAggregationOptions {
   readonly rounds: number;
   /** Updates a round is made of. */
   readonly participants: number;
+  /** Fewest updates a round may end with once its time is over. Default all participants. */
+  readonly quorum?: number;
+  /** Time of a round from its first update, in milliseconds. Default 10 minutes. */
+  readonly deadlineMs?: number;
   /** First part of the path, Sedna's name of the aggregation. Default FedAvg. */
   readonly aggregation?: string;
   readonly host?: string;
@@ -76,6 +80,9 @@ export class SednaAggregationServer {
   #updates = new Map<string, Update>();
   #shape: string | undefined;
   #round = 0;
+  /** The frame that came last in this round. */
+  #last: JsonObject = {};
+  #timer: NodeJS.Timeout | undefined;
   readonly #done: Promise<number>;
   #resolve: (rounds: number) => void = () => undefined;
 
@@ -85,6 +92,8 @@ export class SednaAggregationServer {
       host: '127.0.0.1',
       port: 0,
       maxFrameBytes: 64 * 1024 * 1024,
+      quorum: options.participants,
+      deadlineMs: 600_000,
       ...options,
     };
     this.#logger = options.logger ?? silentLogger;
@@ -140,7 +149,7 @@ export class SednaAggregationServer {
         const frame: unknown = JSON.parse(textOf(data));
         if (!isJsonObject(frame)) throw new Error('a frame must be a JSON object');
         if (frame['type'] === 'subscribe') client = this.#subscribe(socket, frame);
-        else if (frame['type'] === 'update_weight') this.#update(frame);
+        else if (frame['type'] === 'update_weight') this.#update(client, frame);
         else this.#broadcast(frame);
       } catch (error) {
         this.#logger.warn('frame refused', {
@@ -166,13 +175,15 @@ export class SednaAggregationServer {
     return id;
   }
 
-  #update(frame: JsonObject): void {
+  #update(subscriber: string | undefined, frame: JsonObject): void {
     const { client, data } = frame;
     if (typeof client !== 'string' || !isJsonObject(data))
       throw new Error('update_weight needs client and data');
+    if (subscriber !== undefined && client !== subscriber)
+      throw new Error(`${subscriber} sends an update of ${client}`);
     const { num_samples: samples, weights } = data;
-    if (typeof samples !== 'number' || !(samples >= 1))
-      throw new Error(`num_samples must be ≥ 1, got ${JSON.stringify(samples)}`);
+    if (typeof samples !== 'number' || !Number.isSafeInteger(samples) || samples < 1)
+      throw new Error(`num_samples must be a whole number ≥ 1, got ${JSON.stringify(samples)}`);
     if (!Array.isArray(weights)) throw new Error('weights must be a list of layers');
     const shape = (weights as Nested[]).map(shapeOf).join(' ');
     if (shape.includes('!'))
@@ -182,12 +193,32 @@ export class SednaAggregationServer {
       throw new Error(`weights have shape ${shape}, the others ${this.#shape}`);
     if (this.#updates.has(client)) return; // counted already in this round
     this.#updates.set(client, { samples, weights: weights as Nested[] });
+    this.#last = frame;
     if (this.#updates.size >= this.#options.participants) this.#finish(frame);
+    else this.#timer ??= setTimeout(() => this.#overdue(), this.#options.deadlineMs);
+  }
+
+  /** Time is over since the first update of a round: it ends with a quorum, else says who is missing. */
+  #overdue(): void {
+    this.#timer = undefined;
+    const { quorum, participants, deadlineMs } = this.#options;
+    const missing = [...this.#clients.keys()].filter((c) => !this.#updates.has(c));
+    this.#logger.warn('a round waits', {
+      round: this.#round + 1,
+      updates: this.#updates.size,
+      participants,
+      quorum,
+      missing,
+    });
+    if (this.#updates.size >= quorum) this.#finish(this.#last);
+    else this.#timer = setTimeout(() => this.#overdue(), deadlineMs);
   }
 
   #finish(last: JsonObject): void {
     const updates = [...this.#updates].toSorted(([a], [b]) => (a < b ? -1 : 1)).map(([, u]) => u);
     this.#updates = new Map();
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
     this.#round++;
     const total = updates.reduce((n, u) => n + u.samples, 0);
     const over = this.#round >= this.#options.rounds;
@@ -208,6 +239,7 @@ export class SednaAggregationServer {
   }
 
   async close(): Promise<void> {
+    clearTimeout(this.#timer);
     for (const socket of this.#clients.values()) socket.close();
     this.#sockets.close();
     this.#http.closeAllConnections();

@@ -108,7 +108,10 @@ export async function simulateFederation(
     const arrived = arrivals?.(round, work) ?? work.map(() => true);
     const counted = updates.filter((_, i) => arrived[i]);
     if (chooseBest && counted.length > 0) choice.see(model, weightedMean(counted));
-    if (counted.length > 0) aggregateRound(strategy, model, { updates: counted, state, round });
+    if (counted.length > 0) {
+      const trained = models[0]?.trainedSize;
+      aggregateRound(strategy, model, { updates: counted, state, round, trained });
+    }
     const summary = {
       round,
       participants: work.filter((_, i) => arrived[i]).map((w) => w.participant),
@@ -122,9 +125,13 @@ export async function simulateFederation(
   if (!chooseBest) return { model, rounds };
   const last = { ...taskOf(strategy, federation, federation.rounds + 1), evaluateOnly: true };
   const looks: ModelUpdate[] = [];
-  for (const m of models) looks.push({ participant: '', ...(await m.train(model, last, signal)) });
+  const lookers = chosenOf(everyone, federation, federation.rounds + 1);
+  for (const i of lookers) {
+    const look = await models[i]?.train(model, last, signal);
+    if (look) looks.push({ participant: '', ...look });
+  }
   choice.see(model, weightedMean(looks));
-  const lookBytesDown = models.length * model.byteLength;
+  const lookBytesDown = lookers.length * model.byteLength;
   return { model, rounds, best: choice.model ?? model, lookBytesDown };
 }
 

@@ -24,6 +24,10 @@ export interface TrainerModelOptions {
 
 const EVALUATION_BATCH = 256;
 
+function valuesOf(layout: readonly LayoutEntry[]): number {
+  return layout.reduce((n, { shape }) => n + shape.reduce((a, b) => a * b, 1), 0);
+}
+
 /**
  * An ONNX model as a participant's: parameters and running statistics are one vector, which stays
  * with the runtime between rounds.
@@ -31,6 +35,7 @@ const EVALUATION_BATCH = 256;
 export class TrainerModel implements FederatedModel {
   readonly layout: readonly LayoutEntry[];
   readonly size: number;
+  readonly trainedSize: number;
   readonly samples: number;
   readonly #options: TrainerModelOptions;
   readonly #trainer: Trainer;
@@ -52,7 +57,8 @@ export class TrainerModel implements FederatedModel {
     this.#isOwner = owner === undefined;
     this.samples = options.samples.size;
     this.layout = [...trainer.parameters, ...trainer.buffers];
-    this.size = this.layout.reduce((n, { shape }) => n + shape.reduce((a, b) => a * b, 1), 0);
+    this.size = valuesOf(this.layout);
+    this.trainedSize = valuesOf(trainer.parameters);
     this.#initial = owner?.initial() ?? this.#read(trainer);
   }
 
@@ -181,11 +187,7 @@ export class TrainerModel implements FederatedModel {
   ): Float32Array {
     const delta = new Float32Array(this.size * 2);
     delta.set(change);
-    const trained = this.#trainer.parameters.reduce(
-      (n, { shape }) => n + shape.reduce((a, b) => a * b, 1),
-      0,
-    );
-    for (let i = 0; i < trained; i++) {
+    for (let i = 0; i < this.trainedSize; i++) {
       const moved = -(at.shared[i] ?? 0) - (change[i] ?? 0) * at.scale;
       delta[this.size + i] = moved;
       at.control[i] = (at.control[i] ?? 0) + moved;

@@ -13,14 +13,29 @@ import { workOf } from '../job-nodes.ts';
 import { phaseOf, troubleOf } from '../pod-trouble.ts';
 import { SLOT_LABEL, type Slot } from './workers.ts';
 
-const MAX_ROUNDS = 20;
+const MAX_ROUNDS = 50;
+
+/** A figure of all rounds: as the last one has it, or, of an older aggregator, of those that are told. */
+function totalOf(rounds: readonly JsonObject[], each: string, total: string): number {
+  const whole = rounds.at(-1)?.[total];
+  if (typeof whole === 'number') return whole;
+  return rounds.reduce((n, r) => n + Number(r[each] ?? 0), 0);
+}
+
+function lastRound(rounds: readonly JsonObject[]): number {
+  const round = Number(rounds.at(-1)?.['round']);
+  return Number.isFinite(round) ? round : 0;
+}
 
 function roundsOf(reports: readonly ServiceReport[]): JsonObject[] {
   const rounds = reports
     .map(({ ownerInfo }) => ownerInfo['rounds'])
     .filter(Array.isArray) as unknown[][];
-  const longest = rounds.toSorted((a, b) => b.length - a.length)[0] ?? [];
-  return longest.filter(isJsonObject);
+  // All are told the last rounds only: the newest report is that with the last round.
+  const newest = rounds
+    .map((list) => list.filter(isJsonObject))
+    .toSorted((a, b) => lastRound(b) - lastRound(a) || b.length - a.length);
+  return newest[0] ?? [];
 }
 
 function figure(value: unknown, digits: number): string | undefined {
@@ -120,14 +135,15 @@ function federationFigures(
   const last = rounds.at(-1);
   const metrics = isJsonObject(last?.['metrics']) ? last['metrics'] : {};
   const participants = participantsOf(pods, reports);
-  const best = bestRound(rounds);
+  const told = last?.['bestRound'];
+  const best = typeof told === 'number' ? told : bestRound(rounds);
   const [accuracy, epsilon] = [percent(metrics['accuracy']), figure(last?.['epsilon'], 3)];
   return {
     ...(last
       ? {
           currentRound: Number(last['round']),
-          bytesUp: rounds.reduce((n, r) => n + Number(r['bytesUp'] ?? 0), 0),
-          bytesDown: rounds.reduce((n, r) => n + Number(r['bytesDown'] ?? 0), 0),
+          bytesUp: totalOf(rounds, 'bytesUp', 'totalBytesUp'),
+          bytesDown: totalOf(rounds, 'bytesDown', 'totalBytesDown'),
           rounds: rounds.slice(-MAX_ROUNDS).map(roundRow),
         }
       : {}),

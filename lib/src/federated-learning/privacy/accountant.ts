@@ -63,6 +63,14 @@ export class RdpAccountant {
     );
   }
 
+  /** ε after one more round like that. */
+  epsilonWith(sampling: number, multiplier: number): number {
+    const next = new RdpAccountant(this.#delta);
+    next.#spent = this.#spent;
+    next.add(1, sampling, multiplier);
+    return next.epsilon;
+  }
+
   /** ε spent so far, for the δ given. */
   get epsilon(): number {
     if (this.#spent.every((rdp) => rdp === 0)) return 0;

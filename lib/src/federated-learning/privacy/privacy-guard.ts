@@ -1,3 +1,4 @@
+import { ShoalError } from '@shoal/core';
 import type { ResolvedFederation } from '../federation-options.ts';
 import { RdpAccountant } from './accountant.ts';
 import { clipTo, nextBound } from './clipping.ts';
@@ -53,9 +54,30 @@ export class PrivacyGuard {
     return this.#accountant?.epsilon;
   }
 
+  /** ε after one more round; undefined when no noise is added. */
+  get epsilonAfterNext(): number | undefined {
+    return this.#accountant?.epsilonWith(this.#sampling, this.#multiplier);
+  }
+
+  /** @throws ShoalError `invalid_argument` for a budget that the next round alone goes beyond. */
+  requireBudget(): void {
+    const { epsilonBudget = Number.POSITIVE_INFINITY } = this.#federation.privacy ?? {};
+    const { epsilonAfterNext: next = 0 } = this;
+    if (next > epsilonBudget)
+      throw new ShoalError(
+        'invalid_argument',
+        `one round alone has ε = ${next.toFixed(3)}, the budget is ${epsilonBudget}: raise privacy.noiseMultiplier, or ask fewer participants`,
+      );
+  }
+
+  /** Chance of a participant to be asked in a round. */
+  get #sampling(): number {
+    const { participants, selected, overSelection } = this.#federation;
+    return Math.min(1, (selected + overSelection) / participants);
+  }
+
   #spend(): void {
-    const { participants, selected } = this.#federation;
-    this.#accountant?.add(1, selected / participants, this.#multiplier);
+    this.#accountant?.add(1, this.#sampling, this.#multiplier);
   }
 
   clip(delta: Float32Array): void {
@@ -83,6 +105,7 @@ export class PrivacyGuard {
     if (this.#bound === undefined || this.#federation.privacy?.adaptive !== true) return;
     const count = Float32Array.of(within);
     if (this.#multiplier > 0) addGaussianNoise(count, this.#countNoise(participants));
-    this.#bound = nextBound(this.#bound, (count[0] ?? 0) / participants, ADAPTIVE);
+    // As it is kept: a restarted aggregator goes on with the same bits.
+    this.#bound = Math.fround(nextBound(this.#bound, (count[0] ?? 0) / participants, ADAPTIVE));
   }
 }

@@ -1,4 +1,5 @@
 import { ShoalError } from '@shoal/core';
+import type { ResolvedFederation } from '../federation-options.ts';
 import type { Strategy, StrategyParameters } from '../strategy.ts';
 import {
   ditto,
@@ -56,4 +57,18 @@ export function createStrategy(name: string, parameters: StrategyParameters = {}
       `there is no strategy "${name}"; choose one of ${STRATEGY_NAMES.join(', ')}`,
     );
   return make(parameters);
+}
+
+/**
+ * The strategy of a federation; SCAFFOLD’s share |S|/N is that of its selection where it is not given.
+ *
+ * @throws ShoalError as {@link createStrategy} does.
+ */
+export function strategyOfFederation({
+  strategy: { name, parameters },
+  selected,
+  participants,
+}: Pick<ResolvedFederation, 'strategy' | 'selected' | 'participants'>): Strategy {
+  const share = { participation: selected / participants };
+  return createStrategy(name, name === 'SCAFFOLD' ? { ...share, ...parameters } : parameters);
 }
