@@ -78,9 +78,10 @@ export function areaUnderCurve({ labels, scores, classes }: TestResults): number
   return areas.reduce((a, b) => a + b, 0) / areas.length;
 }
 
-/** Mean of |value − target|. */
-export function meanAbsoluteError({ values, targets }: TestResults): number | undefined {
-  if (!values || !targets || values.length === 0) return undefined;
+/** Mean of |value − target|; undefined for targets of more than one number. */
+export function meanAbsoluteError(results: TestResults): number | undefined {
+  const { values, targets, targetWidth = 1 } = results;
+  if (!values || !targets || values.length === 0 || targetWidth !== 1) return undefined;
   return values.reduce((sum, v, i) => sum + Math.abs(v - (targets[i] ?? 0)), 0) / values.length;
 }
 
@@ -96,7 +97,10 @@ export function concordance(results: TestResults): number | undefined {
   for (let i = 0; i < values.length; i++) {
     if (targets[i * 2 + 1] !== 1) continue;
     for (let j = 0; j < values.length; j++) {
-      if ((targets[j * 2] ?? 0) <= (targets[i * 2] ?? 0)) continue;
+      const [at, other] = [targets[i * 2] ?? 0, targets[j * 2] ?? 0];
+      // Who was last seen at the time of an event had it later, if at all.
+      const isLater = other > at || (other === at && targets[j * 2 + 1] !== 1);
+      if (!isLater) continue;
       pairs++;
       const [first, later] = [values[i] ?? 0, values[j] ?? 0];
       good += first > later ? 1 : first === later ? 0.5 : 0;

@@ -18,6 +18,8 @@ export interface ClusterAccess {
   readonly apply: (objects: readonly object[]) => Promise<void>;
   readonly get: (kind: string, name: string) => Promise<StoredObject | undefined>;
   readonly remove: (kind: string, name: string) => Promise<void>;
+  /** The last lines of a pod’s log; empty where there is none. */
+  readonly logOf: (pod: string) => Promise<string>;
 }
 
 /** A case on its way through the cluster. */
@@ -28,6 +30,17 @@ export interface ClusterCase {
   /** Name of its objects. */
   readonly name: string;
   readonly timeLimitSeconds: number;
+}
+
+/**
+ * Removes what a case made, or what one that was killed left behind. What cannot be removed does not
+ * hide why the case ended.
+ */
+export async function removeAll(
+  { access }: ClusterCase,
+  objects: readonly (readonly [kind: string, name: string])[],
+): Promise<void> {
+  await Promise.allSettled(objects.map(async ([kind, name]) => await access.remove(kind, name)));
 }
 
 const POLL_MS = 150;

@@ -7,7 +7,7 @@ import { testResults } from '../paradigms/case-context.ts';
 import { accuracyFor, type FederatedBase, labelledOnly } from '../paradigms/federated.ts';
 import type { CurvePoint, Observations, ParticipantScore } from '../paradigms/observations.ts';
 import { LOCAL, POOLED } from '../paradigms/slots.ts';
-import { type ClusterCase, container, edgeOf, object, until } from './access.ts';
+import { type ClusterCase, container, edgeOf, object, removeAll, until } from './access.ts';
 
 type Round = Readonly<Record<string, string | number | undefined>>;
 
@@ -134,16 +134,21 @@ export async function federationOnCluster(
   from: { readonly model: Uint8Array; readonly onProgress: (share: number, text: string) => void },
 ): Promise<FederationResult> {
   const { access } = c;
+  const made = [
+    ['FederatedLearningJob', of.name] as const,
+    ...of.participants.map((_, i) => ['Dataset', `${of.name}-p${i}`] as const),
+    ['Model', of.name] as const,
+  ];
   try {
+    // One that was killed may have left its job, ended or not.
+    await removeAll(c, made);
     await putJob(c, of, from.model);
     const status = await succeeded(c, of.name, from.onProgress);
     const { rounds = [], bytesUp = 0, bytesDown = 0 } = status;
     const model = readFileSync(access.nodePath(access.cloudNode, modelPath(of)));
     return { rounds, bytesUp, bytesDown, model };
   } finally {
-    await access.remove('FederatedLearningJob', of.name);
-    for (const i of of.participants.keys()) await access.remove('Dataset', `${of.name}-p${i}`);
-    await access.remove('Model', of.name);
+    await removeAll(c, made);
   }
 }
 

@@ -12,6 +12,7 @@ import {
   edgeOf,
   hasAddress,
   podOf,
+  removeAll,
   until,
 } from './access.ts';
 import { decodeValues, encodeValues } from './stage-values.ts';
@@ -110,9 +111,14 @@ async function askAll(
 export async function multiEdgeOnCluster(c: ClusterCase): Promise<Observations> {
   const { access, context, name } = c;
   const { model, stages } = await trainedAndCut(context);
-  for (const [s, stage] of stages.entries())
-    writeFileSync(access.nodePath(edgeOf(c, s), `/bench/${name}/stage-${s}.onnx`), stage.model);
+  const made = [...stages.keys()].flatMap((s) => [
+    ['Deployment', nameOf(c, s)] as const,
+    ['Service', nameOf(c, s)] as const,
+  ]);
   try {
+    await removeAll(c, made);
+    for (const [s, stage] of stages.entries())
+      writeFileSync(access.nodePath(edgeOf(c, s), `/bench/${name}/stage-${s}.onnx`), stage.model);
     // The last one first: a stage must know where the next one is.
     let url = '';
     for (const stage of [...stages.keys()].toReversed()) {
@@ -121,10 +127,7 @@ export async function multiEdgeOnCluster(c: ClusterCase): Promise<Observations> 
     }
     return await observedOf(context, { model, stages }, await askAll(c, stages, url));
   } finally {
+    await removeAll(c, made);
     await model.close();
-    for (const s of stages.keys()) {
-      await access.remove('Deployment', nameOf(c, s));
-      await access.remove('Service', nameOf(c, s));
-    }
   }
 }

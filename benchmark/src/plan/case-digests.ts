@@ -1,9 +1,11 @@
 import { digestOf, ShoalError } from '@shoal/core';
 import type { Algorithm } from '../config/algorithm.ts';
+import type { JsonMap } from '../config/config-node.ts';
 import type { TestEnv } from '../config/test-env.ts';
 import { codeDigest, dataDigest } from './fingerprint.ts';
 import { checkModule } from './module-file.ts';
 import type { PlannedCase } from './planned-case.ts';
+import { fromEnvironment } from './secrets.ts';
 
 /** Hash of the files that fill an algorithm's slots. */
 export function digestOfModules({ modules }: Algorithm): string {
@@ -15,7 +17,9 @@ export async function digestOfData({ dataset }: TestEnv): Promise<string> {
   if (dataset.kind === 'files')
     return dataDigest(dataset.train === undefined ? [dataset.test] : [dataset.train, dataset.test]);
   const { sources } = await checkModule(dataset.url, 'dataset');
-  const read = dataDigest(await sources(dataset.hyperparameters));
+  const read = dataDigest(
+    await sources(fromEnvironment(dataset.hyperparameters, process.env) as JsonMap),
+  );
   return digestOf(`${codeDigest([dataset.url])} ${read}`).slice('sha256:'.length);
 }
 

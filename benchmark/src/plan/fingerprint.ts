@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, join, relative, resolve } from 'node:path';
 import { fromNode } from '@shoal/core';
 
-/** What `import` and `export … from` name, and files a module finds beside itself. */
+/** What `import`, `require` and `export … from` name, and files a module finds beside itself. */
 const NAMED =
-  /\b(?:from|import)\s*\(?\s*(['"`])([^'"`\n]+)\1|\bnew\s+URL\(\s*(['"`])([^'"`\n]+)\3\s*,\s*import\.meta\.url/g;
+  /\b(?:from|import|require)\s*\(?\s*(['"`])([^'"`\n]+)\1|\bnew\s+URL\(\s*(['"`])([^'"`\n]+)\3\s*,\s*import\.meta\.url/g;
 
 function read(path: string): Buffer {
   try {
@@ -75,9 +75,16 @@ export function dataDigest(paths: readonly string[]): string {
 /** Packages whose code decides what a case computes. */
 const PACKAGES = ['core', 'training', 'lib', 'datasets', 'workers', 'benchmark'] as const;
 
-/** Whether a case may run through a file; how results are shown and ranked is none of its business. */
+/**
+ * Whether a case may run through a file of a package; how results are shown and ranked is none of its
+ * business.
+ *
+ * @param file Seen from the package: where that lies does not matter.
+ */
 function isComputing(file: string): boolean {
-  return file.endsWith('.ts') && !/\.test\.ts$|\/(report|rank|runs|suites|test|bench)\//.test(file);
+  return (
+    file.endsWith('.ts') && !/\.test\.ts$|(^|\/)(report|rank|runs|suites|test|bench)\//.test(file)
+  );
 }
 
 let framework: string | undefined;
@@ -92,7 +99,8 @@ export function frameworkDigest(): string {
       name === 'benchmark'
         ? join(import.meta.dirname, '..')
         : dirname(require.resolve(`@shoal/${name}`));
-    for (const file of filesUnder(root)) if (isComputing(file)) hash.update(read(file));
+    for (const file of filesUnder(root))
+      if (isComputing(relative(root, file))) hash.update(read(file));
   }
   const runtime = JSON.parse(
     read(require.resolve('onnxruntime-node/package.json')).toString('utf8'),

@@ -30,6 +30,32 @@ export interface LoadedModule {
   readonly sources: (parameters: JsonMap) => readonly string[] | Promise<readonly string[]>;
 }
 
+/** Longest time a module may take to load. */
+const LOAD_MS = 60_000;
+
+/** Imports a file that may be anything: one that never ends loading, or ends the process, is named. */
+async function loaded(path: string, name: string): Promise<Readonly<Record<string, unknown>>> {
+  const guard = (): void => {
+    process.exitCode = 70;
+    process.stderr.write(`module "${name}": ${path} ended the process while it was loaded\n`);
+  };
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(
+      () => reject(new Error(`it was not loaded after ${LOAD_MS / 1000} s`)),
+      LOAD_MS,
+    );
+  });
+  process.once('exit', guard);
+  try {
+    const found: unknown = await Promise.race([import(pathToFileURL(path).href), late]);
+    return found as Readonly<Record<string, unknown>>;
+  } finally {
+    clearTimeout(timer);
+    process.off('exit', guard);
+  }
+}
+
 function camelCase(name: string): string {
   return name.replace(/[-_ ]+(.)/g, (_, c: string) => c.toUpperCase());
 }
@@ -50,7 +76,7 @@ export async function checkModule(path: string, name: string): Promise<LoadedMod
     throw new ShoalError('not_found', `module "${name}": there is no file ${path}`);
   let exported: Readonly<Record<string, unknown>>;
   try {
-    exported = (await import(pathToFileURL(path).href)) as Readonly<Record<string, unknown>>;
+    exported = await loaded(path, name);
   } catch (error) {
     throw new ShoalError(
       'invalid_argument',

@@ -11,7 +11,7 @@ import { checkAlgorithm } from '../paradigms/slots.ts';
 import { digestOfData, digestOfModules } from './case-digests.ts';
 import { codeDigest, dataDigest, frameworkDigest } from './fingerprint.ts';
 import type { PlannedCase } from './planned-case.ts';
-import { redacted } from './secrets.ts';
+import { redacted, referencesIn, sealed } from './secrets.ts';
 
 export interface Plan {
   readonly job: BenchmarkingJob;
@@ -50,10 +50,12 @@ async function environmentsOf(job: BenchmarkingJob): Promise<Environment[]> {
   const file = ConfigFile.read(job.testenv);
   const found: Environment[] = [];
   for (const combination of combinations(file)) {
-    const testEnv = readTestEnv(new ConfigNode(file, combination.value));
+    const root = new ConfigNode(file, combination.value);
+    const testEnv = readTestEnv(root);
+    expectVariables(testEnv.dataset, root.at('testenv').at('dataset'));
     const data = await digestOfData(testEnv);
-    const id = short([redacted(placeless(testEnv)), data]);
-    found.push({ testEnv, conditions: columns(file, combination), data, id });
+    const id = short([sealed(placeless(testEnv), process.env), data]);
+    found.push({ testEnv, conditions: redacted(columns(file, combination)), data, id });
   }
   return found;
 }
@@ -74,6 +76,7 @@ export async function planJob(path: string, small = false): Promise<Plan> {
     for (const combination of combinations(file)) {
       const root = new ConfigNode(file, combination.value);
       const algorithm = readAlgorithm(root, name);
+      expectVariables(algorithm.modules, root.at('algorithm').at('modules'));
       const problem = await checkAlgorithm(algorithm, root.at('algorithm'));
       expectRoute(algorithm, environments, root.at('algorithm'));
       const hyperparameters = redacted(columns(file, combination));
@@ -104,7 +107,12 @@ async function casesOf(
     const metrics = await checkMetrics(testEnv, algorithm.paradigm, job);
     // An algorithm that shares data out in its own way is in an environment of its own.
     const environment = own.length > 0 ? short([id, own]) : id;
-    const parts = [redacted(essence(algorithm)), environment, codeDigest(metrics), initial];
+    const parts = [
+      sealed(essence(algorithm), process.env),
+      environment,
+      codeDigest(metrics),
+      initial,
+    ];
     const configuration = short(parts);
     const group = short([configuration, code, data]);
     const digests = { configuration, code, modules, data };
@@ -112,6 +120,13 @@ async function casesOf(
     for (const seed of job.seeds) cases.push({ id: short([group, seed]), seed, ...shared });
   }
   return cases;
+}
+
+/** What `{env: NAME}` names must be there: a case without it would be another one. */
+function expectVariables(value: unknown, node: ConfigNode): void {
+  const missing = referencesIn(value).find((name) => process.env[name] === undefined);
+  if (missing !== undefined)
+    node.fail(`the variable ${missing} is not set in the environment; export ${missing}=…`);
 }
 
 /** What comes before every model has to be code of the user's: no built-in miner looks at samples. */

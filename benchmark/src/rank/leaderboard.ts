@@ -1,4 +1,4 @@
-import { canonicalJson } from '@shoal/core';
+import { canonicalJson, ShoalError } from '@shoal/core';
 import type { RankOptions } from '../config/benchmarking-job.ts';
 import type { Json } from '../config/config-node.ts';
 import { metricName } from '../metrics/choose.ts';
@@ -119,10 +119,9 @@ function order(columns: readonly MetricColumn[]): (a: LeaderboardRow, b: Leaderb
 function isTie(a: LeaderboardRow, b: LeaderboardRow, metric: string): boolean {
   const [x, y] = [a.values[metric], b.values[metric]];
   if (!x || !y || missingOf(a, metric) !== missingOf(b, metric)) return false;
-  const { p, count, mean } = pairedDifference(x, y);
-  // One seed is all there is, or too few are shared to tell anything.
-  if (count < 2) return a.records.length > 1 || mean === 0;
-  return p >= SIGNIFICANCE;
+  const { p, count } = pairedDifference(x, y);
+  // One seed tells nothing apart.
+  return count < 2 || p >= SIGNIFICANCE;
 }
 
 /**
@@ -155,6 +154,12 @@ export function leaderboards(records: readonly CaseRecord[], options: RankOption
   return groupedBy(records, (r) => r.planned.environment).map((own) => {
     const all = columnsOf(own, ['all']);
     const wanted = options.sortBy.map(metricName);
+    const stranger = wanted.find((name) => all.length > 0 && !all.some((m) => m.name === name));
+    if (stranger !== undefined)
+      throw new ShoalError(
+        'invalid_argument',
+        `rank.sort_by: the cases that ran have no metric "${stranger}"; they have ${all.map((m) => m.name).join(', ')}`,
+      );
     const deciding = wanted.flatMap((name) => all.filter((m) => m.name === name));
     const columns = deciding.length > 0 ? deciding : all.slice(0, 1);
     const rows = groupedBy(own, (r) => r.planned.group).flatMap((g) => rowOf(g) ?? []);

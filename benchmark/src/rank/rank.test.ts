@@ -115,9 +115,13 @@ describe('a leaderboard', () => {
     ]);
   });
 
-  it('ranks one seed by its figures, with ties only for equal ones', () => {
+  it('tells nothing apart by one seed', () => {
     const list = [...records('a', [0.9]), ...records('b', [0.8]), ...records('c', [0.8])];
-    expect(ranks(list).map(([, rank]) => rank)).toEqual([1, 2, 2]);
+    expect(ranks(list)).toEqual([
+      ['a', 1, true],
+      ['b', 1, true],
+      ['c', 1, true],
+    ]);
   });
 
   it('puts a baseline where it belongs, without a rank', () => {

@@ -161,6 +161,15 @@ export async function runInProcess(
   }
 }
 
+/** What a case says in a line; undefined for one it could not write to the end. */
+function messageOfLine(line: string): CaseMessage | undefined {
+  try {
+    return JSON.parse(line) as CaseMessage;
+  } catch {
+    return undefined;
+  }
+}
+
 async function run(
   planned: PlannedCase,
   options: CaseRunnerOptions,
@@ -172,9 +181,9 @@ async function run(
   const tail = logTo(log, [stdout, stderr] as Readable[], secretsOf(planned, process.env));
   let outcome: CaseOutcome | undefined;
   onLines(results as Readable, (line) => {
-    const message = JSON.parse(line) as CaseMessage;
-    if (message.kind === 'done') outcome = message.outcome;
-    else onProgress?.(message.share, message.text);
+    const message = messageOfLine(line);
+    if (message?.kind === 'done') outcome = message.outcome;
+    else if (message) onProgress?.(message.share, message.text);
   });
   let late = false;
   const stop = (): void => {

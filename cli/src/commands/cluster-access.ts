@@ -29,6 +29,7 @@ export function localAccess(
     },
     get: async (kind, name) =>
       (await resources.get(kind, 'default', name)) as ClusterObject | undefined,
+    logOf: async (pod) => await resources.log('default', pod).catch(() => ''),
     remove: async (kind, name) => {
       await resources.remove(kind, 'default', name);
     },

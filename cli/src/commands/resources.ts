@@ -141,6 +141,14 @@ export class Resources {
     };
   }
 
+  /** The last lines of a pod’s log. */
+  async log(namespace: string, pod: string, lines = 20): Promise<string> {
+    const chunks: Buffer[] = [];
+    const path = `/api/v1/namespaces/${namespace}/pods/${pod}/log?tailLines=${lines}`;
+    await this.#client.stream(path, (chunk) => chunks.push(chunk), AbortSignal.timeout(10_000));
+    return Buffer.concat(chunks).toString('utf8');
+  }
+
   /** Deletes an object and waits until it is gone. False when it was not there. */
   async remove(
     kind: string,

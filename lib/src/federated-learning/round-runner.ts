@@ -3,6 +3,7 @@ import { isShoalError, messageOf, ShoalError } from '@shoal/core';
 import { coordinatorOf } from './coordinator-of.ts';
 import type { LocalTask } from './federated-model.ts';
 import type { ResolvedFederation } from './federation-options.ts';
+import { instructionsOf } from './instructions-of.ts';
 import { ModelMover } from './model-mover.ts';
 import { PrivacyGuard } from './privacy/privacy-guard.ts';
 import type { Coordinator, RoundAction } from './round.ts';
@@ -25,8 +26,6 @@ export interface RoundRunnerOptions extends RoundPorts {
   /** Values at the front of the vector that are trained. Default all. */
   readonly trained?: number;
 }
-
-const STAGE_MS = 60_000;
 
 /**
  * Runs the rounds of a federation over a durable store: the coordinator decides, the store
@@ -75,12 +74,12 @@ export class RoundRunner implements Rounds {
     const parts = { strategy: this.#strategy, store: this.#store, guard: this.#guard };
     this.#mover = new ModelMover({ ...parts, trained: options.trained }, current.model);
     const { secureAggregation } = federation.privacy ?? {};
-    this.#secure = secureAggregation && this.#secureRounds(secureAggregation.stageMs ?? STAGE_MS);
+    this.#secure = secureAggregation && this.#secureRounds(secureAggregation.stageMs);
     this.#coordinator = this.#coordinatorFor(current.round);
     this.#validate();
   }
 
-  #secureRounds(stageMs: number): SecureRounds {
+  #secureRounds(stageMs = 60_000): SecureRounds {
     const { federation, tell } = this.#options;
     const at = { job: federation.job, store: this.#store, size: this.#mover.model.length };
     return new SecureRounds({ ...at, stageMs, tell });
@@ -147,25 +146,11 @@ export class RoundRunner implements Rounds {
   }
 
   instructions(): LocalTask {
-    const { localEpochs, batchSize, learningRate, seed, compression } = this.#options.federation;
-    const { proximal = 0, controlVariates = false, personal = 0 } = this.#strategy.local;
-    const bound = this.#guard.bound;
-    return {
-      round: this.round,
-      evaluateOnly: this.isEvaluation,
-      epochs: localEpochs,
-      batchSize,
-      learningRate,
-      proximal,
-      controlVariates,
-      personal,
-      seed,
-      encoding: compression,
-      ...(this.isAsynchronous ? { asynchronous: true } : {}),
-      ...(this.#secure
-        ? { secure: { range: this.#range, ...(bound === undefined ? {} : { bound }) } }
-        : {}),
-    };
+    const { round, isEvaluation, isAsynchronous } = this;
+    const { bound } = this.#guard;
+    const range = this.#secure && this.#range;
+    const at = { round, isEvaluation, isAsynchronous, bound, range };
+    return instructionsOf(this.#options.federation, this.#strategy, at);
   }
 
   countDown(bytes: number): void {
@@ -250,9 +235,9 @@ export class RoundRunner implements Rounds {
       return;
     }
     const { round, attempt } = this;
-    const isWanted = answer.round === round && answer.attempt === attempt;
-    if (!isWanted || !this.#secure || !this.#coordinator.expects(participant, round)) return;
-    this.#secure.keepReady(participant, { round, attempt }, answer);
+    if (answer.round !== round || answer.attempt !== attempt) return;
+    if (!this.#secure || !this.#coordinator.expects(participant, round)) return;
+    this.#secure.keepReady(participant, { round, attempt, range: this.#range }, answer);
     this.#act(this.#coordinator.received(participant, round));
   }
 
@@ -355,9 +340,12 @@ export class RoundRunner implements Rounds {
   /** Enough have answered: their updates make the model, or, where they are masked, the sum is asked for. */
   #close(participants: readonly string[]): void {
     if (this.#finishing || this.#secure?.isRunning) return;
-    const { round, attempt } = this;
+    const { round } = this;
     if (this.#secure && !this.isEvaluation) {
-      this.#secure.begin({ round, attempt }, participants, this.#range, this.#nowMs);
+      const task = `${this.#digest} ${JSON.stringify(this.instructions())}`;
+      const what = { participants, range: this.#range, task };
+      const { attempt } = this;
+      this.#secure.begin({ round, attempt }, what, this.#nowMs);
       this.#settleSecure();
       return;
     }

@@ -62,6 +62,17 @@ function wordsOf(bytes: Uint8Array): Uint32Array {
   );
 }
 
+/** What an aggregation begins with. */
+interface Begun {
+  readonly participants: readonly string[];
+  /** Largest magnitude of a value. */
+  readonly range: number;
+  /** The model and the instructions of the round, as participants were told. */
+  readonly task: string;
+}
+
+const KEY_BYTES = 32;
+
 /**
  * Secure aggregation of a federation's rounds: every answer is kept before it counts, so that an
  * aggregator that was killed goes on in the stage where it was.
@@ -91,8 +102,12 @@ export class SecureRounds {
     return this.#session?.server.reason ?? '';
   }
 
-  /** A participant has trained: keeps its keys, samples and scores. @throws ShoalError for keys of another. */
-  keepReady(participant: string, at: At, answer: SecureAnswer): void {
+  /**
+   * A participant has trained: keeps its keys, samples and scores.
+   *
+   * @throws ShoalError for keys of another, or such that nobody could go on with.
+   */
+  keepReady(participant: string, at: At & { readonly range: number }, answer: SecureAnswer): void {
     const ready = answer.answer.case === 'ready' ? answer.answer.value : undefined;
     if (ready?.advert?.participant !== participant)
       throw new ShoalError(
@@ -104,6 +119,14 @@ export class SecureRounds {
       throw new ShoalError(
         'invalid_argument',
         `samples must be as many as are signed: ${ready.samples}, ${ready.advert.samples}`,
+      );
+    const { encryptionKey, maskingKey, seedCommitment, range } = ready.advert;
+    if ([encryptionKey, maskingKey, seedCommitment].some((k) => k.length !== KEY_BYTES))
+      throw new ShoalError('invalid_argument', `keys have ${KEY_BYTES} bytes each`);
+    if (range !== at.range)
+      throw new ShoalError(
+        'invalid_argument',
+        `the range of this round is ${at.range}, ${participant} signs ${range}`,
       );
     const body = toBinary(SecureAnswerSchema, answer);
     this.#options.store.keepSecure(at, { stage: 'ready', participant, body });
@@ -121,21 +144,21 @@ export class SecureRounds {
     );
   }
 
-  /** Begins with those who are ready. @param range Largest magnitude of a value. */
-  begin(at: At, participants: readonly string[], range: number, nowMs: number): void {
-    const body = Buffer.from(JSON.stringify({ participants, range }));
+  /** Begins with those who are ready. */
+  begin(at: At, what: Begun, nowMs: number): void {
+    const body = Buffer.from(JSON.stringify(what));
     this.#options.store.keepSecure(at, { stage: 'begin', participant: '', body });
-    this.#open(at, participants, range);
+    this.#open(at, what);
     this.#tellAll(nowMs);
   }
 
-  #open(at: At, participants: readonly string[], range: number): Session {
+  #open(at: At, { participants, range, task }: Begun): Session {
     const { job, size } = this.#options;
     const ready = this.#ready(at);
     const adverts = participants.flatMap((p) => ready.get(p)?.advert ?? []);
     const samples = new Map(adverts.map((a) => [a.participant, a.samples]));
     const server = new SecureAggregationServer({
-      session: { job, ...at },
+      session: { job, ...at, task },
       adverts,
       size: size + 1,
       crypto: nativeCrypto,
@@ -150,11 +173,8 @@ export class SecureRounds {
     const records = store.secure(at.round, at.attempt);
     const begun = records.find((r) => r.stage === 'begin');
     if (!begun) return false;
-    const { participants, range } = JSON.parse(Buffer.from(begun.body).toString()) as {
-      participants: string[];
-      range: number;
-    };
-    const { server } = this.#open(at, participants, range);
+    const what = JSON.parse(Buffer.from(begun.body).toString()) as Begun;
+    const { server } = this.#open(at, what);
     for (const { stage, participant, body } of records) {
       if (stage === 'vector')
         server.takeVector(participant, wordsOf(store.read({ participant, base: at.round })));

@@ -39,7 +39,8 @@ function mean(values: readonly number[]): number {
  *
  * BWT = 1/(T−1) Σ_{j<T−1} (R[T−1][j] − R[j][j]),
  * FWT = 1/(T−1) Σ_{j≥1} (R[j−1][j] − b[j]),
- * F_j = max_{i≥j} R[i][j] − R[T−1][j], averaged over j < T−1.
+ * F_j = max_{i≥j} R[i][j] − R[T−1][j], averaged over j < T−1. (Chaudhry et al. take the maximum before the
+ * last task only: a task that gained by it then counts as negative forgetting, here as none.)
  *
  * @param baselines b[j]: score of the untrained model on task j.
  * @throws ShoalError `invalid_argument` for a matrix that is not square.

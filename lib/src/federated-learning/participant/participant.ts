@@ -328,6 +328,7 @@ export class Participant {
           samples,
           metrics,
           delta,
+          task: `${task.model} ${task.instructions}`,
           bound: instructions.secure.bound,
           range: instructions.secure.range,
         },

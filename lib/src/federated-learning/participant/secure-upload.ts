@@ -17,6 +17,8 @@ export interface SecureChange {
   readonly samples: number;
   readonly metrics: Readonly<Record<string, number>>;
   readonly delta: Float32Array;
+  /** The model and the instructions it was trained by. */
+  readonly task: string;
   /** Largest norm, when changes are clipped. */
   readonly bound: number | undefined;
   /** Largest magnitude of a value. */
@@ -68,7 +70,7 @@ export class SecureUpload {
 
   /** Says that the change is there, with the keys of this attempt. @throws ShoalError `failed_precondition` after opening. */
   ready(attempt: number): SecureAnswer {
-    const { job, round, samples, metrics, range } = this.#change;
+    const { job, round, task, samples, metrics, range } = this.#change;
     if (this.#opened !== undefined && this.#opened !== attempt)
       throw new ShoalError(
         'failed_precondition',
@@ -76,7 +78,7 @@ export class SecureUpload {
       );
     if (this.#client?.session.attempt !== attempt) {
       this.#client = new SecureAggregationClient({
-        session: { job, round, attempt },
+        session: { job, round, attempt, task },
         ...this.#party,
         samples,
         range,

@@ -10,6 +10,11 @@ export interface SecureSession {
   readonly job: string;
   readonly round: number;
   readonly attempt: number;
+  /**
+   * The model and the instructions of the round, as they were told. Signed with the keys: an aggregator that
+   * told others to change nothing would get the change of one.
+   */
+  readonly task: string;
 }
 
 export interface SecureContext {
@@ -46,13 +51,14 @@ export function advertStatement(
   session: SecureSession,
   advert: Omit<KeyAdvert, 'signature'>,
 ): Uint8Array {
-  const { job, round, attempt } = session;
+  const { job, round, attempt, task } = session;
   const { participant, encryptionKey, maskingKey, seedCommitment, samples, range } = advert;
   const names = [
     'shoal secure aggregation keys',
     job,
     round,
     attempt,
+    task,
     participant,
     samples,
     range,

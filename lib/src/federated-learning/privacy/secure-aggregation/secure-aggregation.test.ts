@@ -11,7 +11,7 @@ import { applyMask, portableCrypto } from './secure-crypto.ts';
 import { SecureAggregationServer, type SecureStage } from './server.ts';
 
 const SIZE = 1_000;
-const SESSION: SecureSession = { job: 'toy', round: 3, attempt: 1 };
+const SESSION: SecureSession = { job: 'toy', round: 3, attempt: 1, task: 'sha256:… {}' };
 const STAGES: readonly SecureStage[] = ['shares', 'vectors', 'confirmations', 'reveals'];
 
 function names(n: number): string[] {
@@ -387,6 +387,35 @@ describe('a participant refuses', () => {
       'p004 key',
     ]);
   });
+});
+
+test('one that opens false shares keeps nobody from the sum', async () => {
+  const all = party(6);
+  for (let i = 0; i < 3; i++) for (const name of all.clients.keys()) await answer(all, name);
+  for (const name of all.clients.keys()) {
+    const request = all.server.requestFor(name);
+    if (request?.stage !== 'reveals') throw new Error('not asked');
+    const shares = all.clients.get(name)?.reveal(request.confirmations) ?? [];
+    const opened =
+      name === 'p001' ? shares.map((s) => ({ ...s, share: s.share.map((b) => b ^ 1) })) : shares;
+    all.server.takeReveals(name, opened);
+  }
+  expect(await all.server.sum()).toBeDefined();
+});
+
+test('keys are signed with the task: whoever was told another one takes part with nobody', async () => {
+  const told = party(4);
+  const other = party(4, { ...SESSION, task: 'sha256:… {"bound":1e-6}' });
+  const adverts = [...told.clients].map(([name, client]) =>
+    (name === 'p001' ? client : other.clients.get(name))?.advertise(),
+  );
+  const request = { neighbours: 3, threshold: 3 };
+  await expect(
+    told.clients.get('p001')?.share(
+      adverts.filter((a) => a !== undefined),
+      request,
+    ),
+  ).rejects.toMatchObject({ code: 'permission_denied' });
 });
 
 test('the server notices shares that are not genuine', async () => {

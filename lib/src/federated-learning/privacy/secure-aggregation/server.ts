@@ -240,10 +240,28 @@ export class SecureAggregationServer {
 
   /** Shares of one secret, of all who opened theirs; plain arrays, as `combine` takes no Buffer. */
   #sharesOf(owner: string, of: RevealedShare['of']): Uint8Array[] {
-    return [...this.#reveals.values()]
-      .flat()
-      .filter((r) => r.owner === owner && r.of === of)
-      .map((r) => Uint8Array.from(r.share));
+    // One share of each who opened theirs, however many it names.
+    return [...this.#reveals.values()].flatMap((list) => {
+      const own = list.find((r) => r.owner === owner && r.of === of);
+      return own ? [Uint8Array.from(own.share)] : [];
+    });
+  }
+
+  /** A secret that shares open, if it is the one that was promised. */
+  async #opened(
+    owner: string,
+    of: RevealedShare['of'],
+    shares: Uint8Array[],
+  ): Promise<Uint8Array | undefined> {
+    const advert = this.#adverts.get(owner);
+    try {
+      const secret = await combine(shares);
+      const found = of === 'seed' ? commitmentOf(secret) : x25519.getPublicKey(secret);
+      const promised = of === 'seed' ? advert?.seedCommitment : advert?.maskingKey;
+      return promised && Buffer.compare(found, promised) === 0 ? secret : undefined;
+    } catch {
+      return undefined;
+    }
   }
 
   async #secretOf(owner: string, of: RevealedShare['of']): Promise<Uint8Array> {
@@ -254,14 +272,12 @@ export class SecureAggregationServer {
         'unavailable',
         `${shares.length} shares of ${owner} were opened, ${wanted} are needed`,
       );
-    const advert = this.#adverts.get(owner);
-    try {
-      const secret = await combine(shares.slice(0, wanted));
-      const found = of === 'seed' ? commitmentOf(secret) : x25519.getPublicKey(secret);
-      const promised = of === 'seed' ? advert?.seedCommitment : advert?.maskingKey;
-      if (promised && Buffer.compare(found, promised) === 0) return secret;
-    } catch {
-      // told below
+    // Of more than are needed one may be false: with each left out in turn the others open the secret.
+    const choices = [shares, ...shares.map((_, i) => shares.toSpliced(i, 1))];
+    for (const choice of choices) {
+      if (choice.length < wanted) continue;
+      const secret = await this.#opened(owner, of, choice.slice(0, wanted));
+      if (secret) return secret;
     }
     throw new ShoalError('data_corrupt', `the shares of ${owner} that were opened are not genuine`);
   }
