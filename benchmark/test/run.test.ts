@@ -350,6 +350,62 @@ describe('planning a job', () => {
     );
   });
 
+  it('finds a parameter that is misspelt before anything runs', async () => {
+    const planned = async (paradigm: string, module: string): Promise<unknown> => {
+      const text = algorithmText('{}')
+        .replace('singletasklearning', paradigm)
+        .replace(/\n$/, `\n    - ${module}\n`);
+      const { job } = made({
+        seeds: [1],
+        hyperparameters: { noise: '[0]' },
+        more: { 'odd.yaml': text },
+      });
+      return await planJob(job);
+    };
+    await expect(
+      planned(
+        'federatedlearning',
+        '{ type: aggregation, name: FedAdam, hyperparameters: { taw: 1 } }',
+      ),
+    ).rejects.toThrow(/odd\.yaml:5: .*strategy FedAdam has no parameter "taw"/);
+    await expect(
+      planned(
+        'federatedlearning',
+        '{ type: aggregation, name: pooled, hyperparameters: { mu: 3 } }',
+      ),
+    ).rejects.toThrow(/pooled has no parameter "mu"/);
+    await expect(
+      planned(
+        'lifelonglearning',
+        '{ type: learner, name: rehearsal, hyperparameters: { memroy: 5 } }',
+      ),
+    ).rejects.toThrow(/rehearsal has no parameter "memroy"; did you mean "memory"\?/);
+    await expect(
+      planned(
+        'incrementallearning',
+        '{ type: hard_example_mining, name: CrossEntropy, hyperparameters: { threshold_cross_entropie: 1 } }',
+      ),
+    ).rejects.toThrow(/threshold_cross_entropie/);
+  });
+
+  it('counts every value that is no secret, and refuses a variable that is not set', async () => {
+    const ids = async (value: string): Promise<string[]> => {
+      const { job } = made({ seeds: [1], more: { 'odd.yaml': algorithmText(value) } });
+      return (await planJob(job)).cases.map((c) => c.id);
+    };
+    const [first, second] = [
+      await ids('{ high_pass: 0.25, secret_shares: 2 }'),
+      await ids('{ high_pass: 8, secret_shares: 2 }'),
+    ];
+    expect(first[0]).toBe(second[0]);
+    expect(first[1]).not.toBe(second[1]);
+    // Another secret is another case, whatever is shown of it.
+    expect((await ids('{ api_key: a }'))[1]).not.toBe((await ids('{ api_key: b }'))[1]);
+    await expect(ids('{ noise: { env: SHOAL_NOT_SET } }')).rejects.toThrow(
+      /odd\.yaml:\d+: .*the variable SHOAL_NOT_SET is not set/,
+    );
+  });
+
   it('refuses a module that exports no function', async () => {
     const { job, folder } = made({ seeds: [1], hyperparameters: { noise: '[0]' } });
     writeFileSync(join(folder, 'centroids.ts'), 'export const centroids = 5;\n');

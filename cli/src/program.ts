@@ -17,6 +17,12 @@ import {
 } from './commands/objects.ts';
 import { runCommand } from './commands/run.ts';
 
+// Whoever reads our output may have read enough: `| head`.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit();
+  throw error;
+});
+
 const EXAMPLES = `
 Start here:
   $ shoal run joint-inference/digits        one example, on a cluster of its own

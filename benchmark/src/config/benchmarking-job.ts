@@ -94,6 +94,9 @@ function rankOf(node: ConfigNode): RankOptions {
     );
   const selected = node.at('selected_dataitem');
   if (!selected.isAbsent) selected.map(['paradigms', 'modules', 'hyperparameters', 'metrics']);
+  for (const key of ['paradigms', 'modules'])
+    if (names(selected.at(key)).some((name) => name !== 'all'))
+      selected.at(key).fail('only "all" is known: a leaderboard shows every algorithm of its job');
   return {
     sortBy,
     claimed,

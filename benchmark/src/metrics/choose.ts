@@ -6,7 +6,7 @@ import type { BenchmarkingJob } from '../config/benchmarking-job.ts';
 import { suggestion } from '../config/nearest.ts';
 import type { MetricChoice, TestEnv } from '../config/test-env.ts';
 import { METRIC_ALIASES, METRICS } from './built-in.ts';
-import type { Metric, UserMetric } from './metric.ts';
+import { type Metric, UNITS, type UserMetric } from './metric.ts';
 
 /** Ianvs's matrix is no figure; it is in every report. */
 const MATRIX = 'matrix';
@@ -14,6 +14,15 @@ const MATRIX = 'matrix';
 function builtIn(name: string): Metric | undefined {
   const lower = name.toLowerCase();
   return METRICS.find((m) => m.name === (METRIC_ALIASES[lower] ?? lower));
+}
+
+/** @throws ShoalError for what is neither a number nor undefined. */
+function numberOf(value: unknown, name: string, url: string): number | undefined {
+  if (value === undefined || typeof value === 'number') return value;
+  throw new ShoalError(
+    'invalid_argument',
+    `metric "${name}": ${url}: compute returned ${JSON.stringify(value)}; return a number, or undefined where it says nothing`,
+  );
 }
 
 async function userMetric(name: string, url: string): Promise<Metric> {
@@ -33,7 +42,12 @@ async function userMetric(name: string, url: string): Promise<Metric> {
       'invalid_argument',
       `metric "${name}": ${url} must export {direction: 'higher' or 'lower', compute(observations)}`,
     );
-  return { name, unit, direction, compute: (o) => compute(o) };
+  if (!UNITS.includes(unit))
+    throw new ShoalError(
+      'invalid_argument',
+      `metric "${name}": ${url}: there is no unit "${String(unit)}"${suggestion(String(unit), UNITS)}; there are ${UNITS.join(', ')}`,
+    );
+  return { name, unit, direction, compute: (o) => numberOf(compute(o), name, url) };
 }
 
 function unknownMetric(where: string, name: string, known: readonly string[]): never {

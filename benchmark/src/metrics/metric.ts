@@ -1,16 +1,18 @@
 import type { ParadigmName } from '../config/algorithm.ts';
 import type { Measurements, Observations } from '../paradigms/observations.ts';
 
-export type MetricUnit =
-  | 'share'
-  | 'points'
-  | 'count'
-  | 'bytes'
-  | 'seconds'
-  | 'milliseconds'
-  | 'per second'
-  | 'joules'
-  | 'value';
+export const UNITS = [
+  'share',
+  'points',
+  'count',
+  'bytes',
+  'seconds',
+  'milliseconds',
+  'per second',
+  'joules',
+  'value',
+] as const;
+export type MetricUnit = (typeof UNITS)[number];
 
 /** How a metric reads the choice of the test environment. */
 export interface MetricParameters {

@@ -5,8 +5,8 @@ import { textOf } from '../config/config-node.ts';
 import { shareOut } from '../data/share-out.ts';
 import { testResults } from '../paradigms/case-context.ts';
 import { accuracyFor, type FederatedBase, labelledOnly } from '../paradigms/federated.ts';
+import { LOCAL, POOLED } from '../paradigms/names.ts';
 import type { CurvePoint, Observations, ParticipantScore } from '../paradigms/observations.ts';
-import { LOCAL, POOLED } from '../paradigms/slots.ts';
 import { type ClusterCase, container, edgeOf, object, removeAll, until } from './access.ts';
 
 type Round = Readonly<Record<string, string | number | undefined>>;

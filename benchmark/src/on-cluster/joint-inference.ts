@@ -2,8 +2,8 @@ import { ShoalError } from '@shoal/core';
 import { type Estimator, type JointInferenceResult, type Samples, slice } from '@shoal/lib';
 import { textOf } from '../config/config-node.ts';
 import { sampleBytes } from '../paradigms/case-context.ts';
+import { ORACLE } from '../paradigms/names.ts';
 import type { Observations } from '../paradigms/observations.ts';
-import { ORACLE } from '../paradigms/slots.ts';
 import { type ClusterCase, container, hasAddress, object, until } from './access.ts';
 
 const BATCH = 10;

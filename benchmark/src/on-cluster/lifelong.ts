@@ -4,8 +4,8 @@ import { type LifelongResult, lifelongMetrics, type TaskSamples } from '@shoal/l
 import type { DataPart } from '../data/benchmark-data.ts';
 import { join } from '../data/parts.ts';
 import { type LifelongBase, tasksOf } from '../paradigms/lifelong.ts';
+import { KNOWLEDGE_BASE } from '../paradigms/names.ts';
 import type { Observations } from '../paradigms/observations.ts';
-import { KNOWLEDGE_BASE } from '../paradigms/slots.ts';
 import { untrainedScores } from '../paradigms/task-sequence.ts';
 import { type ClusterCase, container, hasAddress, object, until } from './access.ts';
 import { toCsv } from './lifelong-parts.ts';

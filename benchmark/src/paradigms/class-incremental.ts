@@ -11,8 +11,8 @@ import {
   roundClock,
   strategyOf,
 } from './federated.ts';
+import { POOLED } from './names.ts';
 import type { CurvePoint, Observations } from './observations.ts';
-import { POOLED } from './slots.ts';
 
 /** What has been learned so far, and what it took. */
 interface Course {

@@ -16,8 +16,8 @@ import { pick } from '../data/parts.ts';
 import { type Share, shareOut } from '../data/share-out.ts';
 import type { World } from '../network/world.ts';
 import { type CaseContext, sampleBytes, testResults } from './case-context.ts';
+import { LOCAL, POOLED } from './names.ts';
 import type { CurvePoint, Observations, ParticipantScore, TestResults } from './observations.ts';
-import { LOCAL, POOLED } from './slots.ts';
 
 /** What a `basemodel` of a federated paradigm returns: the model all start from, and how it learns. */
 export type FederatedBase = Pick<TrainerModelOptions, 'model' | 'loss' | 'optimizer'>;

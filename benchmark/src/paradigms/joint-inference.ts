@@ -11,8 +11,8 @@ import {
   type Verdict,
 } from '@shoal/lib';
 import { type CaseContext, sampleBytes, testResults } from './case-context.ts';
+import { ORACLE } from './names.ts';
 import type { Observations, TestResults } from './observations.ts';
-import { ORACLE } from './slots.ts';
 
 /** Bytes of an answer: one float32 for each class. */
 const ANSWER_BYTES = 4;

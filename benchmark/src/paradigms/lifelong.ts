@@ -12,8 +12,9 @@ import { join, pick } from '../data/parts.ts';
 import { splitInto } from '../data/split.ts';
 import type { PlannedCase } from '../plan/planned-case.ts';
 import type { CaseContext } from './case-context.ts';
+import { FIRST_ONLY, JOINT, KNOWLEDGE_BASE } from './names.ts';
 import type { Observations } from './observations.ts';
-import { COMPONENT_SLOTS, FIRST_ONLY, JOINT, KNOWLEDGE_BASE } from './slots.ts';
+import { COMPONENT_SLOTS } from './slots.ts';
 import {
   learnContinually,
   learnTogether,

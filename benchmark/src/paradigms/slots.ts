@@ -8,6 +8,8 @@ import {
 import type { ConfigNode } from '../config/config-node.ts';
 import { suggestion } from '../config/nearest.ts';
 import { checkModule } from '../plan/module-file.ts';
+import { parameterFault } from './built-in-parameters.ts';
+import { FIRST_ONLY, JOINT, KNOWLEDGE_BASE, LOCAL, ORACLE, POOLED } from './names.ts';
 
 interface Slots {
   readonly required: readonly ModuleType[];
@@ -37,15 +39,6 @@ const SLOTS: Readonly<Record<ParadigmName, Slots>> = {
   },
   multiedgeinference: { required: ['basemodel'], optional: ['dataset_processor'] },
 };
-
-/** Bounds the suite itself knows beside the strategies of the library. */
-export const POOLED = 'pooled';
-export const LOCAL = 'local';
-export const ORACLE = 'OracleRouter';
-/** Ways of lifelong learning that are no strategy of one model. */
-export const KNOWLEDGE_BASE = 'knowledge-base';
-export const JOINT = 'joint';
-export const FIRST_ONLY = 'first-task-only';
 
 /** Our slot for Ianvs's type of module. */
 export const COMPONENT_SLOTS: {
@@ -120,6 +113,8 @@ export async function checkAlgorithm(
       at.at('name').fail(
         `there is no ${module.type} "${module.name}"${suggestion(module.name, known)}; or give url, a file of your own`,
       );
+    const fault = await parameterFault(module);
+    if (fault !== undefined) at.at('hyperparameters').fail(fault);
   }
   return problem;
 }

@@ -79,6 +79,7 @@ export async function planJob(path: string, small = false): Promise<Plan> {
       expectVariables(algorithm.modules, root.at('algorithm').at('modules'));
       const problem = await checkAlgorithm(algorithm, root.at('algorithm'));
       expectRoute(algorithm, environments, root.at('algorithm'));
+      expectSelected(algorithm, environments, root.at('algorithm'));
       const hyperparameters = redacted(columns(file, combination));
       const chosen = { algorithm, hyperparameters, ...(problem === undefined ? {} : { problem }) };
       cases.push(...(await casesOf(job, chosen, environments)));
@@ -127,6 +128,23 @@ function expectVariables(value: unknown, node: ConfigNode): void {
   const missing = referencesIn(value).find((name) => process.env[name] === undefined);
   if (missing !== undefined)
     node.fail(`the variable ${missing} is not set in the environment; export ${missing}=…`);
+}
+
+/** More than there are cannot be asked. */
+function expectSelected(
+  { paradigm, federation }: Algorithm,
+  environments: readonly Environment[],
+  node: ConfigNode,
+): void {
+  const least = Math.min(...environments.map((e) => e.testEnv.clients));
+  const isNatural = environments.some((e) => e.testEnv.partition.method === 'natural');
+  if (paradigm.startsWith('federated') && !isNatural && federation.selected > least)
+    node
+      .at('federation')
+      .at('selected')
+      .fail(
+        `${federation.selected} of ${least} participants cannot be asked (testenv: client_number)`,
+      );
 }
 
 /** What comes before every model has to be code of the user's: no built-in miner looks at samples. */

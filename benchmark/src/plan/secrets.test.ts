@@ -31,6 +31,29 @@ describe('secrets among hyper-parameters', () => {
     expect(Object.values(redacted(swept))).toEqual([REDACTED, REDACTED, REDACTED]);
   });
 
+  it('are in addresses, headers and tokens of well-known kinds', () => {
+    const held = {
+      url: 'https://me:hunter22@host/x',
+      header: 'Bearer abcdefgh',
+      pat: 'github_pat_11ABCDEFG0123456',
+    };
+    expect(redacted(held)).toEqual({
+      url: `https://me:${REDACTED}@host/x`,
+      header: REDACTED,
+      pat: REDACTED,
+    });
+    expect(secretsOf(held, {})).toEqual([
+      'hunter22',
+      'Bearer abcdefgh',
+      'github_pat_11ABCDEFG0123456',
+    ]);
+  });
+
+  it('are not what only sounds like them', () => {
+    const plain = { high_pass: 0.25, secret_shares: 2, bypass: 'yes', url: 'https://host:80/a@b' };
+    expect(redacted(plain)).toEqual(plain);
+  });
+
   it('are not the tokens of a vocabulary', () => {
     expect(redacted({ pad_token: '<pad>', max_tokens: 5 })).toEqual({
       pad_token: '<pad>',

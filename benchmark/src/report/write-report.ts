@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path';
 import { fromNode, ShoalError } from '@shoal/core';
 import { readBenchmarkingJob } from '../config/benchmarking-job.ts';
 import { type Leaderboard, leaderboards } from '../rank/leaderboard.ts';
-import type { Provenance } from '../runs/provenance.ts';
+import { jobDigest, type Provenance } from '../runs/provenance.ts';
 import { PROCESS } from '../runs/run-job.ts';
 import { type CaseRecord, RunStore } from '../runs/store.ts';
 import { toHtml } from './html.ts';
@@ -40,6 +40,11 @@ export function readResults(
       throw new ShoalError(
         'not_found',
         `${job.name} has not run yet; run it with: shoal bench run ${jobFile}`,
+      );
+    if (run.provenance.job !== jobDigest(jobFile))
+      throw new ShoalError(
+        'failed_precondition',
+        `${folder} holds results of another file with a job called "${job.name}"; run this one first, in another --workspace`,
       );
     const records = run.cases.flatMap((id) => store.get(id, place) ?? []);
     return {

@@ -43,11 +43,16 @@ function commitOf(folder: string): string {
   }
 }
 
+/** Which file a job is. */
+export function jobDigest(jobFile: string): string {
+  return digestOf(resolve(jobFile)).slice('sha256:'.length, 'sha256:'.length + 16);
+}
+
 /** This machine, these versions, now. */
 export function provenanceOf(jobFile: string, seeds: readonly number[]): Provenance {
   return {
     startedAt: new Date().toISOString(),
-    job: digestOf(resolve(jobFile)).slice('sha256:'.length, 'sha256:'.length + 16),
+    job: jobDigest(jobFile),
     shoal: versionOf('../../package.json'),
     code: frameworkDigest().slice(0, 16),
     node: process.version,

@@ -276,6 +276,8 @@ export function benchReportCommand(job: string, options: BenchOptions): void {
   });
   const out = options.out === undefined ? folder : resolve(options.out);
   for (const path of writeReports(results, out, formats)) print(path);
+  if (results.missing > 0)
+    print(`${results.missing} cases have not run, and are in none of it: shoal bench run ${job}`);
 }
 
 function printComparison({ conditions, a, b, metrics, differs }: Comparison): void {
