@@ -59,10 +59,8 @@ export { OnnxEstimator, type OnnxEstimatorOptions } from './estimator/onnx.ts';
 export { OnnxDetector, type OnnxDetectorOptions } from './estimator/onnx-detector.ts';
 export { TfjsEstimator, type TfjsEstimatorOptions } from './estimator/tfjs.ts';
 export { aggregateRound } from './federated-learning/aggregate.ts';
-export {
-  AggregationServer,
-  type AggregationServerOptions,
-} from './federated-learning/aggregation-server.ts';
+export type { AggregationServerOptions } from './federated-learning/aggregation-options.ts';
+export { AggregationServer } from './federated-learning/aggregation-server.ts';
 export type { CompressionOptions } from './federated-learning/compression.ts';
 export {
   aggregatorTransport,

@@ -1,3 +1,4 @@
+import { type Logger, silentLogger } from '@shoal/core';
 import { afterEach, expect, test } from 'vitest';
 import { moveModel } from '../src/federated-learning/aggregate.ts';
 import { AsyncCoordinator } from '../src/federated-learning/async-coordinator.ts';
@@ -83,6 +84,31 @@ test('a change that makes the model infinite moves nothing; when every round is 
   await expect(always.server.done).rejects.toThrow(
     /2 rounds in a row made no model: the changes of this round add up to values beyond float32/,
   );
+});
+
+test('a second process of one name is told so, and the first one goes on', async () => {
+  const said: string[] = [];
+  const joined: unknown[] = [];
+  const logger: Logger = {
+    ...silentLogger,
+    info: (message, fields) => message === 'participant joined' && joined.push(fields),
+  };
+  const { server, address } = await serve({
+    rounds: 3,
+    logger,
+    onStalled: (reason) => said.push(reason),
+  });
+  const slow = new ToyModel(1, () => new Promise((r) => setTimeout(r, 100)));
+  const first = join_(address, slow, 1);
+  join_(address, new ToyModel(2), 2);
+  await expect.poll(() => joined.length).toBe(2);
+  const second = join_(address, new ToyModel(1), 1);
+  await expect.poll(() => said.join()).toMatch(/a second process calls itself p1/);
+  join_(address, new ToyModel(3), 3);
+  const { history } = await server.done;
+  expect(history.map((h) => h.participants)).toEqual([3, 3, 3, 3]);
+  expect((await first.done).rounds).toBe(4);
+  second.stop();
 });
 
 test('what would protect nobody is refused by name', () => {

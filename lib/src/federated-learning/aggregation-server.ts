@@ -11,7 +11,6 @@ import {
   type Clock,
   digestOf,
   isShoalError,
-  type KeyPair,
   type Logger,
   messageOf,
   ShoalError,
@@ -21,42 +20,14 @@ import {
 import { sendChunks, sinkOf } from '../transfer/chunks.ts';
 import { listen } from '../transfer/listen.ts';
 import { requireAdmission } from './admission.ts';
-import { type LayoutEntry, layoutText } from './federated-model.ts';
-import {
-  type FederationOptions,
-  type ResolvedFederation,
-  resolveFederation,
-} from './federation-options.ts';
+import type { AggregationServerOptions } from './aggregation-options.ts';
+import { layoutText } from './federated-model.ts';
+import { type ResolvedFederation, resolveFederation } from './federation-options.ts';
 import { decodeUpdate, type Incoming, incomingOf } from './incoming.ts';
 import { type ParticipantCall, send } from './participant-call.ts';
 import { RoundRunner } from './round-runner.ts';
 import type { RoundSummary } from './round-summary.ts';
 import type { DecodedArrival, FederationResult, RoundPorts, Rounds } from './rounds.ts';
-
-export interface AggregationServerOptions extends FederationOptions {
-  /** Folder for models and rounds; what makes a restart go on where it was. */
-  readonly dir: string;
-  /** The first model, one vector. Ignored when the folder holds a later one. */
-  readonly initial: Float32Array;
-  /** Names and shapes in the vector, in order. */
-  readonly layout: readonly LayoutEntry[];
-  /** What participants must bring; without it anyone who reaches the port may take part. */
-  readonly token?: string | undefined;
-  /** Server certificate; without it the stream is not encrypted. */
-  readonly tls?: KeyPair | undefined;
-  readonly host?: string | undefined;
-  /** Default 0: any free port. */
-  readonly port?: number | undefined;
-  readonly clock?: Clock | undefined;
-  readonly logger?: Logger | undefined;
-  readonly onRound?: (summary: RoundSummary) => void;
-  /** Scores of a model on samples held here: the best model is chosen by them. */
-  readonly evaluate?: (model: Float32Array) => Promise<Record<string, number>>;
-  /** Values at the front of the vector that are trained; behind them stand running statistics. Default all. */
-  readonly trained?: number;
-  /** Told when a round cannot go on yet, and why. */
-  readonly onStalled?: (reason: string) => void;
-}
 
 const TICK_MS = 200;
 /** Rounds of the history that participants are told. */
@@ -67,6 +38,8 @@ const MASKED = 'masked';
 
 interface Session {
   readonly participant: string;
+  /** The participant’s process. */
+  readonly instance: string;
   readonly call: ParticipantCall;
   incoming: Incoming | undefined;
 }
@@ -267,7 +240,18 @@ export class AggregationServer<R extends Rounds = Rounds> {
     if (final) call.end();
   }
 
-  #admit(call: ParticipantCall, frame: ParticipantFrame): Session {
+  /** Two processes of one name: the one that is here goes on, and people are told of the other. */
+  #refuseSecond(participant: string, call: ParticipantCall): undefined {
+    const reason = `a second process calls itself ${participant}; the first one is connected. If that is gone, the second is let in within half a minute`;
+    this.#logger.warn('refused', { participant, reason });
+    this.notify(reason);
+    this.#options.onStalled?.(reason);
+    this.#refuse(call, 0, reason, false);
+    call.end();
+    return undefined;
+  }
+
+  #admit(call: ParticipantCall, frame: ParticipantFrame): Session | undefined {
     if (frame.frame.case !== 'join')
       throw new ShoalError('unauthenticated', 'the first frame must be Join');
     const { participant } = frame.frame.value;
@@ -276,8 +260,12 @@ export class AggregationServer<R extends Rounds = Rounds> {
       token: this.#options.token,
       layout: this.#layout,
     });
-    const session: Session = { participant, call, incoming: undefined };
-    this.#sessions.get(participant)?.call.end();
+    const { instance } = frame.frame.value;
+    const session: Session = { participant, instance, call, incoming: undefined };
+    const before = this.#sessions.get(participant);
+    if (before && before.instance !== instance && before.instance !== '')
+      return this.#refuseSecond(participant, call);
+    before?.call.end();
     this.#sessions.set(participant, session);
     send(call, { case: 'admitted', value: { round: this.rounds.round } });
     this.#logger.info('participant joined', { participant });

@@ -164,6 +164,9 @@ export class Participant {
     });
   }
 
+  /** Where two processes have one name, the aggregator must know which of them dials again. */
+  readonly #instance = randomName();
+
   #joinFrame(): Extract<ParticipantFrame['frame'], { case: 'join' }>['value'] {
     const { job, participant, token = '' } = this.#options;
     const { samples, size, layout } = this.#model;
@@ -174,6 +177,7 @@ export class Participant {
       samples: BigInt(samples),
       size: BigInt(size),
       layout: this.#digestOf(new TextEncoder().encode(layoutText(layout))),
+      instance: this.#instance,
     } as never;
   }
 
@@ -405,4 +409,10 @@ export class Participant {
       this.#fail(stream, round, messageOf(error));
     }
   }
+}
+
+/** A name nobody else has; also where a page is not served over HTTPS. */
+function randomName(): string {
+  const bytes = globalThis.crypto.getRandomValues(new Uint8Array(12));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
