@@ -111,6 +111,14 @@ test('a second process of one name is told so, and the first one goes on', async
   second.stop();
 });
 
+test('who is not of the job does not take part, whatever it calls itself', async () => {
+  const { server, address } = await serve({ rounds: 1, names: ['p1', 'p2', 'p3'] });
+  const stranger = join_(address, new ToyModel(9), 9);
+  await expect(stranger.done).rejects.toThrow(/the job has no participant "p9"; it has p1, p2, p3/);
+  for (const id of [1, 2, 3]) join_(address, new ToyModel(id), id);
+  expect((await server.done).history.map((h) => h.participants)).toEqual([3, 3]);
+});
+
 test('what would protect nobody is refused by name', () => {
   const refused = (over: object): (() => unknown) => {
     return () => new AggregationServer(options(over));

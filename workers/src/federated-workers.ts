@@ -56,6 +56,7 @@ interface AggregatorEnvironment extends FederatedEnvironment {
   readonly AGG_BIND_PORT: number;
   readonly PARTICIPANTS_COUNT: number;
   readonly FEDERATED_OPTIONS: string;
+  readonly FEDERATED_NAMES: string;
   readonly FEDERATED_PROTOCOL: 'shoal' | 'sedna';
   readonly FEDERATED_GROUP: string;
   readonly FEDERATED_CERTIFICATE: string;
@@ -71,6 +72,10 @@ const AGGREGATOR_SETTINGS: SettingTable<AggregatorEnvironment> = {
   AGG_BIND_PORT: integer('port to listen on', { min: 0, max: 65_535 }, 7363),
   PARTICIPANTS_COUNT: integer('participants of the job', { min: 1, max: 1_000_000 }, 1),
   FEDERATED_OPTIONS: text('rounds, strategy, quorum and so on, as JSON', '{}'),
+  FEDERATED_NAMES: text(
+    'names of those who take part, with commas; empty: whoever has the token',
+    '',
+  ),
   FEDERATED_PROTOCOL: choice(
     'what participants speak: shoal, or sedna for its Python workers',
     ['shoal', 'sedna'],
@@ -170,6 +175,7 @@ export async function aggregateWorker(
     initial: model.initial(),
     layout: model.layout,
     trained: model.trainedSize,
+    names: namesOf(env),
     ...(samples ? { evaluate: (vector) => model.score(vector, samples) } : {}),
     logger,
   });
@@ -189,6 +195,14 @@ export async function aggregateWorker(
     await server.close();
     await model.close();
   }
+}
+
+/** Who may take part: with a page whoever opens it, under a name of its own. */
+function namesOf({
+  FEDERATED_NAMES,
+  FEDERATED_PAGE_PORT,
+}: AggregatorEnvironment): readonly string[] | undefined {
+  return FEDERATED_NAMES === '' || FEDERATED_PAGE_PORT > 0 ? undefined : FEDERATED_NAMES.split(',');
 }
 
 /** The page in which browsers take part, where the environment wants one. */
@@ -243,6 +257,7 @@ async function aggregateGroup(
     above: aggregatorTransport(env),
     dir: roundsFolder(env),
     layout,
+    names: namesOf(env),
     logger,
   });
   logger.info('aggregating a group', { address: await aggregator.start() });

@@ -13,6 +13,7 @@ function sameSecret(a: string, b: string): boolean {
  * Checks that a participant belongs to a federation.
  *
  * @param wanted.token What it must bring; undefined lets everyone in.
+ * @param wanted.names Who may come; undefined: whoever has the token.
  * @throws ShoalError `unauthenticated`, `permission_denied` or `invalid_argument`, saying what does not fit.
  */
 export function requireAdmission(
@@ -20,6 +21,7 @@ export function requireAdmission(
   wanted: {
     readonly job: string;
     readonly token: string | undefined;
+    readonly names?: readonly string[] | undefined;
     readonly layout: string;
   },
 ): void {
@@ -32,6 +34,11 @@ export function requireAdmission(
     );
   if (!/^[\w.:-]{1,128}$/.test(participant))
     throw new ShoalError('invalid_argument', `"${participant}" is no name for a participant`);
+  if (wanted.names && !wanted.names.includes(participant))
+    throw new ShoalError(
+      'permission_denied',
+      `the job has no participant "${participant}"; it has ${wanted.names.slice(0, 5).join(', ')}${wanted.names.length > 5 ? ` and ${wanted.names.length - 5} more` : ''}`,
+    );
   if (layout !== wanted.layout)
     throw new ShoalError(
       'invalid_argument',

@@ -12,6 +12,8 @@ export interface AggregationServerOptions extends FederationOptions {
   readonly layout: readonly LayoutEntry[];
   /** What participants must bring; without it anyone who reaches the port may take part. */
   readonly token?: string | undefined;
+  /** Who may take part; default whoever has the token. */
+  readonly names?: readonly string[] | undefined;
   /** Server certificate; without it the stream is not encrypted. */
   readonly tls?: KeyPair | undefined;
   readonly host?: string | undefined;

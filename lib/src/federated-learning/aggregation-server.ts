@@ -258,6 +258,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
     requireAdmission(frame.frame.value, {
       job: this.#federation.job,
       token: this.#options.token,
+      names: this.#options.names,
       layout: this.#layout,
     });
     const { instance } = frame.frame.value;

@@ -16,6 +16,8 @@ export interface GroupAggregatorOptions {
   /** The way to the aggregator above. */
   readonly above: FrameTransport;
   readonly token?: string;
+  /** Who may take part in the group; default whoever has the token. */
+  readonly names?: readonly string[] | undefined;
   readonly dir: string;
   /** Names and shapes in the vector, in order. */
   readonly layout: readonly LayoutEntry[];
@@ -83,7 +85,7 @@ export class GroupAggregator {
       ...(quorum === undefined ? {} : { quorum }),
       ...(deadlineMs === undefined ? {} : { deadlineMs }),
     });
-    const { host, port, tls, token, logger } = options;
+    const { host, port, tls, token, names, logger } = options;
     this.#server = new AggregationServer(
       {
         ...federation,
@@ -97,6 +99,7 @@ export class GroupAggregator {
         port,
         tls,
         token,
+        names,
         logger,
       },
       (ports) => new GroupRounds(federation, dir, ports),

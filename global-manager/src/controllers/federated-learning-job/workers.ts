@@ -158,6 +158,17 @@ export function participantName(job: FederatedLearningJob, slot: Slot): string {
   return `trainworker-${job.metadata.name}-${slot.name}`;
 }
 
+function trainName(job: FederatedLearningJob, position: number): string {
+  return `trainworker-${job.metadata.name}-train-${position}`;
+}
+
+/** Who talks to the aggregator itself: groups, and participants that are in none. */
+function directNames(job: FederatedLearningJob, groups: readonly Group[]): string[] {
+  const grouped = new Set(groups.flatMap((g) => g.members));
+  const others = [...job.spec.trainingWorkers.keys()].filter((i) => !grouped.has(i));
+  return [...groups.map(groupSlot), ...others.map((i) => trainName(job, i))];
+}
+
 /** Services in front of the aggregators: `<name>-aggregation`, and `<name>-group-<group>`. */
 export async function ensureServices(
   job: FederatedLearningJob,
@@ -253,6 +264,7 @@ function aggregatorEnvironment(
     { name: 'PARTICIPANTS_COUNT', value: String(own) },
     { name: 'WORKER_NAME', value: `aggworker-${randomSuffix()}` },
     { name: 'AGG_BIND_PORT', value: String(AGGREGATION_PORT) },
+    { name: 'FEDERATED_NAMES', value: directNames(job, groups).join(',') },
     { name: 'FEDERATED_OPTIONS', value: JSON.stringify({ ...options, quorum }) },
   ];
 }
@@ -269,6 +281,10 @@ function groupEnvironment(job: FederatedLearningJob, slot: Slot): Env {
   };
   return [
     { name: 'PARTICIPANTS_COUNT', value: String(members) },
+    {
+      name: 'FEDERATED_NAMES',
+      value: (slot.group?.members ?? []).map((i) => trainName(job, i)).join(','),
+    },
     { name: 'WORKER_NAME', value: slot.name },
     { name: 'FEDERATED_GROUP', value: slot.name },
     { name: 'AGG_BIND_PORT', value: String(AGGREGATION_PORT) },
