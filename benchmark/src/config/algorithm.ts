@@ -234,6 +234,7 @@ export function readAlgorithm(root: ConfigNode, name: string): Algorithm {
       node
         .at(key)
         .fail('means Python packages in Ianvs; a module here imports what it needs itself');
+  expectOwnSettings(node);
   const pipeline = node.at('pipeline');
   if (!pipeline.isAbsent) pipeline.map(['stages', 'points']);
   const points = pipeline
@@ -267,11 +268,39 @@ export function readAlgorithm(root: ConfigNode, name: string): Algorithm {
   };
 }
 
+/** `network.profiles[0]`: entries of a list are axes of their own. */
+function textOfPath(path: Path): string {
+  return path.reduce<string>((text, part) => {
+    if (typeof part === 'number') return `${text}[${part}]`;
+    return text === '' ? part : `${text}.${part}`;
+  }, '');
+}
+
+/** Settings, and the paradigms they mean something to. */
+const SETTINGS: Readonly<Record<string, RegExp>> = {
+  pipeline: /^multiedgeinference$/,
+  federation: /^federated/,
+  fl_data_setting: /^federated/,
+  incremental_learning_data_setting: /^(incrementallearning|singletasklearning|jointinference)$/,
+  lifelong_learning_data_setting: /^lifelonglearning$/,
+};
+
+/** What is written down and means nothing would be taken for what was measured. */
+function expectOwnSettings(node: ConfigNode): void {
+  const paradigm = node.at('paradigm_type').choice(PARADIGMS);
+  for (const [key, paradigms] of Object.entries(SETTINGS))
+    if (!node.at(key).isAbsent && !paradigms.test(paradigm))
+      node.at(key).fail(`means nothing to ${paradigm}`);
+  const federated = node.at('fl_data_setting');
+  if (!node.at('partition').isAbsent && !federated.isAbsent)
+    if (!federated.at('data_partition').isAbsent)
+      federated.at('data_partition').fail('there is a partition too; keep one');
+}
+
 /** How a swept value is called in the leaderboard: `basemodel-learning_rate`, `partition.alpha`. */
 export function axisName(file: ConfigFile, path: Path): string {
   const [, ...inner] = path;
-  if (inner[0] !== 'modules' || typeof inner[1] !== 'number')
-    return inner.filter((p) => typeof p === 'string').join('.') || 'value';
+  if (inner[0] !== 'modules' || typeof inner[1] !== 'number') return textOfPath(inner) || 'value';
   const type = new ConfigNode(file).at('algorithm').at('modules').at(inner[1]).at('type').value;
   const last = inner.filter((p) => typeof p === 'string').slice(1);
   const [field, ...rest] = last;

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { readAlgorithm } from './algorithm.ts';
+import { axisName, readAlgorithm } from './algorithm.ts';
 import { readBenchmarkingJob } from './benchmarking-job.ts';
 import { ConfigFile, ConfigNode } from './config-node.ts';
 import { combinations } from './sweep.ts';
@@ -212,6 +212,41 @@ describe('an algorithm', () => {
     ],
   ])('refuses %s', (_what, text, message) => {
     expect(() => algorithm(text)).toThrow(message);
+  });
+});
+
+describe('settings that would do nothing', () => {
+  const head = 'algorithm:\n  modules: [{ type: basemodel, name: m, url: ./m.ts }]\n';
+  it.each([
+    [
+      'paradigm_type: jointinference\n  pipeline: { stages: 2 }',
+      /pipeline: means nothing to jointinference/,
+    ],
+    [
+      'paradigm_type: lifelonglearning\n  federation: { selected: 2 }',
+      /federation: means nothing to lifelonglearning/,
+    ],
+    [
+      'paradigm_type: federatedlearning\n  partition: { method: iid }\n  fl_data_setting: { data_partition: iid }',
+      /data_partition: there is a partition too; keep one/,
+    ],
+  ])('are refused: %s', (text, reason) => {
+    expect(() => algorithm(`${head}  ${text}\n`)).toThrow(reason);
+  });
+
+  it('are refused beside a module that makes its samples', () => {
+    expect(() =>
+      testEnv(
+        'testenv:\n  dataset: { url: ./data.ts, train_data: ./x.csv }\n  metrics: [accuracy]\n',
+      ),
+    ).toThrow(/train_data: belongs to samples in files/);
+  });
+
+  it('an entry of a list is an axis of its own', () => {
+    const text =
+      'testenv:\n  network:\n    profiles:\n      - { values: [4G, 3G] }\n      - { values: [DSL, LoRa] }\n';
+    const names = combinations(file(text))[0]?.chosen.map(({ path }) => axisName(file(text), path));
+    expect(names).toEqual(['network.profiles[0]', 'network.profiles[1]']);
   });
 });
 

@@ -115,12 +115,18 @@ const DATASET_KEYS = [
   'hyperparameters',
 ] as const;
 
+/** Keys that say how files are read. */
+const OF_FILES = DATASET_KEYS.filter((key) => key !== 'url' && key !== 'hyperparameters');
+
 function datasetOf(node: ConfigNode, folder: string): DatasetSource {
   for (const [old, now] of Object.entries(RENAMED))
     if (old in node.anyMap()) node.at(old).fail(`is not read; use ${now}`);
   node.map(DATASET_KEYS);
   if (!node.at('url').isAbsent) {
     const hyperparameters = node.at('hyperparameters');
+    for (const key of OF_FILES)
+      if (!node.at(key).isAbsent)
+        node.at(key).fail('belongs to samples in files; a module (url) makes its samples itself');
     return {
       kind: 'module',
       url: node.at('url').filePath(folder),

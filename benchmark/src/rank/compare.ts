@@ -79,7 +79,17 @@ export function compareAlgorithms(
   a: string,
   b: string,
 ): Comparison[] {
-  return boards.map((board) => ({
+  // An algorithm that shares data out in its own way is on a board of its own.
+  const has = (board: Leaderboard, name: string): boolean =>
+    board.rows.some((r) => r.algorithm === name || rowName(r) === name);
+  const both = boards.filter((board) => has(board, a) && has(board, b));
+  const anywhere = [a, b].every((name) => boards.some((board) => has(board, name)));
+  if (both.length === 0 && anywhere)
+    throw new ShoalError(
+      'invalid_argument',
+      `"${a}" and "${b}" are on no leaderboard together: they share data out in different ways, so that their figures cannot be compared`,
+    );
+  return (both.length > 0 ? both : boards).map((board) => ({
     conditions: board.conditions,
     a,
     b,

@@ -201,6 +201,11 @@ describe('a leaderboard', () => {
     const boards = leaderboards(list, OPTIONS);
     expect(compareAlgorithms(boards, 'a', 'b')[0]?.metrics[0]?.better).toBe('a');
     expect(compareAlgorithms(boards, 'b', 'a')[0]?.metrics[0]?.better).toBe('b');
+    const apart = leaderboards(
+      [...records('a', [0.9], { environment: 'x' }), ...records('b', [0.1], { environment: 'y' })],
+      OPTIONS,
+    );
+    expect(() => compareAlgorithms(apart, 'a', 'b')).toThrow(/on no leaderboard together/);
     expect(compareAlgorithms(boards, 'a', 'c')[0]?.metrics[0]?.better).toBeUndefined();
     expect(() => compareAlgorithms(boards, 'a', 'd')).toThrow(/no algorithm "d"/);
   });
