@@ -102,6 +102,37 @@ ${BASE}    - { type: aggregation, name: FedAvg }
   }, 60_000);
 });
 
+describe('joint inference in a world', () => {
+  const run = async (devices: string): Promise<CaseOutcome[]> =>
+    await outcomes(
+      `testenv:
+  dataset: { url: ${SUITES}/shared/digits.ts, hyperparameters: { train: 100, test: 20 } }
+  network: { profile: factory LAN }
+  devices: ${devices}
+  metrics: [accuracy, latency_p50, virtual_time]
+`,
+      `algorithm:
+  paradigm_type: jointinference
+  modules:
+    - { type: edgemodel, name: digitClassifier, url: ${SUITES}/shared/networks.ts, hyperparameters: { size: small, epochs: 1 } }
+    - { type: cloudmodel, name: digitClassifier, url: ${SUITES}/shared/networks.ts, hyperparameters: { size: small, epochs: 1 } }
+    - { type: hard_example_mining, name: CloudOnly }
+`,
+    );
+
+  it('what goes up waits for the link of the edge, and for ever is said', async () => {
+    const [always, later] = [
+      await run('{ infer_ms_per_sample: 1, traces: [[[0, 1000000]]] }'),
+      await run('{ infer_ms_per_sample: 1, traces: [[[500, 1000000]]] }'),
+    ].map(([first]) => first?.metrics);
+    expect(later?.['accuracy']).toBe(always?.['accuracy']);
+    expect((later?.['virtual_time'] ?? 0) - (always?.['virtual_time'] ?? 0)).toBeCloseTo(500, 1);
+    await expect(run('{ infer_ms_per_sample: 1, traces: [[[0, 0.001]]] }')).rejects.toThrow(
+      /device 0 cannot be reached any more/,
+    );
+  });
+});
+
 describe('a strategy of the user’s own', () => {
   it('is one file in the slot', async () => {
     writeFileSync(

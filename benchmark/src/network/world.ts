@@ -1,4 +1,4 @@
-import { seededRandom } from '@shoal/core';
+import { ShoalError, seededRandom } from '@shoal/core';
 import type { DeviceOptions, TestEnv } from '../config/test-env.ts';
 import { type LinkOptions, linkOf, transferSeconds } from './profiles.ts';
 
@@ -89,6 +89,24 @@ export class World {
     };
     this.#devices.set(index, device);
     return device;
+  }
+
+  /**
+   * Waits until a device can be reached.
+   *
+   * @returns Virtual seconds that took.
+   * @throws ShoalError `failed_precondition` for one that never comes back.
+   */
+  reach(index: number): number {
+    const at = this.device(index).nextOn(this.now);
+    if (at === Number.POSITIVE_INFINITY)
+      throw new ShoalError(
+        'failed_precondition',
+        `device ${index} cannot be reached any more after ${this.now.toFixed(1)} virtual seconds; see devices in the test environment`,
+      );
+    const waited = at - this.now;
+    this.now = at;
+    return waited;
   }
 
   /** Seconds of local training on so many samples. */

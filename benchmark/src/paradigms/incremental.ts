@@ -142,7 +142,9 @@ export async function incremental(context: CaseContext): Promise<Observations> {
     const hard = await hardOf(deployed.model, miner, train);
     sums.inferences += train.size;
     sums.uploads += hard.size;
-    world.now += world.inferSeconds(0, train.size) + world.upSeconds(0, hard.size * bytes);
+    world.now += world.inferSeconds(0, train.size);
+    if (hard.size > 0) world.reach(0);
+    world.now += world.upSeconds(0, hard.size * bytes);
     const evaluation = test.size > 0 ? test : join([test, train]);
     const better =
       hard.size > 0
@@ -154,6 +156,7 @@ export async function incremental(context: CaseContext): Promise<Observations> {
       sums.updates++;
       const { size } = statSync(deployed.path);
       sums.bytesDown += size;
+      world.reach(0);
       world.now += world.downSeconds(0, size);
     }
     curve.push({

@@ -72,13 +72,22 @@ async function prepare(context: CaseContext): Promise<Models> {
   return { edge, cloud, cloudSays: await testResults(cloud, test) };
 }
 
-function latencyOf(result: JointInferenceResult, context: CaseContext, bytes: number): number {
+/** Virtual seconds until an answer; the clock moves on. What goes up waits until the edge has its link. */
+function secondsOf(result: JointInferenceResult, context: CaseContext, bytes: number): number {
   const { world } = context;
   const edge = world.inferSeconds(0);
-  if (result.source === 'edge') return edge * 1000;
-  const travel = world.upSeconds(0, bytes) + world.downSeconds(0, result.probabilities.length * 4);
+  if (result.source === 'edge') {
+    world.now += edge;
+    return edge;
+  }
   const routed = context.case.testEnv.miningMode === 'mining-then-inference';
-  return ((routed ? 0 : edge) + travel + world.inferSeconds(1)) * 1000;
+  const before = routed ? 0 : edge;
+  world.now += before;
+  const waited = world.reach(0);
+  const travel = world.upSeconds(0, bytes) + world.downSeconds(0, result.probabilities.length * 4);
+  const after = travel + world.inferSeconds(1);
+  world.now += after;
+  return before + waited + after;
 }
 
 /**
@@ -114,7 +123,7 @@ export async function jointInference(context: CaseContext): Promise<Observations
     predicted[i] = result.label;
     said.set(result.probabilities, i * classes);
     if (result.source === 'cloud') uploads++;
-    latenciesMs.push(latencyOf(result, context, bytes));
+    latenciesMs.push(secondsOf(result, context, bytes) * 1000);
     if (i % 50 === 0) context.progress(0.9 + (0.1 * i) / test.size, 'asking');
   }
   await joint.close();
