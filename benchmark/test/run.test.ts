@@ -129,6 +129,12 @@ describe('running a job', () => {
     db.close();
     expect(finished.length).toBeGreaterThanOrEqual(11);
     expect(finished.length).toBeLessThan(40);
+    const half = writeReports(readResults(job, results), results, ['html', 'markdown', 'json']);
+    const left = 40 - finished.length;
+    const saying = half
+      .filter((file) => !file.endsWith('measurements.json'))
+      .map((file) => readFileSync(file, 'utf8').match(/(\d+) cases of this run|"missing": ?(\d+)/));
+    expect(saying.map((m) => Number(m?.[1] ?? m?.[2]))).toEqual([left, left, left]);
 
     const { ran, kept } = await run(job, results);
     expect(kept).toBe(finished.length);

@@ -4,6 +4,7 @@ import type { Leaderboard, LeaderboardRow } from '../rank/leaderboard.ts';
 import type { Provenance } from '../runs/provenance.ts';
 import { escaped, heatMap, lines, type Point, type Series, scatter } from './charts.ts';
 import { LEGEND, tableOf, titleOf } from './format.ts';
+import { unfinished } from './text-files.ts';
 
 const STYLE = `
 :root{color-scheme:light dark}
@@ -153,7 +154,9 @@ export function toHtml(
   job: string,
   boards: readonly Leaderboard[],
   provenance: Provenance,
+  missing = 0,
 ): string {
+  const warning = missing === 0 ? '' : `<p><strong>${unfinished(missing)}</strong></p>`;
   const sections = boards.map(
     (board) =>
       `<section><h2>${escaped(titleOf(job, board))}</h2>${tableHtml(board)}<p>${escaped(LEGEND)}</p>${failures(board)}${figures(board)}</section>`,
@@ -162,7 +165,7 @@ export function toHtml(
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 <title>${escaped(job)}: leaderboard</title><style>${STYLE}</style></head>
-<body><h1>${escaped(job)}</h1>${sections.join('\n')}${originOf(boards, provenance)}
+<body><h1>${escaped(job)}</h1>${warning}${sections.join('\n')}${originOf(boards, provenance)}
 <script>${SCRIPT}</script></body></html>
 `;
 }

@@ -46,23 +46,30 @@ function escaped(text: string): string {
   return text.replaceAll('|', '\\|');
 }
 
-export function toMarkdown(job: string, boards: readonly Leaderboard[]): string {
+/** What a report of a run that is not over says first; empty of a whole one. */
+export function unfinished(missing: number): string {
+  return missing === 0 ? '' : `${missing} cases of this run have not run: its ranks will change.`;
+}
+
+export function toMarkdown(job: string, boards: readonly Leaderboard[], missing = 0): string {
   const parts = boards.map((board) => {
     const [head = [], ...rows] = tableOf(board);
     const line = (cells: readonly string[]): string => `| ${cells.map(escaped).join(' | ')} |\n`;
     return `### ${titleOf(job, board)}\n\n${line(head)}${line(head.map(() => '---'))}${rows.map(line).join('')}`;
   });
-  return `${parts.join('\n')}\n${LEGEND}\n`;
+  const warning = missing === 0 ? '' : `> ${unfinished(missing)}\n\n`;
+  return `${warning}${parts.join('\n')}\n${LEGEND}\n`;
 }
 
 /**
  * What repeats with the seeds, and nothing else: two runs of the same cases give the same bytes. Times,
  * memory and where they come from are in `measurements.json`.
  */
-export function toResultsJson(job: string, boards: readonly Leaderboard[]): string {
+export function toResultsJson(job: string, boards: readonly Leaderboard[], missing = 0): string {
   const results = {
     format: 'shoal-benchmark/1',
     job,
+    ...(missing === 0 ? {} : { missing }),
     leaderboards: boards.map((board) => ({
       conditions: board.conditions,
       sortedBy: board.sortedBy,

@@ -78,7 +78,7 @@ export function writeReports(
   folder: string,
   formats: readonly ReportFormat[],
 ): string[] {
-  const { job, boards, records, provenance } = results;
+  const { job, boards, records, provenance, missing } = results;
   const written: string[] = [];
   const file = (name: string, text: string): void => {
     put(join(folder, name), text);
@@ -87,16 +87,16 @@ export function writeReports(
   for (const format of formats) {
     switch (format) {
       case 'html':
-        file('leaderboard.html', toHtml(job, boards, provenance));
+        file('leaderboard.html', toHtml(job, boards, provenance, missing));
         break;
       case 'csv':
         file('leaderboard.csv', toCsv(boards));
         break;
       case 'markdown':
-        file('leaderboard.md', toMarkdown(job, boards));
+        file('leaderboard.md', toMarkdown(job, boards, missing));
         break;
       case 'json':
-        file('results.json', toResultsJson(job, boards));
+        file('results.json', toResultsJson(job, boards, missing));
         file('measurements.json', toMeasurementsJson(records, provenance));
         break;
       case 'mlflow':
