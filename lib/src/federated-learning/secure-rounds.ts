@@ -67,8 +67,8 @@ interface Begun {
   readonly participants: readonly string[];
   /** Largest magnitude of a value. */
   readonly range: number;
-  /** The model and the instructions of the round, as participants were told. */
-  readonly task: string;
+  /** The model and the instructions of the round, as participants were told; absent in older records. */
+  readonly task?: string;
 }
 
 const KEY_BYTES = 32;
@@ -152,7 +152,7 @@ export class SecureRounds {
     this.#tellAll(nowMs);
   }
 
-  #open(at: At, { participants, range, task }: Begun): Session {
+  #open(at: At, { participants, range, task = '' }: Begun): Session {
     const { job, size } = this.#options;
     const ready = this.#ready(at);
     const adverts = participants.flatMap((p) => ready.get(p)?.advert ?? []);

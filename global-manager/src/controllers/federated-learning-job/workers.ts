@@ -162,6 +162,14 @@ function trainName(job: FederatedLearningJob, position: number): string {
   return `trainworker-${job.metadata.name}-train-${position}`;
 }
 
+/** Longest list of names that fits a variable of the environment (Linux: 128 KiB); behind a longer one the token alone counts. */
+const MAX_NAMES_LENGTH = 100_000;
+
+function listed(names: readonly string[]): string {
+  const text = names.join(',');
+  return text.length > MAX_NAMES_LENGTH ? '' : text;
+}
+
 /** Who talks to the aggregator itself: groups, and participants that are in none. */
 function directNames(job: FederatedLearningJob, groups: readonly Group[]): string[] {
   const grouped = new Set(groups.flatMap((g) => g.members));
@@ -264,7 +272,7 @@ function aggregatorEnvironment(
     { name: 'PARTICIPANTS_COUNT', value: String(own) },
     { name: 'WORKER_NAME', value: `aggworker-${randomSuffix()}` },
     { name: 'AGG_BIND_PORT', value: String(AGGREGATION_PORT) },
-    { name: 'FEDERATED_NAMES', value: directNames(job, groups).join(',') },
+    { name: 'FEDERATED_NAMES', value: listed(directNames(job, groups)) },
     { name: 'FEDERATED_OPTIONS', value: JSON.stringify({ ...options, quorum }) },
   ];
 }
@@ -283,7 +291,7 @@ function groupEnvironment(job: FederatedLearningJob, slot: Slot): Env {
     { name: 'PARTICIPANTS_COUNT', value: String(members) },
     {
       name: 'FEDERATED_NAMES',
-      value: (slot.group?.members ?? []).map((i) => trainName(job, i)).join(','),
+      value: listed((slot.group?.members ?? []).map((i) => trainName(job, i))),
     },
     { name: 'WORKER_NAME', value: slot.name },
     { name: 'FEDERATED_GROUP', value: slot.name },
