@@ -34,7 +34,8 @@ export interface ResultRow {
   readonly measure: string;
   readonly value: number;
   /** How the value is printed. */
-  readonly unit: 'percent' | 'ms' | 'seconds' | 'count' | 'points';
+  /** A share is in [0, 1]. */
+  readonly unit: 'share' | 'ms' | 'seconds' | 'count' | 'points';
   readonly note?: string;
 }
 

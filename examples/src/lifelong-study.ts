@@ -96,7 +96,7 @@ export function studyRows(results: readonly StudyResult[]): ResultRow[] {
   const share = (measure: string, pick: (r: StudyResult) => number): ResultRow => {
     const { mean, half } = meanInterval(results.map(pick));
     const note = `± ${(half * 100).toFixed(1)} over ${results.length} seeds`;
-    return { measure, value: mean, unit: 'percent', note };
+    return { measure, value: mean, unit: 'share', note };
   };
   const of = (way: string, r: StudyResult): StudyOutcome =>
     r.ways[way] ?? {

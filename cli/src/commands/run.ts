@@ -70,7 +70,7 @@ function contextFor(parts: {
 
 function printed({ value, unit }: ResultRow): string {
   switch (unit) {
-    case 'percent':
+    case 'share':
       return `${(value * 100).toFixed(1)} %`;
     case 'ms':
       return `${value.toFixed(2)} ms`;

@@ -66,16 +66,16 @@ function summary(
     {
       measure: 'accuracy, one participant alone',
       value: mean(alone),
-      unit: 'percent',
+      unit: 'share',
       note: `mean of ${PARTICIPANTS}; ${best}`,
     },
     {
       measure: 'accuracy, federated',
       value: federated,
-      unit: 'percent',
+      unit: 'share',
       note: `${ROUNDS} rounds of FedAvg`,
     },
-    { measure: 'accuracy, all data in one place', value: pooled, unit: 'percent' },
+    { measure: 'accuracy, all data in one place', value: pooled, unit: 'share' },
     {
       measure: 'time of a round',
       value: mean(trained.map((r) => Number(r['durationMs'] ?? 0))),

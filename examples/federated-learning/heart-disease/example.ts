@@ -142,16 +142,16 @@ async function run(context: ExampleContext): Promise<ExampleResult> {
       {
         measure: 'accuracy, one hospital alone',
         value: mean,
-        unit: 'percent',
+        unit: 'share',
         note: `mean of ${each.join(', ')}`,
       },
       {
         measure: 'accuracy, federated',
         value: federated,
-        unit: 'percent',
+        unit: 'share',
         note: `round ${status.bestRound} of ${ROUNDS}, secure aggregation`,
       },
-      { measure: 'accuracy, all patients in one place', value: pooled, unit: 'percent' },
+      { measure: 'accuracy, all patients in one place', value: pooled, unit: 'share' },
     ],
     files: [plot],
   };

@@ -113,18 +113,18 @@ function summary({ joint, cloud, msPerSample }: Answers, labels: BigInt64Array):
     joint.filter((r) => r.source === source);
   const agreed = from('cloud').map((r) => Number(r.edgeLabel === r.label));
   return [
-    { measure: 'accuracy, edge only', value: edgeOnly, unit: 'percent' },
-    { measure: 'accuracy, cloud only', value: accuracyOf(cloud, labels), unit: 'percent' },
-    { measure: 'accuracy, joint', value: together, unit: 'percent' },
-    { measure: 'hard ratio', value: mean(joint.map((r) => Number(r.hard))), unit: 'percent' },
-    { measure: 'upload ratio', value: uploads, unit: 'percent', note: 'samples sent to the cloud' },
+    { measure: 'accuracy, edge only', value: edgeOnly, unit: 'share' },
+    { measure: 'accuracy, cloud only', value: accuracyOf(cloud, labels), unit: 'share' },
+    { measure: 'accuracy, joint', value: together, unit: 'share' },
+    { measure: 'hard ratio', value: mean(joint.map((r) => Number(r.hard))), unit: 'share' },
+    { measure: 'upload ratio', value: uploads, unit: 'share', note: 'samples sent to the cloud' },
     {
       measure: 'kilobytes that stayed at the edge',
       value: Math.round((from('edge').length * SAMPLE_BYTES) / 1000),
       unit: 'count',
       note: `of ${Math.round((joint.length * SAMPLE_BYTES) / 1000)}`,
     },
-    { measure: 'both models agree on what went up', value: mean(agreed), unit: 'percent' },
+    { measure: 'both models agree on what went up', value: mean(agreed), unit: 'share' },
     ...(['edge', 'cloud'] as const).map(
       (source): ResultRow => ({
         measure: `latency of answers from the ${source}`,

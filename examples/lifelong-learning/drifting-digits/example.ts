@@ -111,7 +111,7 @@ async function run(context: ExampleContext): Promise<ExampleResult> {
       {
         measure: 'unseen tasks, recall by plain energy',
         value: mean((r) => r.unseenRecall),
-        unit: 'percent',
+        unit: 'share',
         note: `at ${(mean((r) => r.falseAlarms) * 100).toFixed(1)} % of known samples`,
       },
     ],

@@ -107,7 +107,7 @@ async function onTheCluster(context: ExampleContext, source: ComfortCities): Pro
   const share = (measure: string, value: number, note?: string): ResultRow => ({
     measure,
     value,
-    unit: 'percent',
+    unit: 'share',
     ...(note === undefined ? {} : { note }),
   });
   const { name } = stranger;
