@@ -84,6 +84,11 @@ test('a change that makes the model infinite moves nothing; when every round is 
   await expect(always.server.done).rejects.toThrow(
     /2 rounds in a row made no model: the changes of this round add up to values beyond float32/,
   );
+  // Fewer rounds than patience: the model it began with is no result.
+  const short = await serve({ rounds: 2 });
+  for (const id of [1, 2]) join_(short.address, new ToyModel(id), id);
+  join_(short.address, huge(100), 3);
+  await expect(short.server.done).rejects.toThrow(/2 rounds in a row made no model/);
 });
 
 test('a second process of one name is told so, and the first one goes on', async () => {

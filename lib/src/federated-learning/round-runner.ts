@@ -56,6 +56,7 @@ export class RoundRunner implements Rounds {
     this.#options = options;
     this.#strategy = strategyOfFederation(federation);
     requireFit(this.#strategy, federation);
+    new PrivacyGuard(federation, { bound: undefined, rounds: 0 }).requireBudget();
     this.#store = new RoundStore(dir);
     // Control variates travel behind the parameters, and start at 0.
     const first = this.#strategy.local.controlVariates
@@ -70,7 +71,6 @@ export class RoundRunner implements Rounds {
       bound: this.#store.strategyState(current.round - 1)['clipping']?.[0],
       rounds: this.#store.history().length,
     });
-    if (this.#store.history().length === 0) this.#guard.requireBudget();
     const parts = { strategy: this.#strategy, store: this.#store, guard: this.#guard };
     this.#mover = new ModelMover({ ...parts, trained: options.trained }, current.model);
     const { secureAggregation } = federation.privacy ?? {};
@@ -287,12 +287,14 @@ export class RoundRunner implements Rounds {
   #skip(reason: string): void {
     this.#secure?.end(true);
     this.#finishing = false;
-    if (++this.#skipped > this.#options.federation.retries) {
-      this.#options.ended(`${this.#skipped} rounds in a row made no model: ${reason}`, true);
-      return;
-    }
+    const { rounds, retries } = this.#options.federation;
+    const why = `${++this.#skipped} rounds in a row made no model: ${reason}`;
+    // All of them: what is there is the model it began with.
+    if (this.#skipped >= rounds) return this.#options.ended(why, true);
     this.#options.onStalled(`round ${this.round} is skipped: ${reason}`);
     this.#conclude([], this.#store.strategyState(this.round - 1), undefined);
+    // The round is over all the same: a restarted aggregator goes on behind it.
+    if (this.#skipped > retries && this.outcome === undefined) this.#options.ended(why, true);
   }
 
   #againSecurely(reason: string): void {
