@@ -1,5 +1,10 @@
 import { defineConfig, type ViteUserConfig } from 'vitest/config';
 
+/** Real clusters that mostly wait, for leases and deadlines to run out: three run side by side. */
+const PATIENT = ['autonomy', 'bad-luck', 'lifelong', 'rollout', 'two-managers'].map(
+  (name) => `e2e/${name}.test.ts`,
+);
+
 /** Unit tests stand beside the code and touch neither network nor clock; the rest is integration. */
 const config: ViteUserConfig = defineConfig({
   test: {
@@ -15,9 +20,20 @@ const config: ViteUserConfig = defineConfig({
         test: {
           name: 'integration',
           include: ['*/test/**/*.test.ts', 'e2e/*.test.ts'],
+          exclude: PATIENT,
           testTimeout: 120_000,
           hookTimeout: 120_000,
           fileParallelism: false,
+        },
+      },
+      {
+        test: {
+          name: 'patient',
+          include: PATIENT,
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+          maxWorkers: 3,
+          sequence: { groupOrder: 1 },
         },
       },
     ],
