@@ -66,6 +66,7 @@ export { EDGE_LINK_METHODS, MANAGER_NAME } from './wire/edge-link-service.ts';
 export {
   type AggregatorFrame,
   AggregatorFrameSchema,
+  ChunkSchema,
   type ParticipantFrame,
   ParticipantFrameSchema,
   type SecureAnswer,

@@ -1,4 +1,4 @@
-import { type FederatedModel, grpcTransport, nodePlatform, Participant } from '@shoal/lib';
+import { type FederatedModel, nodePlatform, Participant, socketTransport } from '@shoal/lib';
 
 /** Participants that do no work, in a process of their own: `ADDRESS SIZE FIRST COUNT`. */
 const [address = '', size = '1', first = '0', count = '1'] = process.argv.slice(2);
@@ -21,7 +21,7 @@ function idleModel(values: number): FederatedModel {
   };
 }
 
-const transport = grpcTransport(address);
+const transport = socketTransport(address);
 await Promise.all(
   Array.from({ length: Number(count) }, (_, k) =>
     new Participant(

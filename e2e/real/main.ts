@@ -1,6 +1,7 @@
 import { benchmarkSuites } from './benchmark-suites.ts';
 import { browserParticipants } from './browser-participants.ts';
 import { containerRuntime } from './container-runtime.ts';
+import { fullDisk } from './full-disk.ts';
 import { isolatedEdge } from './isolated-edge.ts';
 import { kubectlSession } from './kubectl-session.ts';
 import { managerAccess } from './manager-access.ts';
@@ -22,6 +23,7 @@ const outcomes: Outcome[] = [
   ...(await kubectlSession()),
   ...(await containerRuntime()),
   ...(await isolatedEdge()),
+  ...(await fullDisk()),
   ...(await onnxConsumers()),
   ...(await sednaClient()),
   ...(await torchOracle()),

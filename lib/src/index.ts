@@ -88,6 +88,7 @@ export {
   type ParticipantOptions,
   type ParticipantResult,
 } from './federated-learning/participant/participant.ts';
+export { socketTransport } from './federated-learning/participant/socket-transport.ts';
 export type { ParticipantCall } from './federated-learning/participant-call.ts';
 export {
   createIdentities,

@@ -7,11 +7,11 @@ import {
   type AggregationServerOptions,
   type FederatedModel,
   type FederationResult,
-  grpcTransport,
   type LayoutEntry,
   nodePlatform,
   Participant,
   type ParticipantOptions,
+  socketTransport,
 } from '../src/index.ts';
 
 export const SIZE: number = 3_000;
@@ -103,7 +103,7 @@ export function join_(
   const stopping = new AbortController();
   const participant = new Participant(
     {
-      transport: grpcTransport(address, over.authority ? { authority: over.authority } : {}),
+      transport: socketTransport(address, over.authority ? { authority: over.authority } : {}),
       platform: nodePlatform,
       job: 'toy',
       participant: `p${id}`,

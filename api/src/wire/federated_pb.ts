@@ -318,6 +318,8 @@ export type Update = Message<"shoal.federated.v1.Update"> & {
   bytes: bigint;
 
   /**
+   * Empty where it comes with the last chunk.
+   *
    * @generated from field: string digest = 7;
    */
   digest: string;

@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net';
 import { create } from '@bufbuild/protobuf';
 import * as grpc from '@grpc/grpc-js';
 import {
@@ -5,6 +6,7 @@ import {
   AggregatorFrameSchema,
   FEDERATION_METHODS,
   type ParticipantFrame,
+  ParticipantFrameSchema,
   type SecureRequest,
 } from '@shoal/api';
 import {
@@ -18,30 +20,28 @@ import {
   systemClock,
 } from '@shoal/core';
 import { sendChunks, sinkOf } from '../transfer/chunks.ts';
-import { listen } from '../transfer/listen.ts';
+import { FrameSocket } from '../transfer/frame-socket.ts';
+import { type FrameListener, listenForFrames } from '../transfer/listen-frames.ts';
 import { requireAdmission } from './admission.ts';
 import type { AggregationServerOptions } from './aggregation-options.ts';
 import { layoutText } from './federated-model.ts';
 import { type ResolvedFederation, resolveFederation } from './federation-options.ts';
-import { decodeUpdate, type Incoming, incomingOf } from './incoming.ts';
 import { type ParticipantCall, send } from './participant-call.ts';
 import { RoundRunner } from './round-runner.ts';
 import type { RoundSummary } from './round-summary.ts';
-import type { DecodedArrival, FederationResult, RoundPorts, Rounds } from './rounds.ts';
+import type { FederationResult, RoundPorts, Rounds } from './rounds.ts';
+import { type Sender, Uploads } from './uploads.ts';
 
 const TICK_MS = 200;
 /** Rounds of the history that participants are told. */
 const TOLD_ROUNDS = 50;
 const JOIN_TIMEOUT_MS = 10_000;
-/** Encoding of words of secure aggregation. */
-const MASKED = 'masked';
+const SCHEMAS = { write: AggregatorFrameSchema, read: ParticipantFrameSchema };
 
-interface Session {
-  readonly participant: string;
+interface Session extends Sender {
   /** The participant’s process. */
   readonly instance: string;
   readonly call: ParticipantCall;
-  incoming: Incoming | undefined;
 }
 
 /**
@@ -57,9 +57,9 @@ export class AggregationServer<R extends Rounds = Rounds> {
   readonly #logger: Logger;
   readonly #clock: Clock;
   readonly #sessions = new Map<string, Session>();
-  /** Updates that are here but not kept yet. */
-  readonly #arrived: (DecodedArrival & { readonly session: Session })[] = [];
+  readonly #uploads: Uploads<Session>;
   readonly #layout: string;
+  #listener: FrameListener | undefined;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
   readonly #done: Promise<FederationResult>;
@@ -84,6 +84,14 @@ export class AggregationServer<R extends Rounds = Rounds> {
     const make =
       makeRounds ?? (this.#ownRounds as (ports: RoundPorts) => Rounds as (ports: RoundPorts) => R);
     this.rounds = make(this.#ports());
+    this.#uploads = new Uploads({
+      rounds: this.rounds,
+      clock: this.#clock,
+      accept: (session, round) => send(session.call, { case: 'accepted', value: { round } }),
+      refuse: (session, round, reason) => this.#refuse(session.call, round, reason, false),
+      dismiss: (session, round, reason) => this.#dismiss(session, round, reason),
+      guard: (body) => this.#guard(body),
+    });
     this.#server = new grpc.Server({
       'grpc.max_receive_message_length': 8 * 1024 * 1024,
       'grpc.max_send_message_length': 8 * 1024 * 1024,
@@ -129,8 +137,9 @@ export class AggregationServer<R extends Rounds = Rounds> {
   /** Starts listening; resolves with `host:port`. @throws ShoalError when the address is taken. */
   async start(): Promise<string> {
     const { host = '127.0.0.1', port = 0, tls } = this.#options;
-    const at = { address: `${host}:${port}`, tls, what: 'the aggregator' };
-    const bound = await listen(this.#server, at);
+    const onFrames = (socket: Socket): void => this.attach(new FrameSocket(socket, SCHEMAS));
+    const at = { host, port, tls, what: 'the aggregator', onFrames };
+    this.#listener = await listenForFrames(this.#server, at);
     const { outcome } = this.rounds;
     if (outcome !== undefined) this.#end(outcome, false);
     else {
@@ -138,7 +147,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
       this.#timer = setInterval(tick, TICK_MS);
       tick();
     }
-    return `${host}:${bound}`;
+    return `${host}:${this.#listener.port}`;
   }
 
   /** The end of the federation: all rounds done, patience or privacy spent. Rejects when a round cannot be saved. */
@@ -203,6 +212,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
     const gone = (): void => {
       clearTimeout(timer);
       if (this.#closed || !session) return;
+      this.#uploads.drop(session);
       if (this.#sessions.get(session.participant) !== session) return;
       this.#sessions.delete(session.participant);
       this.rounds.leave(session.participant);
@@ -214,6 +224,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
     });
     call.on('cancelled', gone);
     call.on('error', gone);
+    call.on('fault', (error) => this.#fault(call, session, error));
   }
 
   /** What a participant did wrong is its own affair: the round survives it. */
@@ -228,9 +239,13 @@ export class AggregationServer<R extends Rounds = Rounds> {
       this.#refuse(call, 0, reason, true);
       return;
     }
-    const round = session.incoming?.round ?? this.rounds.round;
-    session.incoming = undefined;
-    this.#refuse(call, round, reason, false);
+    this.#dismiss(session, session.incoming?.round ?? this.rounds.round, reason);
+  }
+
+  /** An update does not count, and the participant is told why. */
+  #dismiss(session: Session, round: number, reason: string): void {
+    this.#uploads.drop(session);
+    this.#refuse(session.call, round, reason, false);
     if (round !== this.rounds.round) return; // of a round that is over
     this.#guard(() => this.rounds.failed(session.participant, reason, this.#clock.now()));
   }
@@ -290,7 +305,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
       round: this.rounds.round,
       attempt: this.rounds.attempt,
       model: this.rounds.digest,
-      modelBytes: BigInt(this.rounds.bytes.length),
+      modelBytes: BigInt(this.rounds.size * 4),
       instructions: JSON.stringify(this.rounds.instructions()),
       deadlineMs,
       history: JSON.stringify(this.rounds.history.slice(-TOLD_ROUNDS)),
@@ -311,15 +326,11 @@ export class AggregationServer<R extends Rounds = Rounds> {
         );
         return;
       case 'update':
-        this.#announce(session, frame.value);
+        this.#uploads.announce(session, frame.value);
         return;
-      case 'chunk': {
-        const { incoming } = session;
-        if (!incoming) return; // of an update that was refused
-        const bytes = incoming.assembly.add(frame.value);
-        if (bytes) this.#complete(session, incoming, bytes);
+      case 'chunk':
+        this.#uploads.take(session, frame.value);
         return;
-      }
       case 'failed':
         this.#logger.warn('participant failed', {
           participant: session.participant,
@@ -349,94 +360,14 @@ export class AggregationServer<R extends Rounds = Rounds> {
       if (runner.isAsynchronous) runner.join(session.participant, this.#clock.now());
       return;
     }
-    const sent = await sendChunks(
-      sinkOf(session.call),
-      { digest, bytes: runner.bytes, offset },
-      (chunk) => create(AggregatorFrameSchema, { frame: { case: 'chunk', value: chunk } }),
-    );
+    const { bytes, giveBack } = runner.lend();
+    const frameOf = (value: unknown): AggregatorFrame =>
+      create(AggregatorFrameSchema, { frame: { case: 'chunk', value: value as never } });
+    const content = { digest, bytes, offset };
+    const sent = await sendChunks(sinkOf(session.call), content, frameOf);
     runner.countDown(sent);
-  }
-
-  #announce(
-    session: Session,
-    update: Extract<ParticipantFrame['frame'], { case: 'update' }>['value'],
-  ): void {
-    const { round, bytes } = update;
-    if (!this.#isExpected(session, update)) {
-      this.#answerLate(session, round);
-      return;
-    }
-    session.incoming = incomingOf(update, this.rounds.size);
-    if (bytes === 0n) this.#complete(session, session.incoming, new Uint8Array());
-  }
-
-  #isExpected(
-    { participant }: Session,
-    update: Pick<Incoming, 'round' | 'attempt' | 'encoding'>,
-  ): boolean {
-    if (update.encoding === MASKED) return this.rounds.expectsMasked(participant, update);
-    return this.rounds.expects(participant, update.round);
-  }
-
-  /** An update nobody waits for is late or doubled: it is counted already, or never will be. */
-  #answerLate(session: Session, round: number): void {
-    session.incoming = undefined;
-    if (this.rounds.hasUpdate(session.participant, round)) this.#accept(session, round);
-    else {
-      const reason = `round ${round} does not wait for ${session.participant}`;
-      this.#refuse(session.call, round, reason, false);
-    }
-  }
-
-  #accept(session: Session, round: number): void {
-    send(session.call, { case: 'accepted', value: { round } });
-  }
-
-  /** Checks an update that arrived in full, keeps it, and only then says so. */
-  #complete(session: Session, incoming: Incoming, bytes: Uint8Array): void {
-    session.incoming = undefined;
-    const { round, samples, metrics, encoding } = incoming;
-    const { participant } = session;
-    // Its round may have ended with a quorum while the chunks were on their way.
-    if (!this.#isExpected(session, incoming)) {
-      this.#answerLate(session, round);
-      return;
-    }
-    if (encoding === MASKED) {
-      this.rounds.keepMasked(participant, bytes, this.#clock.now());
-      this.#accept(session, round);
-      return;
-    }
-    const delta = decodeUpdate(incoming, bytes, this.rounds);
-    const update = { participant, base: round, samples, metrics, encoding, bytes: bytes.length };
-    // What comes in one turn of the event loop goes to disk in one write.
-    if (this.#arrived.length === 0) setImmediate(() => this.#guard(() => this.#settle()));
-    this.#arrived.push({ session, update, values: bytes, delta });
-  }
-
-  /** Keeps what has arrived, and only then says so. */
-  #settle(): void {
-    if (this.#closed) return;
-    const arrived = this.#arrived.splice(0);
-    const { isAsynchronous } = this.rounds;
-    for (const group of isAsynchronous ? arrived.map((a) => [a]) : [arrived]) {
-      const wanted = new Set(group.filter((a) => this.#isWanted(a)));
-      this.rounds.keep([...wanted]);
-      for (const arrival of group) {
-        const { session, update } = arrival;
-        // The ones before it may have ended the round.
-        if (!wanted.has(arrival) || !(isAsynchronous || this.#isWanted(arrival))) {
-          this.#answerLate(session, update.base);
-          continue;
-        }
-        this.#accept(session, update.base);
-        this.rounds.received(update.participant, update.base, this.#clock.now());
-      }
-    }
-  }
-
-  #isWanted({ update }: DecodedArrival): boolean {
-    return this.rounds.expects(update.participant, update.base);
+    await session.call.flushed?.();
+    giveBack();
   }
 
   /** Ends all streams; the state on disk stays. */
@@ -447,6 +378,8 @@ export class AggregationServer<R extends Rounds = Rounds> {
     for (const { call } of this.#sessions.values()) call.end();
     this.#sessions.clear();
     this.#server.forceShutdown();
+    this.#listener?.close();
+    this.#uploads.close();
     this.rounds.close();
     return Promise.resolve();
   }

@@ -11,12 +11,13 @@ import { Reporter } from '../report/local-controller.ts';
 import { WORKER_SETTINGS, type WorkerEnvironment } from '../report/worker-environment.ts';
 import type { LocalTask } from './federated-model.ts';
 import type { FrameTransport } from './participant/frame-stream.ts';
-import { grpcTransport, nodePlatform } from './participant/grpc-transport.ts';
+import { nodePlatform } from './participant/grpc-transport.ts';
 import {
   Participant,
   type ParticipantOptions,
   type ParticipantResult,
 } from './participant/participant.ts';
+import { socketTransport } from './participant/socket-transport.ts';
 import type { SigningIdentity } from './privacy/secure-aggregation/identity.ts';
 import type { RoundSummary } from './round-summary.ts';
 import { createStrategy } from './strategies/strategies.ts';
@@ -63,7 +64,7 @@ export function aggregatorTransport(
 ): FrameTransport {
   const { AGG_IP, AGG_PORT, FEDERATED_AUTHORITY: authority } = env;
   const tls = authority ? { authority, serverName: AGGREGATOR_NAME } : {};
-  return grpcTransport(`${AGG_IP}:${AGG_PORT}`, tls);
+  return socketTransport(`${AGG_IP}:${AGG_PORT}`, tls);
 }
 
 /** What a strategy, named as in the environment, asks of local training. */

@@ -3,6 +3,7 @@ import { decompress } from './compression.ts';
 import type { LocalResult, LocalTask } from './federated-model.ts';
 import type { ResolvedFederation } from './federation-options.ts';
 import { meanMetrics } from './metrics.ts';
+import type { Loan } from './model-mover.ts';
 import { OrderedSum } from './ordered-sum.ts';
 import { type RoundAction, RoundCoordinator } from './round.ts';
 import { type Arrival, RoundStore, type StoredUpdate } from './round-store.ts';
@@ -10,6 +11,7 @@ import type { RoundSummary } from './round-summary.ts';
 import type { FederationResult, RoundPorts, Rounds } from './rounds.ts';
 import { createStrategy } from './strategies/strategies.ts';
 import type { ModelUpdate, Strategy } from './strategy.ts';
+import type { UpdateSize, Upload } from './update-arena.ts';
 
 interface Wanted {
   readonly task: LocalTask;
@@ -59,9 +61,9 @@ export class GroupRounds implements Rounds {
     return this.#digest;
   }
 
-  get bytes(): Uint8Array {
+  lend(): Loan {
     const { buffer, byteOffset, byteLength } = this.#model;
-    return new Uint8Array(buffer, byteOffset, byteLength);
+    return { bytes: new Uint8Array(buffer, byteOffset, byteLength), giveBack: () => undefined };
   }
 
   get size(): number {
@@ -94,7 +96,8 @@ export class GroupRounds implements Rounds {
       current === undefined
         ? this.#store.begin(model, task.round)
         : this.#replaced(current, model, task.round);
-    this.#model = model;
+    // Members may still read it when the memory it came in holds the next one.
+    this.#model = model.slice();
     this.#sum = undefined;
     const restored = this.#store.restored(task.round);
     const at = { round: task.round, nowMs };
@@ -151,6 +154,14 @@ export class GroupRounds implements Rounds {
     return this.#store
       .updates(round)
       .some((u) => u.participant === participant && u.base === round);
+  }
+
+  reserve(size: UpdateSize): Upload {
+    return this.#store.reserve(size);
+  }
+
+  peek(upload: Upload, bytes: number): Uint8Array {
+    return this.#store.peek(upload, bytes);
   }
 
   keep(arrivals: readonly Arrival[]): void {

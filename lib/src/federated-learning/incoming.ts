@@ -1,8 +1,10 @@
 import type { ParticipantFrame } from '@shoal/api';
 import { digester, ShoalError } from '@shoal/core';
-import { Assembly, MAX_VECTOR_BYTES } from '../transfer/chunks.ts';
+import { Intake, MAX_VECTOR_BYTES } from '../transfer/chunks.ts';
 import { decompress } from './compression.ts';
 import { allFinite } from './kernels.ts';
+import type { Rounds } from './rounds.ts';
+import type { Upload } from './update-arena.ts';
 
 /** An update on its way in. */
 export interface Incoming {
@@ -11,7 +13,9 @@ export interface Incoming {
   readonly samples: number;
   readonly metrics: Readonly<Record<string, number>>;
   readonly encoding: string;
-  readonly assembly: Assembly;
+  readonly intake: Intake;
+  /** Where its bytes go; undefined when it has none. */
+  readonly upload: Upload | undefined;
 }
 
 type Announcement = Extract<ParticipantFrame['frame'], { case: 'update' }>['value'];
@@ -45,38 +49,35 @@ export function requireScores(samples: bigint, metrics: Readonly<Record<string, 
 /**
  * What an announcement promises; its chunks follow.
  *
- * @param size Values of the model.
  * @throws ShoalError `invalid_argument` for scores or samples that cannot be, `resource_exhausted` for more bytes than any
  *   encoding of the model has.
  */
-export function incomingOf(update: Announcement, size: number): Incoming {
+export function incomingOf(
+  update: Announcement,
+  rounds: Pick<Rounds, 'size' | 'reserve'>,
+): Incoming {
   const { round, attempt, samples, metrics, encoding, bytes, digest } = update;
   requireScores(samples, metrics);
-  const limit = Math.min(MAX_VECTOR_BYTES, size * 8 + 1024);
-  return {
-    round,
-    attempt,
-    samples: Number(samples),
-    metrics,
-    encoding,
-    assembly: new Assembly(digest, Number(bytes), { hash: digester(), limit }),
-  };
+  const limit = Math.min(MAX_VECTOR_BYTES, rounds.size * 8 + 1024);
+  let upload: Upload | undefined;
+  const put = (data: Uint8Array, at: number): void => upload?.put(data, at);
+  const intake = new Intake(digest, Number(bytes), { hash: digester(), limit, put });
+  if (bytes > 0n) upload = rounds.reserve({ bytes: Number(bytes), limit });
+  return { round, attempt, samples: Number(samples), metrics, encoding, intake, upload };
 }
 
 /**
- * The change an update holds; empty where only scores were asked for.
+ * Looks at the change an update holds; only scores where only they were asked for.
  *
  * @throws ShoalError `data_corrupt` for NaN, infinities or a wrong length.
  */
-export function decodeUpdate(
-  { encoding }: Incoming,
-  bytes: Uint8Array,
-  wanted: { readonly size: number; readonly isEvaluation: boolean },
-): Float32Array {
-  if (wanted.isEvaluation) return new Float32Array();
-  if (bytes.length === 0) throw new ShoalError('invalid_argument', 'the update is empty');
-  const delta = decompress(encoding, bytes, wanted.size);
+export function requireChange(
+  { encoding, upload, intake }: Incoming,
+  rounds: Pick<Rounds, 'size' | 'isEvaluation' | 'peek'>,
+): void {
+  if (rounds.isEvaluation) return;
+  if (!upload) throw new ShoalError('invalid_argument', 'the update is empty');
+  const delta = decompress(encoding, rounds.peek(upload, intake.size), rounds.size);
   if (!allFinite(delta))
     throw new ShoalError('data_corrupt', 'the update holds NaN or infinite values');
-  return delta;
 }

@@ -164,6 +164,12 @@ function addOne(target: Float32Array, x: Float32Array, w: number): void {
     target[i] = (target[i] ?? 0) + Math.fround(w * (x[i] ?? 0));
 }
 
+/** target ← w·x, with the bits that {@link addWeighted} makes of a target of zeros. */
+export function setWeighted(target: Float32Array, x: Float32Array, weight: number): void {
+  const w = Math.fround(weight);
+  for (let i = 0; i < target.length; i++) target[i] = 0 + Math.fround(w * (x[i] ?? 0));
+}
+
 /** target ← factor·target */
 export function scale(target: Float32Array, factor: number): void {
   for (let i = 0; i < target.length; i++) target[i] = (target[i] ?? 0) * factor;

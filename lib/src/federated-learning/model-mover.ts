@@ -1,14 +1,11 @@
 import { ShoalError } from '@shoal/core';
 import { aggregateRound, moveModel } from './aggregate.ts';
 import { decompress } from './compression.ts';
-import { allFinite, squaredDistance } from './kernels.ts';
+import { squaredDistance } from './kernels.ts';
 import { OrderedSum } from './ordered-sum.ts';
 import type { PrivacyGuard } from './privacy/privacy-guard.ts';
 import type { RoundStore, StoredUpdate } from './round-store.ts';
 import type { ModelUpdate, Strategy, StrategyState } from './strategy.ts';
-
-/** Updates that are held besides disk; memory stays in the order of the model. */
-const MOST_FRESH = 2;
 
 interface Parts {
   readonly strategy: Strategy;
@@ -18,16 +15,25 @@ interface Parts {
   readonly trained: number | undefined;
 }
 
+/** Bytes that stay as they are until they are given back. */
+export interface Loan {
+  readonly bytes: Uint8Array;
+  readonly giveBack: () => void;
+}
+
 /** The model of a federation, and how the updates of a round move it. */
 export class ModelMover {
   readonly #parts: Parts;
   #model: Float32Array;
   /** The model this round started from, once it has moved. */
   #previous: Float32Array | undefined;
+  /** Memory of a model before that: fresh memory takes longer than the move. */
+  #spare: Float32Array | undefined;
+  /** Who still reads a model, by model. */
+  readonly #readers = new Map<Float32Array, number>();
+  #norm = 0;
   #sum: OrderedSum | undefined;
   #memory: Float32Array | undefined;
-  /** Updates that came last, decoded, by participant and base. */
-  readonly #fresh = new Map<string, Float32Array>();
 
   constructor(parts: Parts, model: Float32Array) {
     this.#parts = parts;
@@ -38,19 +44,23 @@ export class ModelMover {
     return this.#model;
   }
 
-  /** Remembers what an update holds until it is read: it need not come back from disk. */
-  hold(update: { participant: string; base: number; delta: Float32Array }): void {
-    const { participant, base, delta } = update;
-    if (this.#fresh.size < MOST_FRESH) this.#fresh.set(`${base} ${participant}`, delta);
+  /** The model as bytes that stay as they are until they are given back. */
+  lend(): Loan {
+    const model = this.#model;
+    const { buffer, byteOffset, byteLength } = model;
+    this.#readers.set(model, (this.#readers.get(model) ?? 0) + 1);
+    const giveBack = (): void => {
+      const rest = (this.#readers.get(model) ?? 1) - 1;
+      if (rest > 0) this.#readers.set(model, rest);
+      else this.#readers.delete(model);
+    };
+    return { bytes: new Uint8Array(buffer, byteOffset, byteLength), giveBack };
   }
 
+  /** An update; until the next is read. */
   readonly #read = (info: StoredUpdate): ModelUpdate => {
     const { store, guard } = this.#parts;
-    const { participant, base } = info;
-    const key = `${base} ${participant}`;
-    const fresh = this.#fresh.get(key);
-    this.#fresh.delete(key);
-    const delta = fresh ?? decompress(info.encoding, store.read(info), this.#model.length);
+    const delta = decompress(info.encoding, store.read(info), this.#model.length);
     guard.clip(delta);
     return { ...info, delta };
   };
@@ -82,7 +92,10 @@ export class ModelMover {
     if (strategy.rule.kind === 'joint') {
       const state = store.strategyState(round - 1);
       this.#depart();
-      const updates = infos.map(this.#read);
+      const updates = infos.map((info) => {
+        const update = this.#read(info);
+        return { ...update, delta: update.delta.slice() };
+      });
       aggregateRound(strategy, this.#model, { updates, state, round, trained });
       this.#requireFinite();
       return state;
@@ -110,14 +123,20 @@ export class ModelMover {
   /** Leaves the model of this round as it is, and goes on with a copy. */
   #depart(): void {
     this.#sum = undefined;
-    this.#fresh.clear();
+    const isFree = this.#spare !== undefined && !this.#readers.has(this.#spare);
+    const memory = isFree ? this.#spare : undefined;
+    this.#spare = undefined;
     this.#previous = this.#model;
-    this.#model = this.#model.slice();
+    this.#model = memory ?? new Float32Array(this.#previous.length);
+    this.#model.set(this.#previous);
   }
 
   /** @throws ShoalError `out_of_range`, and goes back, when the model is none any more. */
   #requireFinite(): void {
-    if (allFinite(this.#model)) return;
+    // Not finite as soon as one value is not.
+    this.#norm = Math.sqrt(squaredDistance(this.#model, this.#previous ?? this.#model));
+    if (Number.isFinite(this.#norm)) return;
+    this.#norm = 0;
     this.#model = this.#previous ?? this.#model;
     this.#previous = undefined;
     throw new ShoalError(
@@ -128,7 +147,9 @@ export class ModelMover {
 
   /** L2 norm of the last move; 0 when the model stayed. */
   changeNorm(): number {
-    const norm = Math.sqrt(squaredDistance(this.#model, this.#previous ?? this.#model));
+    const norm = this.#norm;
+    this.#norm = 0;
+    this.#spare = this.#previous ?? this.#spare;
     this.#previous = undefined;
     return norm;
   }

@@ -5,10 +5,14 @@ import { type AggregatorFrame, AggregatorFrameSchema, type ParticipantFrame } fr
 export interface ParticipantCall {
   on(event: 'data', listener: (frame: ParticipantFrame) => void): unknown;
   on(event: 'end' | 'cancelled' | 'error', listener: () => void): unknown;
+  /** What came is no frame; the stream ends by itself. */
+  on(event: 'fault', listener: (error: unknown) => void): unknown;
   once(event: 'drain' | 'close' | 'error', listener: () => void): unknown;
   off(event: 'drain' | 'close' | 'error', listener: () => void): unknown;
   /** @returns Whether more may come at once; else `drain` tells when. */
   write(frame: AggregatorFrame): boolean;
+  /** Resolves when nothing that was written is read any more; where it is missing, that is at once. */
+  flushed?(): Promise<void>;
   end(): void;
 }
 

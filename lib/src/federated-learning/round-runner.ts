@@ -4,17 +4,18 @@ import { coordinatorOf } from './coordinator-of.ts';
 import type { LocalTask } from './federated-model.ts';
 import type { ResolvedFederation } from './federation-options.ts';
 import { instructionsOf } from './instructions-of.ts';
-import { ModelMover } from './model-mover.ts';
+import { type Loan, ModelMover } from './model-mover.ts';
 import { PrivacyGuard } from './privacy/privacy-guard.ts';
 import type { Coordinator, RoundAction } from './round.ts';
 import { endReason, isBest, summaryOf } from './round-end.ts';
-import { RoundStore, type StoredUpdate } from './round-store.ts';
+import { type Arrival, RoundStore, type StoredUpdate } from './round-store.ts';
 import type { RoundSummary } from './round-summary.ts';
-import type { DecodedArrival, FederationResult, RoundPorts, Rounds } from './rounds.ts';
+import type { FederationResult, Masked, RoundPorts, Rounds } from './rounds.ts';
 import { SecureRounds } from './secure-rounds.ts';
 import { requireFit } from './strategies/fit.ts';
 import { strategyOfFederation } from './strategies/strategies.ts';
 import type { Strategy, StrategyState } from './strategy.ts';
+import type { UpdateSize, Upload } from './update-arena.ts';
 
 export interface RoundRunnerOptions extends RoundPorts {
   readonly federation: ResolvedFederation;
@@ -104,9 +105,8 @@ export class RoundRunner implements Rounds {
     return this.#digest;
   }
 
-  get bytes(): Uint8Array {
-    const { buffer, byteOffset, byteLength } = this.#mover.model;
-    return new Uint8Array(buffer, byteOffset, byteLength);
+  lend(): Loan {
+    return this.#mover.lend();
   }
 
   get size(): number {
@@ -197,16 +197,21 @@ export class RoundRunner implements Rounds {
       .some((u) => u.participant === participant && u.base === round);
   }
 
-  keep(arrivals: readonly DecodedArrival[]): void {
-    const marked = arrivals.map(({ update, values }) => ({
-      values,
-      update: this.isAsynchronous
-        ? { ...update, metrics: { ...update.metrics, staleness: this.round - update.base } }
-        : update,
-    }));
-    const isNew = this.#store.keep(this.round, marked);
-    for (const [i, { update, delta }] of arrivals.entries())
-      if (isNew[i]) this.#mover.hold({ ...update, delta });
+  reserve(size: UpdateSize): Upload {
+    return this.#store.reserve(size);
+  }
+
+  peek(upload: Upload, bytes: number): Uint8Array {
+    return this.#store.peek(upload, bytes);
+  }
+
+  keep(arrivals: readonly Arrival[]): void {
+    const { round } = this;
+    const marked = ({ update, upload }: Arrival): Arrival => {
+      const metrics = { ...update.metrics, staleness: round - update.base };
+      return { upload, update: { ...update, metrics } };
+    };
+    this.#store.keep(round, this.isAsynchronous ? arrivals.map(marked) : arrivals);
   }
 
   received(participant: string, round: number, nowMs: number): void {
@@ -248,9 +253,9 @@ export class RoundRunner implements Rounds {
     return this.#secure?.awaitsVector(participant, at) ?? false;
   }
 
-  keepMasked(participant: string, bytes: Uint8Array, nowMs: number): void {
+  keepMasked(participant: string, masked: Masked, nowMs: number): void {
     this.#nowMs = nowMs;
-    this.#secure?.takeVector(participant, bytes, nowMs);
+    this.#secure?.takeVector(participant, masked, nowMs);
     this.#settleSecure();
   }
 

@@ -1,21 +1,13 @@
-import { randomUUID } from 'node:crypto';
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  readSync,
-  rmSync,
-} from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { digestOf, ShoalError } from '@shoal/core';
+import { digestOf, fromNode, ShoalError, transaction } from '@shoal/core';
 import { writeDurably } from '../transfer/durable-file.ts';
+import { SpareFiles } from '../transfer/spare-files.ts';
 import type { RestoredRound } from './round.ts';
 import type { RoundSummary } from './round-summary.ts';
 import type { StrategyState, UpdateInfo } from './strategy.ts';
+import { type Extent, UpdateArena, type UpdateSize, type Upload } from './update-arena.ts';
 
 /** A received update, without its values. */
 export interface StoredUpdate extends UpdateInfo {
@@ -27,10 +19,10 @@ export interface StoredUpdate extends UpdateInfo {
 
 type UpdateKey = Pick<StoredUpdate, 'participant' | 'base'>;
 
-/** An update that came, with its values as they came. */
+/** An update that came, and where its bytes are; nowhere when it has none. */
 export interface Arrival {
   readonly update: StoredUpdate;
-  readonly values: Uint8Array;
+  readonly upload: Upload | undefined;
 }
 
 /** An answer of a participant in secure aggregation; the stage `begin` is the aggregator's own. */
@@ -39,6 +31,9 @@ export interface SecureRecord {
   readonly participant: string;
   readonly body: Uint8Array;
 }
+
+/** The file with the bytes of updates. */
+const ARENA = 'arena';
 
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -76,12 +71,16 @@ function floatsFrom(path: string): Float32Array {
 export class RoundStore {
   readonly #db: DatabaseSync;
   readonly #dir: string;
+  readonly #spares: SpareFiles;
+  readonly #arena: UpdateArena;
 
   /** @param dir Folder of its own; made when missing. */
   constructor(dir: string) {
     this.#dir = dir;
     mkdirSync(join(dir, 'models'), { recursive: true });
     mkdirSync(join(dir, 'updates'), { recursive: true });
+    this.#spares = new SpareFiles(join(dir, 'spare'));
+    this.#arena = new UpdateArena(join(dir, 'updates', ARENA));
     this.#db = new DatabaseSync(join(dir, 'rounds.db'));
     this.#db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;');
     this.#db.exec(SCHEMA);
@@ -100,14 +99,12 @@ export class RoundStore {
       .run(name, value);
   }
 
+  /** @throws ShoalError `resource_exhausted` when the disk is full. */
   #transaction(body: () => void): void {
-    this.#db.exec('BEGIN IMMEDIATE');
     try {
-      body();
-      this.#db.exec('COMMIT');
+      transaction(this.#db, body);
     } catch (error) {
-      this.#db.exec('ROLLBACK');
-      throw error;
+      throw fromNode(error, `writing ${this.#dir}`);
     }
   }
 
@@ -115,17 +112,24 @@ export class RoundStore {
     return join(this.#dir, 'models', digest.slice('sha256:'.length));
   }
 
-  /** Where the values of an update are; undefined when it is not here. */
-  #placeOf({
-    participant,
-    base,
-  }: UpdateKey): { path: string; offset: number; bytes: number } | undefined {
+  /** Where the bytes of an update are; undefined when it is not here. */
+  #extentOf({ participant, base }: UpdateKey): Extent | undefined {
     const row = this.#db
-      .prepare('SELECT file, offset, bytes FROM arrivals WHERE participant = ? AND base = ?')
+      .prepare('SELECT offset, bytes FROM arrivals WHERE participant = ? AND base = ?')
       .get(participant, base);
-    if (!row) return undefined;
-    const path = join(this.#dir, 'updates', String(row['file']));
-    return { path, offset: Number(row['offset']), bytes: Number(row['bytes']) };
+    return row && { offset: Number(row['offset']), bytes: Number(row['bytes']) };
+  }
+
+  /** Room for an update on its way in. @throws ShoalError `resource_exhausted` when the disk is nearly full. */
+  reserve(size: UpdateSize): Upload {
+    const rows = this.#db.prepare('SELECT offset, bytes FROM arrivals WHERE bytes > 0').all();
+    const kept = rows.map((r) => ({ offset: Number(r['offset']), bytes: Number(r['bytes']) }));
+    return this.#arena.reserve(size, kept);
+  }
+
+  /** Bytes that came, to be looked at before they are kept; until the next are read. */
+  peek(upload: Pick<Upload, 'offset'>, bytes: number): Uint8Array<ArrayBuffer> {
+    return this.#arena.peek({ offset: upload.offset, bytes });
   }
 
   #statePath(round: number): string {
@@ -154,13 +158,20 @@ export class RoundStore {
 
   end(reason: string): void {
     this.#setFact('outcome', reason);
+    this.#spares.clear();
+    this.#arena.remove();
+  }
+
+  #write(path: string, parts: readonly Uint8Array[]): void {
+    const bytes = parts.reduce((n, p) => n + p.length, 0);
+    writeDurably(path, parts, this.#spares.take(bytes));
   }
 
   #writeModel(model: Float32Array): string {
     const bytes = bytesOf(model);
     const digest = digestOf(bytes);
     const path = this.#modelPath(digest);
-    if (!existsSync(path)) writeDurably(path, [bytes]);
+    if (!existsSync(path)) this.#write(path, [bytes]);
     return digest;
   }
 
@@ -205,43 +216,28 @@ export class RoundStore {
   /**
    * Keeps updates for a round, all with one write to disk. The same participant's second one of a base
    * changes nothing.
-   *
-   * @returns Which of them were new.
    */
-  keep(round: number, arrivals: readonly Arrival[]): boolean[] {
+  keep(round: number, arrivals: readonly Arrival[]): void {
     const seen = new Set<string>();
-    const isNew = arrivals.map(({ update }) => {
+    const fresh = arrivals.filter(({ update, upload }) => {
       const key = `${update.base} ${update.participant}`;
-      const known = seen.has(key) || this.#placeOf(update) !== undefined;
+      const isNew = !seen.has(key) && this.#extentOf(update) === undefined;
       seen.add(key);
-      return !known;
+      if (!isNew) upload?.drop();
+      return isNew;
     });
-    const fresh = arrivals.filter((_, i) => isNew[i]);
-    if (fresh.length === 0) return isNew;
-    const file = randomUUID();
-    const parts = fresh.map((a) => a.values);
-    writeDurably(join(this.#dir, 'updates', file), parts);
+    if (fresh.length === 0) return;
+    this.#arena.sync();
     const insert = this.#db.prepare('INSERT INTO arrivals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)');
     this.#transaction(() => {
-      let offset = 0;
-      for (const { update, values } of fresh) {
-        const { participant, base, samples, metrics, encoding } = update;
+      for (const { update, upload } of fresh) {
+        const { participant, base, samples, metrics, encoding, bytes } = update;
         const scores = JSON.stringify(metrics);
-        insert.run(
-          round,
-          participant,
-          base,
-          samples,
-          scores,
-          encoding,
-          values.length,
-          file,
-          offset,
-        );
-        offset += values.length;
+        const at = upload?.offset ?? 0;
+        insert.run(round, participant, base, samples, scores, encoding, bytes, ARENA, at);
       }
     });
-    return isNew;
+    for (const { upload } of fresh) upload?.drop();
   }
 
   /** What is here for a round, in one order whatever came first. */
@@ -259,30 +255,19 @@ export class RoundStore {
     }));
   }
 
-  /** The bytes of an update as they were received. @throws ShoalError `data_corrupt` when they are gone. */
-  read(key: UpdateKey): Uint8Array {
-    const place = this.#placeOf(key);
-    if (!place)
+  /**
+   * The bytes of an update as they were received; until the next are read.
+   *
+   * @throws ShoalError `data_corrupt` when they are gone.
+   */
+  read(key: UpdateKey): Uint8Array<ArrayBuffer> {
+    const extent = this.#extentOf(key);
+    if (!extent)
       throw new ShoalError(
         'data_corrupt',
         `the update of ${key.participant} for round ${key.base} is gone`,
       );
-    const values = new Uint8Array(place.bytes);
-    const file = openSync(place.path, 'r');
-    try {
-      for (let at = 0; at < values.length; ) {
-        const length = readSync(file, values, at, values.length - at, place.offset + at);
-        if (length === 0)
-          throw new ShoalError(
-            'data_corrupt',
-            `${place.path} ends before the update of ${key.participant}`,
-          );
-        at += length;
-      }
-    } finally {
-      closeSync(file);
-    }
-    return values;
+    return this.#arena.read(extent);
   }
 
   /** Takes back all that came for a round: another attempt begins. */
@@ -292,7 +277,6 @@ export class RoundStore {
       this.#db.prepare('DELETE FROM secure WHERE round = ?').run(round);
       this.#setFact('attempt', String(Number(this.#fact('attempt') ?? 1) + 1));
     });
-    this.#sweepUpdates();
   }
 
   /** Keeps an answer of secure aggregation; the first of a participant in a stage counts. */
@@ -347,7 +331,7 @@ export class RoundStore {
       const length = Buffer.alloc(4);
       length.writeUInt32LE(head.length);
       const vectors = names.map((n) => bytesOf(result.state[n] ?? new Float32Array()));
-      writeDurably(this.#statePath(round), [length, head, ...vectors]);
+      this.#write(this.#statePath(round), [length, head, ...vectors]);
     }
     const before = this.#fact('model');
     this.#transaction(() => {
@@ -383,24 +367,15 @@ export class RoundStore {
       this.#setFact('attempt', '1');
     });
     if (before !== undefined && before !== digest) rmSync(this.#modelPath(before), { force: true });
-    this.#sweepUpdates();
     return digest;
-  }
-
-  #sweepUpdates(): void {
-    const rows = this.#db.prepare('SELECT DISTINCT file FROM arrivals').all();
-    const kept = new Set(rows.map((r) => String(r['file'])));
-    for (const name of readdirSync(join(this.#dir, 'updates')))
-      if (!kept.has(name)) rmSync(join(this.#dir, 'updates', name), { force: true });
   }
 
   /** Removes files nothing names any more. */
   #sweep(round: number): void {
-    this.#sweepUpdates();
-    rmSync(this.#statePath(round - 1), { force: true });
+    this.#spares.give(this.#statePath(round - 1));
     const kept = new Set([this.#fact('model'), this.#fact('best')].map((d) => d?.slice(7)));
     for (const name of readdirSync(join(this.#dir, 'models')))
-      if (!kept.has(name)) rmSync(join(this.#dir, 'models', name));
+      if (!kept.has(name)) this.#spares.give(join(this.#dir, 'models', name));
   }
 
   /** Whether a participant's update of a base went into a finished round. */
@@ -428,6 +403,7 @@ export class RoundStore {
   }
 
   close(): void {
+    this.#arena.close();
     this.#db.close();
   }
 }

@@ -1,7 +1,9 @@
 import type { SecureAnswer, SecureRequest } from '@shoal/api';
 import type { LocalTask } from './federated-model.ts';
+import type { Loan } from './model-mover.ts';
 import type { Arrival } from './round-store.ts';
 import type { RoundSummary } from './round-summary.ts';
+import type { UpdateSize, Upload } from './update-arena.ts';
 
 /** What a federation ended with. */
 export interface FederationResult {
@@ -10,11 +12,6 @@ export interface FederationResult {
   /** The model with the best scores, and the round that measured it. */
   readonly best: { readonly model: Float32Array; readonly round: number } | undefined;
   readonly history: readonly RoundSummary[];
-}
-
-/** An update that came, with what its bytes hold: saves reading them back when it is their turn. */
-export interface DecodedArrival extends Arrival {
-  readonly delta: Float32Array;
 }
 
 /** What rounds ask of the server that talks to participants. */
@@ -28,12 +25,18 @@ export interface RoundPorts {
   readonly broken: (error: unknown) => void;
 }
 
+/** A masked change that came. */
+export interface Masked {
+  readonly upload: Upload;
+  readonly bytes: number;
+}
+
 /** Rounds as the server that talks to participants sees them. */
 export interface Rounds {
   readonly round: number;
   readonly attempt: number;
-  /** The model of this round, and its digest. */
-  readonly bytes: Uint8Array;
+  /** The model of this round; to be given back. */
+  lend(): Loan;
   readonly digest: string;
   /** Values of the vector that travels. */
   readonly size: number;
@@ -55,8 +58,12 @@ export interface Rounds {
   expects(participant: string, round: number): boolean;
   /** Whether that update is here, or went into a round. */
   hasUpdate(participant: string, round: number): boolean;
+  /** Room for an update on its way in. @throws ShoalError `resource_exhausted` when the disk is nearly full. */
+  reserve(size: UpdateSize): Upload;
+  /** Bytes that came, to be looked at before they are kept; until the next are read. */
+  peek(upload: Upload, bytes: number): Uint8Array;
   /** Keeps updates durably. */
-  keep(arrivals: readonly DecodedArrival[]): void;
+  keep(arrivals: readonly Arrival[]): void;
   received(participant: string, round: number, nowMs: number): void;
   /** An answer of secure aggregation. */
   answer(participant: string, answer: SecureAnswer, nowMs: number): void;
@@ -65,7 +72,7 @@ export interface Rounds {
     participant: string,
     at: { readonly round: number; readonly attempt: number },
   ): boolean;
-  keepMasked(participant: string, bytes: Uint8Array, nowMs: number): void;
+  keepMasked(participant: string, masked: Masked, nowMs: number): void;
   result(reason: string): FederationResult;
   close(): void;
 }

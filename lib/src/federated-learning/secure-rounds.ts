@@ -19,6 +19,7 @@ import {
   type SecureRequest as StageRequest,
 } from './privacy/secure-aggregation/server.ts';
 import type { RoundStore, StoredUpdate } from './round-store.ts';
+import type { Masked } from './rounds.ts';
 
 export interface SecureRoundsOptions {
   readonly job: string;
@@ -230,18 +231,18 @@ export class SecureRounds {
   }
 
   /** @throws ShoalError `invalid_argument` for a vector of another length. */
-  takeVector(participant: string, bytes: Uint8Array, nowMs: number): void {
+  takeVector(participant: string, { upload, bytes }: Masked, nowMs: number): void {
     this.#step(nowMs, (session) => {
       const { store, size } = this.#options;
-      if (bytes.length !== (size + 1) * 4)
+      if (bytes !== (size + 1) * 4)
         throw new ShoalError(
           'invalid_argument',
-          `${bytes.length} bytes of a masked change, ${(size + 1) * 4} are wanted`,
+          `${bytes} bytes of a masked change, ${(size + 1) * 4} are wanted`,
         );
-      const update = this.#infoOf(participant, session, bytes.length);
-      store.keep(session.round, [{ update, values: bytes }]);
+      const update = this.#infoOf(participant, session, bytes);
+      store.keep(session.round, [{ update, upload }]);
       store.keepSecure(session, { stage: 'vector', participant, body: EMPTY });
-      session.server.takeVector(participant, wordsOf(bytes));
+      session.server.takeVector(participant, wordsOf(store.read(update)));
     });
   }
 

@@ -12,33 +12,48 @@ export interface Hasher {
   digest(): string;
 }
 
-/** Puts content together from chunks that come in order, and checks it against its digest. */
-export class Assembly {
+type Piece = { readonly digest: string; readonly offset: bigint; readonly data: Uint8Array };
+
+/** @throws ShoalError `resource_exhausted` for more bytes than are taken. */
+function requireSize(size: number, limit: number): void {
+  if (!Number.isSafeInteger(size) || size < 0 || size > limit)
+    throw new ShoalError(
+      'resource_exhausted',
+      `${size} bytes were announced, at most ${limit} are taken`,
+    );
+}
+
+/** Checks content that comes in chunks, in order, against its digest, and hands the bytes on. */
+export class Intake {
   readonly digest: string;
   readonly size: number;
-  readonly #bytes: Uint8Array;
+  #told: string;
+  readonly #put: (data: Uint8Array, at: number) => void;
   readonly #hash: Hasher;
   #at = 0;
 
   /**
+   * @param digest Empty where the chunks tell it, the last one at the latest.
    * @param size Announced bytes; at most `limit`.
-   * @throws ShoalError `resource_exhausted` before anything is allocated.
+   * @param at.put Where the bytes go.
+   * @throws ShoalError `resource_exhausted` for more than `limit`.
    */
   constructor(
     digest: string,
     size: number,
-    at: { readonly hash: Hasher; readonly limit?: number },
+    at: {
+      readonly hash: Hasher;
+      readonly put: (data: Uint8Array, at: number) => void;
+      readonly limit?: number;
+    },
   ) {
-    const { hash, limit = MAX_VECTOR_BYTES } = at;
-    if (!Number.isSafeInteger(size) || size < 0 || size > limit)
-      throw new ShoalError(
-        'resource_exhausted',
-        `${size} bytes were announced, at most ${limit} are taken`,
-      );
+    const { hash, put, limit = MAX_VECTOR_BYTES } = at;
+    requireSize(size, limit);
     this.digest = digest;
+    this.#told = digest;
     this.size = size;
     this.#hash = hash;
-    this.#bytes = new Uint8Array(size);
+    this.#put = put;
   }
 
   get offset(): number {
@@ -48,28 +63,71 @@ export class Assembly {
   /**
    * Adds a chunk.
    *
-   * @returns The whole content once it is complete.
+   * @returns Whether that was all.
    * @throws ShoalError `data_corrupt` for a chunk out of place or a digest that does not fit.
    */
-  add(chunk: {
-    readonly digest: string;
-    readonly offset: bigint;
-    readonly data: Uint8Array;
-  }): Uint8Array | undefined {
-    const { digest, offset, data } = chunk;
-    if (digest !== this.digest || Number(offset) !== this.#at || this.#at + data.length > this.size)
+  add({ digest, offset, data }: Piece): boolean {
+    const isNamed = this.digest === '' || digest === this.digest;
+    if (!isNamed || Number(offset) !== this.#at || this.#at + data.length > this.size)
       throw new ShoalError(
         'data_corrupt',
         `a chunk of ${data.length} bytes at ${offset} does not continue ${this.digest} at ${this.#at} of ${this.size}`,
       );
-    this.#bytes.set(data, this.#at);
+    if (digest !== '') this.#told = digest;
+    this.#put(data, this.#at);
     this.#hash.update(data);
     this.#at += data.length;
-    if (this.#at < this.size) return undefined;
+    if (this.#at < this.size) return false;
     const found = this.#hash.digest();
-    if (found !== this.digest)
-      throw new ShoalError('data_corrupt', `the content is ${found}, announced was ${this.digest}`);
-    return this.#bytes;
+    if (found !== this.#told)
+      throw new ShoalError('data_corrupt', `the content is ${found}, announced was ${this.#told}`);
+    return true;
+  }
+}
+
+/** Puts content together in memory from chunks that come in order, and checks it against its digest. */
+export class Assembly {
+  readonly #intake: Intake;
+  readonly #bytes: Uint8Array<ArrayBuffer>;
+
+  /**
+   * @param size Announced bytes; at most `limit`.
+   * @param at.memory Where to put them, when it is of that size: fresh memory takes longer than what comes.
+   * @throws ShoalError `resource_exhausted` before anything is allocated.
+   */
+  constructor(
+    digest: string,
+    size: number,
+    at: {
+      readonly hash: Hasher;
+      readonly limit?: number;
+      readonly memory?: ArrayBuffer | undefined;
+    },
+  ) {
+    const { hash, limit = MAX_VECTOR_BYTES, memory } = at;
+    requireSize(size, limit);
+    const bytes = memory?.byteLength === size ? new Uint8Array(memory) : new Uint8Array(size);
+    const put = (data: Uint8Array, offset: number): void => bytes.set(data, offset);
+    this.#bytes = bytes;
+    this.#intake = new Intake(digest, size, { hash, limit, put });
+  }
+
+  get digest(): string {
+    return this.#intake.digest;
+  }
+
+  get offset(): number {
+    return this.#intake.offset;
+  }
+
+  /**
+   * Adds a chunk.
+   *
+   * @returns The whole content once it is complete.
+   * @throws ShoalError `data_corrupt` for a chunk out of place or a digest that does not fit.
+   */
+  add(chunk: Piece): Uint8Array<ArrayBuffer> | undefined {
+    return this.#intake.add(chunk) ? this.#bytes : undefined;
   }
 }
 

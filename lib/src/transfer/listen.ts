@@ -10,7 +10,7 @@ const SERVER_WINDOW_BYTES = 1024 * 1024;
  * Lets clients send more than 64 KiB ahead. Channels have an option for it, grpc-js servers (1.14) have none:
  * where their inside is other than this expects, uploads are slower, and that is all.
  */
-function widenWindow(server: grpc.Server): void {
+export function widenWindow(server: grpc.Server): void {
   const inside = server as unknown as {
     commonServerOptions?: { settings?: Settings };
     createHttp2Server?: (credentials: unknown) => Http2Server;

@@ -55,13 +55,17 @@ export interface ParticipantResult {
   readonly history: readonly RoundSummary[];
 }
 
+/** Attempts to reach the aggregator in vain that people are not told of: it may just be starting again. */
+const TOLD_ATTEMPT = 4;
+
 type TaskFrame = Extract<AggregatorFrame['frame'], { case: 'task' }>['value'];
 
 /** An update that is not accepted yet. */
 interface Pending {
   readonly round: number;
   readonly bytes: Uint8Array;
-  readonly digest: string;
+  /** Known once it was sent: hashing it first would keep the aggregator waiting. */
+  digest: string;
   readonly samples: number;
   readonly metrics: Readonly<Record<string, number>>;
   readonly encoding: string;
@@ -96,12 +100,14 @@ export class Participant {
   /** The last round whose shares were opened: it has no other aggregation. */
   #opened = 0;
   #secure: SecureUpload | undefined;
-  #vector: { digest: string; values: Float32Array } | undefined;
+  #vector: { digest: string; values: Float32Array<ArrayBuffer> } | undefined;
   #assembly: Assembly | undefined;
   #task: TaskFrame | undefined;
   #compressor: Compressor | undefined;
   #rounds = 0;
   #working = Promise.resolve();
+  /** Tasks that are being worked on or wait. */
+  #tasks = 0;
 
   constructor(options: ParticipantOptions, model: FederatedModel) {
     this.#options = options;
@@ -124,7 +130,10 @@ export class Participant {
         });
       } catch (error) {
         if (signal.aborted || isFinal(error)) throw error;
-        this.#logger.info('the aggregator is not reached', { reason: messageOf(error) });
+        const reason = messageOf(error);
+        this.#logger.info('the aggregator is not reached', { reason });
+        if (attempt === TOLD_ATTEMPT)
+          this.#options.onNotice?.(`the aggregator is not reached: ${reason}`);
         await clock.sleep(50 + backoffMs(attempt, { baseMs: 100, capMs: 5_000 }, random), signal);
       }
     }
@@ -270,8 +279,17 @@ export class Participant {
       return;
     }
     const hash = this.#options.platform.newHash();
-    this.#assembly = new Assembly(task.model, Number(task.modelBytes), { hash });
+    const memory = this.#released();
+    this.#assembly = new Assembly(task.model, Number(task.modelBytes), { hash, memory });
     this.#send(stream, { case: 'want', value: { digest: task.model, offset: 0n } });
+  }
+
+  /** Memory of a model that nobody reads any more. */
+  #released(): ArrayBuffer | undefined {
+    const buffer =
+      this.#tasks > 0 || this.#pending.size > 0 ? undefined : this.#vector?.values.buffer;
+    this.#vector = undefined;
+    return buffer;
   }
 
   #hasResultOf(round: number): boolean {
@@ -283,9 +301,10 @@ export class Participant {
     const task = this.#task;
     const vector = this.#vector;
     if (!task || vector?.digest !== task.model) return;
-    this.#working = this.#working.then(() =>
-      this.#train(stream, { task, values: vector.values, signal }),
-    );
+    this.#tasks++;
+    this.#working = this.#working
+      .then(() => this.#train(stream, { task, values: vector.values, signal }))
+      .finally(() => this.#tasks--);
   }
 
   async #train(
@@ -345,8 +364,7 @@ export class Participant {
       );
       const bytes = instructions.evaluateOnly ? new Uint8Array() : this.#compressor.compress(delta);
       const encoding = instructions.encoding.name;
-      const digest = this.#digestOf(bytes);
-      this.#pending.set(round, { round, bytes, digest, samples, metrics, encoding });
+      this.#pending.set(round, { round, bytes, digest: '', samples, metrics, encoding });
     }
     this.#rounds++;
     const history = JSON.parse(task.history || '[]') as RoundSummary[];
@@ -382,9 +400,13 @@ export class Participant {
       value: { ...rest, attempt, samples: BigInt(samples), bytes: BigInt(bytes.length) },
     });
     if (bytes.length === 0) return;
-    await sendChunks(stream, { digest: rest.digest, bytes }, (chunk) =>
-      create(ParticipantFrameSchema, { frame: { case: 'chunk', value: chunk as never } }),
-    );
+    const hash = this.#options.platform.newHash();
+    await sendChunks(stream, { digest: '', bytes }, ({ offset, data }) => {
+      hash.update(data);
+      if (Number(offset) + data.length === bytes.length) pending.digest = hash.digest();
+      const value = { digest: pending.digest, offset, data };
+      return create(ParticipantFrameSchema, { frame: { case: 'chunk', value: value as never } });
+    });
   }
 
   /** A stage of secure aggregation; what it must not answer ends its part in the round, with the reason. */
@@ -401,9 +423,8 @@ export class Participant {
         return;
       }
       const bytes = bytesOf(answer);
-      const digest = this.#digestOf(bytes);
       // Samples and metrics were told when it was ready.
-      const update = { round, bytes, digest, samples: 1, metrics: {}, encoding: 'masked' };
+      const update = { round, bytes, digest: '', samples: 1, metrics: {}, encoding: 'masked' };
       await this.#sendUpdate(stream, update, attempt);
     } catch (error) {
       this.#fail(stream, round, messageOf(error));
