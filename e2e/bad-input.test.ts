@@ -331,3 +331,32 @@ test('a federated round that cannot go on says who is missing', async () => {
   );
   await c.resources.remove('fl', 'default', 'waits');
 });
+
+test('a participant whose work does not count says why, and the others go on', async () => {
+  writeFileSync(c.path('edge-1', '/data/odd.jsonl'), `${toImageLine(new Float32Array(784), 7)}\n`);
+  await c.apply(
+    sedna('Dataset', 'odd', { url: '/data/odd.jsonl', format: 'jsonl', nodeName: 'edge-1' }),
+  );
+  const job = federated('fl') as { spec: { trainingWorkers: JsonObject[] } & JsonObject };
+  const odd = { ...job.spec.trainingWorkers[0], dataset: { name: 'odd' } };
+  const trainingWorkers = [...job.spec.trainingWorkers, odd];
+  const spec = { ...job.spec, rounds: 2, quorum: 1, deadlineSeconds: 2, trainingWorkers };
+  await c.apply({ ...sedna('FederatedLearningJob', 'odd', spec) });
+  interface Told {
+    readonly participants?: readonly { readonly name: string; readonly message?: string }[];
+    readonly rounds?: readonly { readonly participants: number }[];
+  }
+  const told = await c.until(
+    'the reason and a round',
+    async () => {
+      const status = (await c.get('fl', 'odd'))?.status as Told | undefined;
+      return status?.participants?.some((p) => p.message) && status.rounds ? status : undefined;
+    },
+    60_000,
+  );
+  expect(told.rounds?.[0]?.participants).toBe(1);
+  const messages = told.participants?.map((p) => p.message ?? '');
+  expect(messages?.[0]).toBe('');
+  expect(messages?.[1]).toMatch(/^round \d+: sample 0 of the batch has class 7/);
+  await c.resources.remove('fl', 'default', 'odd');
+});

@@ -221,6 +221,7 @@ export const federatedLearningJob: KindDefinition = {
             round: integer('The round it worked on last.'),
             samples: integer('Its samples.'),
             updateTime: string('When it reported.'),
+            message: string('Why its last update does not count.'),
           },
           'FederatedParticipant',
         ),

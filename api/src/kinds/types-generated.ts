@@ -856,6 +856,8 @@ export interface FederatedParticipant {
   readonly samples?: number;
   /** When it reported. */
   readonly updateTime?: string;
+  /** Why its last update does not count. */
+  readonly message?: string;
 }
 
 /** State of the job. */

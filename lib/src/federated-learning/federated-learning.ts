@@ -171,6 +171,7 @@ export class FederatedLearning {
     );
     const startTime = new Date().toISOString();
     let last: { round: number; history: readonly RoundSummary[] } = { round: 0, history: [] };
+    let refused = { round: 0, reason: '' };
     const report = (
       status: 'running' | 'completed',
       { round, history }: typeof last,
@@ -186,6 +187,11 @@ export class FederatedLearning {
           updateTime: new Date().toISOString(),
           rounds: history.slice(-50),
           waiting,
+          // Of the round it works on; an older refusal is history.
+          message:
+            refused.round >= round && refused.reason
+              ? `round ${refused.round}: ${refused.reason}`
+              : '',
         },
       });
     const participant = new Participant(
@@ -194,6 +200,10 @@ export class FederatedLearning {
         ...(at.logger ? { logger: at.logger } : {}),
         onNotice: (reason) => {
           report('running', last, reason).catch(() => undefined);
+        },
+        onRefused: (round, reason) => {
+          refused = { round, reason };
+          report('running', last).catch(() => undefined);
         },
         onRound: (round, _metrics, history) => {
           last = { round, history };

@@ -14,6 +14,8 @@ import { phaseOf, troubleOf } from '../pod-trouble.ts';
 import { SLOT_LABEL, type Slot } from './workers.ts';
 
 const MAX_ROUNDS = 50;
+/** Characters of a reason in the status. */
+const MAX_MESSAGE = 300;
 
 /** A figure of all rounds: as the last one has it, or, of an older aggregator, of those that are told. */
 function totalOf(rounds: readonly JsonObject[], each: string, total: string): number {
@@ -110,6 +112,9 @@ function participantsOf(
           round: Number(info['currentRound'] ?? 0),
           samples: Number(info['sampleCount'] ?? 0),
           ...(typeof info['updateTime'] === 'string' ? { updateTime: info['updateTime'] } : {}),
+          ...(typeof info['message'] === 'string' && info['message'] !== ''
+            ? { message: info['message'].slice(0, MAX_MESSAGE) }
+            : {}),
         },
       ];
     })

@@ -39,6 +39,8 @@ export interface ParticipantOptions {
   readonly logger?: Logger;
   /** Told why a round cannot go on yet. */
   readonly onNotice?: (reason: string) => void;
+  /** Told why the work of a round does not count: it was refused, or could not be done. */
+  readonly onRefused?: (round: number, reason: string) => void;
   /** Told before every task, with the rounds so far. */
   readonly onTask?: (history: readonly RoundSummary[]) => void;
   /** Told after every task, with the rounds so far. */
@@ -202,6 +204,7 @@ export class Participant {
 
   #fail(stream: FrameStream, round: number, reason: string): void {
     this.#logger.warn('round failed', { round, reason });
+    this.#options.onRefused?.(round, reason);
     this.#send(stream, { case: 'failed', value: { round, reason } });
   }
 
@@ -255,6 +258,7 @@ export class Participant {
   #refused({ round, reason, final }: { round: number; reason: string; final: boolean }): undefined {
     if (final) throw new ShoalError('permission_denied', `the aggregator refuses: ${reason}`);
     this.#logger.warn('update refused', { round, reason });
+    this.#options.onRefused?.(round, reason);
     this.#pending.delete(round);
     return undefined;
   }
