@@ -2,7 +2,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { AggregationServer, addWeighted, createStrategy } from '@shoal/lib';
+import { AggregationServer, addWeighted, createStrategy, kernelVectors } from '@shoal/lib';
 
 /**
  * `npm run bench:federated`: aggregation kernels, and the floor of a round without training work.
@@ -77,15 +77,24 @@ function show(what: string, times: Times): void {
 }
 
 function aggregation(n: number, d: number): void {
-  const inputs = Array.from({ length: n }, (_, k) =>
-    Float32Array.from({ length: d }, (__, i) => Math.sin(i * 0.37 + k)),
-  );
+  // Where the aggregator has them too: its updates are read into memory of the kernel.
+  const [target = new Float32Array(d), ...inputs] = kernelVectors(n + 1, d);
+  for (const [k, input] of inputs.entries())
+    for (let i = 0; i < d; i++) input[i] = Math.sin(i * 0.37 + k);
   const weights = inputs.map((_, k) => 10 + k);
   const at = `n=${n}, d=${d / 1e6} M`;
-  const target = new Float32Array(d);
   show(
     `weighted mean, ${at}`,
     measure(7, () => addWeighted(target, inputs, weights)),
+  );
+  const streamed = (): void => {
+    for (const [k, input] of inputs.entries()) addWeighted(target, [input], [weights[k] ?? 0]);
+  };
+  show(`  one after the other, ${at}`, measure(7, streamed));
+  const elsewhere = inputs.map((input) => input.slice());
+  show(
+    `  of arrays elsewhere, ${at}`,
+    measure(5, () => addWeighted(target, elsewhere, weights)),
   );
   const updates = inputs.map((delta, k) => ({
     participant: `p${k}`,

@@ -81,7 +81,7 @@ export {
   GroupAggregator,
   type GroupAggregatorOptions,
 } from './federated-learning/group-aggregator.ts';
-export { addWeighted } from './federated-learning/kernels.ts';
+export { addWeighted, kernelVectors } from './federated-learning/kernels.ts';
 export { grpcTransport, nodePlatform } from './federated-learning/participant/grpc-transport.ts';
 export {
   Participant,

@@ -1,4 +1,4 @@
-import { addWeighted, scale, setWeighted, squaredNorm } from './kernels.ts';
+import { addWeighted, scale, squaredNorm } from './kernels.ts';
 import { requireUpdates } from './strategies/robust.ts';
 import {
   type ModelUpdate,
@@ -23,7 +23,7 @@ export class MeanAccumulator {
    */
   constructor(strategy: Strategy, memory: Float32Array) {
     this.#strategy = strategy;
-    this.#sum = memory;
+    this.#sum = memory.fill(0);
   }
 
   get count(): number {
@@ -33,8 +33,7 @@ export class MeanAccumulator {
   add(update: ModelUpdate): void {
     const { rule } = this.#strategy;
     const weight = rule.kind === 'mean' ? rule.weight(update) : 1;
-    if (this.count === 0) setWeighted(this.#sum, update.delta, weight);
-    else addWeighted(this.#sum, [update.delta], [weight]);
+    addWeighted(this.#sum, [update.delta], [weight]);
     const { participant, samples, metrics } = update;
     const usesNorms = rule.kind === 'mean' && rule.usesNorms === true;
     const norm = usesNorms ? squaredNorm(update.delta) : 0;
@@ -43,7 +42,6 @@ export class MeanAccumulator {
 
   /** The combined change; the accumulator is used up. */
   finish(): Float32Array {
-    if (this.count === 0) this.#sum.fill(0);
     const { rule } = this.#strategy;
     scale(this.#sum, rule.kind === 'mean' ? rule.scale(this.#infos) : 1 / this.count);
     return this.#sum;

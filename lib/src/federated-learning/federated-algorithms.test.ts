@@ -6,6 +6,7 @@ import { Compressor, decompress } from './compression.ts';
 import {
   addWeighted,
   allFinite,
+  kernelVectors,
   perCoordinate,
   sortingNetwork,
   squaredDistance,
@@ -335,6 +336,28 @@ test('weighted sums of any length agree with float64; NaN and infinity are seen'
         5,
       );
   }
+  for (const size of [1, 15, 16, 17, 1_000])
+    for (const n of [1, 2, 3, 4, 5, 9]) {
+      const weights = Array.from({ length: n }, (_, k) => Math.sin(k + 1));
+      const plain = weights.map((_, k) =>
+        Float32Array.from({ length: size }, (__, i) => Math.cos(i * (k + 1)) - 0.5),
+      );
+      const expected = new Float32Array(size).fill(-0);
+      for (const [k, x] of plain.entries())
+        for (let i = 0; i < size; i++)
+          expected[i] =
+            (expected[i] ?? 0) + Math.fround(Math.fround(weights[k] ?? 0) * (x[i] ?? 0));
+      const [target, ...inputs] = kernelVectors(n + 2, size);
+      const guard = inputs.pop()?.fill(7);
+      target?.fill(-0);
+      for (const [k, x] of inputs.entries()) x.set(plain[k] ?? []);
+      addWeighted(target ?? new Float32Array(), inputs, weights);
+      expect(target).toEqual(expected);
+      expect(guard?.every((v) => v === 7)).toBe(true);
+      const elsewhere = new Float32Array(size).fill(-0);
+      addWeighted(elsewhere, plain, weights);
+      expect(elsewhere).toEqual(expected);
+    }
   expect(allFinite(Float32Array.of(1, -2, 3e38))).toBe(true);
   for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])
     expect(allFinite(Float32Array.of(1, bad, 3))).toBe(false);

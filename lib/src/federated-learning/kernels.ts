@@ -1,111 +1,10 @@
+import { ADDED_AT_ONCE, type Kernel, openKernel } from './kernel-module.ts';
+
 /** Float32 values a tile holds: 64 KiB, so that accumulator and input stay in the cache. */
 const TILE = 16_384;
-const PAGE_BYTES = 65_536;
-
-const unsigned = (n: number): number[] => {
-  const bytes: number[] = [];
-  let rest = n;
-  do {
-    bytes.push((rest & 0x7f) | (rest > 0x7f ? 0x80 : 0));
-    rest >>>= 7;
-  } while (rest > 0);
-  return bytes;
-};
-const signed = (n: number): number[] => (n < 64 ? [n] : [(n & 0x7f) | 0x80, n >> 7]);
-const section = (id: number, body: readonly number[]): number[] => [
-  id,
-  ...unsigned(body.length),
-  ...body,
-];
-
-const LOCAL_GET = 0x20;
-const LOCAL_SET = 0x21;
-const load = (offset: number): number[] => [0xfd, 0x00, 0x02, offset];
-const store = (offset: number): number[] => [0xfd, 0x0b, 0x02, offset];
-const advance = (local: number, by: number): number[] => [
-  ...[LOCAL_GET, local, 0x41, ...signed(by), 0x6a],
-  ...[LOCAL_SET, local],
-];
-/** Goes round again while one local is below another. */
-const whileBelow = (local: number, end: number): number[] => [
-  ...[LOCAL_GET, local, LOCAL_GET, end, 0x49],
-  ...[0x0d, 0x00],
-];
-const LOOP: readonly number[] = [0x03, 0x40];
-const END = 0x0b;
-
-/** `axpy(acc, x, end, w)`: acc ← acc + w·x, sixteen floats a turn, from address `acc` to `end`. */
-function axpyCode(): number[] {
-  const one = (offset: number): number[] => [
-    ...[LOCAL_GET, 0, LOCAL_GET, 0, ...load(offset)],
-    ...[LOCAL_GET, 1, ...load(offset), LOCAL_GET, 4, 0xfd, 0xe6, 0x01], // f32x4.mul
-    ...[0xfd, 0xe4, 0x01, ...store(offset)], // f32x4.add
-  ];
-  return [
-    ...[0x01, 0x01, 0x7b], // one local of type v128: w in every lane
-    ...[LOCAL_GET, 3, 0xfd, 0x13, LOCAL_SET, 4],
-    ...[...LOOP, ...[0, 16, 32, 48].flatMap(one), ...advance(0, 64), ...advance(1, 64)],
-    ...[...whileBelow(0, 2), END, END],
-  ];
-}
-
-/**
- * `exchange(pairs, end, bytes)`: for each pair of addresses from `pairs` to `end`, the smaller
- * value of every lane goes to the first row, the larger to the second.
- */
-function exchangeCode(): number[] {
-  const [pairs, end, bytes, a, b, stop, va, vb] = [0, 1, 2, 3, 4, 5, 6, 7];
-  const both = (op: number): number[] => [LOCAL_GET, va, LOCAL_GET, vb, 0xfd, op, 0x01];
-  return [
-    ...[0x02, 0x03, 0x7f, 0x02, 0x7b], // three i32, two v128
-    ...LOOP,
-    ...[LOCAL_GET, pairs, 0x28, 0x02, 0x00, LOCAL_SET, a],
-    ...[LOCAL_GET, pairs, 0x28, 0x02, 0x04, LOCAL_SET, b],
-    ...[LOCAL_GET, a, LOCAL_GET, bytes, 0x6a, LOCAL_SET, stop],
-    ...LOOP,
-    ...[LOCAL_GET, a, ...load(0), LOCAL_SET, va],
-    ...[LOCAL_GET, b, ...load(0), LOCAL_SET, vb],
-    ...[LOCAL_GET, a, ...both(0xea), ...store(0)], // f32x4.pmin
-    ...[LOCAL_GET, b, ...both(0xeb), ...store(0)], // f32x4.pmax
-    ...[...advance(a, 16), ...advance(b, 16), ...whileBelow(a, stop), END],
-    ...[...advance(pairs, 8), ...whileBelow(pairs, end), END],
-    END,
-  ];
-}
-
-/** A module with both loops, written by hand: no compiler is needed for two loops. */
-function kernelModule(): Uint8Array<ArrayBuffer> {
-  const text = (name: string): number[] => [name.length, ...new TextEncoder().encode(name)];
-  const body = (code: readonly number[]): number[] => [...unsigned(code.length), ...code];
-  return Uint8Array.from([
-    ...[0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00],
-    ...section(1, [2, 0x60, 4, 0x7f, 0x7f, 0x7f, 0x7d, 0, 0x60, 3, 0x7f, 0x7f, 0x7f, 0]),
-    ...section(2, [1, ...text('m'), ...text('m'), 0x02, 0x00, 0x01]),
-    ...section(3, [2, 0, 1]),
-    ...section(7, [2, ...text('axpy'), 0x00, 0x00, ...text('exchange'), 0x00, 0x01]),
-    ...section(10, [2, ...body(axpyCode()), ...body(exchangeCode())]),
-  ]);
-}
-
-interface Kernel {
-  readonly axpy: (acc: number, x: number, end: number, w: number) => void;
-  readonly exchange: (pairs: number, end: number, bytes: number) => void;
-  readonly buffer: ArrayBuffer;
-}
-
-function open(bytes: number): Kernel {
-  const memory = new WebAssembly.Memory({ initial: Math.ceil(bytes / PAGE_BYTES) });
-  const module = new WebAssembly.Module(kernelModule());
-  const { exports } = new WebAssembly.Instance(module, { m: { m: memory } });
-  return {
-    axpy: exports['axpy'] as Kernel['axpy'],
-    exchange: exports['exchange'] as Kernel['exchange'],
-    buffer: memory.buffer,
-  };
-}
 
 interface AdditionKernel {
-  readonly axpy: Kernel['axpy'];
+  readonly add: Kernel['add'];
   readonly acc: Float32Array;
   readonly x: Float32Array;
 }
@@ -114,34 +13,83 @@ let addition: AdditionKernel | undefined;
 
 function additionKernel(): AdditionKernel {
   if (addition) return addition;
-  const { axpy, buffer } = open(2 * TILE * 4);
+  const { add, buffer } = openKernel(2 * TILE * 4);
   addition = {
-    axpy,
+    add,
     acc: new Float32Array(buffer, 0, TILE),
     x: new Float32Array(buffer, TILE * 4, TILE),
   };
   return addition;
 }
 
+/** Kernels by the memory that {@link kernelVectors} gave away. */
+const kernels = new WeakMap<ArrayBufferLike, Kernel>();
+
+/**
+ * Vectors in the memory of a kernel of their own: {@link addWeighted} adds them up without copying, as fast as
+ * they can be read. Where there is no room (4 GiB for all of them), ordinary ones.
+ *
+ * @param size Values of each; all are 0.
+ */
+export function kernelVectors(count: number, size: number): Float32Array<ArrayBuffer>[] {
+  const stride = Math.ceil(size / 16) * 64;
+  try {
+    const kernel = openKernel(Math.max(1, count * stride));
+    kernels.set(kernel.buffer, kernel);
+    return Array.from(
+      { length: count },
+      (_, k) => new Float32Array(kernel.buffer, k * stride, size),
+    );
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    return Array.from({ length: count }, () => new Float32Array(size));
+  }
+}
+
 /**
  * target ← target + Σ_k weights[k]·inputs[k], always in the order of the inputs: the same inputs in
  * the same order give the same bits.
  *
- * Works tile by tile: the accumulator of a tile stays in the cache while every input passes once.
- *
- * @param inputs Each as long as `target`.
+ * @param inputs Each as long as `target`; fastest when all are of one {@link kernelVectors}.
  */
 export function addWeighted(
   target: Float32Array,
   inputs: readonly Float32Array[],
   weights: readonly number[],
 ): void {
+  const kernel = kernels.get(target.buffer);
   const [only] = inputs;
-  if (inputs.length === 1 && only) {
-    addOne(target, only, Math.fround(weights[0] ?? 0));
-    return;
+  if (kernel && inputs.every((x) => x.buffer === target.buffer))
+    addInPlace(kernel, target, { inputs, weights });
+  else if (inputs.length === 1 && only) addFrom(target, only, { w: weights[0] ?? 0, from: 0 });
+  else addByTiles(target, inputs, weights);
+}
+
+/** In the memory of a kernel: several inputs a pass. */
+function addInPlace(
+  { add }: Kernel,
+  target: Float32Array,
+  { inputs, weights }: { inputs: readonly Float32Array[]; weights: readonly number[] },
+): void {
+  // Whole turns of the kernel; the rest would reach into the next vector.
+  const whole = target.length - (target.length % 16);
+  const start = target.byteOffset;
+  const end = start + whole * 4;
+  for (let k = 0; whole > 0 && k < inputs.length; k += ADDED_AT_ONCE) {
+    const some = inputs.slice(k, k + ADDED_AT_ONCE);
+    const addresses = some.map((x) => x.byteOffset);
+    add[some.length - 1]?.(start, end, ...addresses, ...weights.slice(k, k + some.length));
   }
-  const { axpy, acc, x } = additionKernel();
+  for (const [k, x] of inputs.entries()) addFrom(target, x, { w: weights[k] ?? 0, from: whole });
+}
+
+/** Tile by tile: the accumulator of a tile stays in the cache while every input passes once. */
+function addByTiles(
+  target: Float32Array,
+  inputs: readonly Float32Array[],
+  weights: readonly number[],
+): void {
+  const { add, acc, x } = additionKernel();
   for (let from = 0; from < target.length; from += TILE) {
     const to = Math.min(from + TILE, target.length);
     const size = to - from;
@@ -149,25 +97,24 @@ export function addWeighted(
     acc.set(target.subarray(from, to));
     for (const [k, input] of inputs.entries()) {
       x.set(input.subarray(from, to));
-      axpy(0, TILE * 4, end, weights[k] ?? 0);
+      add[0]?.(0, end, TILE * 4, weights[k] ?? 0);
     }
     target.set(acc.subarray(0, size), from);
   }
 }
 
 /**
- * target ← target + w·x. Copying into the kernel's memory costs more than one addition: each step is rounded
- * to float32 as the kernel does, so that the bits are the same.
+ * target ← target + w·x from a value on. Copying into the kernel's memory costs more than one addition: each
+ * step is rounded to float32 as the kernel does, so that the bits are the same.
  */
-function addOne(target: Float32Array, x: Float32Array, w: number): void {
-  for (let i = 0; i < target.length; i++)
-    target[i] = (target[i] ?? 0) + Math.fround(w * (x[i] ?? 0));
-}
-
-/** target ← w·x, with the bits that {@link addWeighted} makes of a target of zeros. */
-export function setWeighted(target: Float32Array, x: Float32Array, weight: number): void {
-  const w = Math.fround(weight);
-  for (let i = 0; i < target.length; i++) target[i] = 0 + Math.fround(w * (x[i] ?? 0));
+function addFrom(
+  target: Float32Array,
+  x: Float32Array,
+  { w, from }: { readonly w: number; readonly from: number },
+): void {
+  const weight = Math.fround(w);
+  for (let i = from; i < target.length; i++)
+    target[i] = (target[i] ?? 0) + Math.fround(weight * (x[i] ?? 0));
 }
 
 /** target ← factor·target */
@@ -293,7 +240,7 @@ export function perCoordinate(
   const pairs = neededFor(sortingNetwork(n), ...ranks);
   const rowBytes = COLUMNS * 4;
   const table = n * rowBytes;
-  const { exchange, buffer } = open(table + Math.max(1, pairs.length) * 8);
+  const { exchange, buffer } = openKernel(table + Math.max(1, pairs.length) * 8);
   new Int32Array(buffer, table, pairs.length * 2).set(pairs.flat().map((row) => row * rowBytes));
   const rows = inputs.map((_, k) => new Float32Array(buffer, k * rowBytes, COLUMNS));
   for (let from = 0; from < size; from += COLUMNS) {

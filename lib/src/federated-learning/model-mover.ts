@@ -1,7 +1,7 @@
 import { ShoalError } from '@shoal/core';
 import { aggregateRound, moveModel } from './aggregate.ts';
 import { decompress } from './compression.ts';
-import { squaredDistance } from './kernels.ts';
+import { kernelVectors, squaredDistance } from './kernels.ts';
 import { OrderedSum } from './ordered-sum.ts';
 import type { PrivacyGuard } from './privacy/privacy-guard.ts';
 import type { RoundStore, StoredUpdate } from './round-store.ts';
@@ -33,11 +33,15 @@ export class ModelMover {
   readonly #readers = new Map<Float32Array, number>();
   #norm = 0;
   #sum: OrderedSum | undefined;
-  #memory: Float32Array | undefined;
+  readonly #memory: Float32Array;
 
   constructor(parts: Parts, model: Float32Array) {
     this.#parts = parts;
     this.#model = model;
+    // Fresh memory costs more than the sum itself, and so does copying what is read to where it is added.
+    const [memory, read] = kernelVectors(2, model.length);
+    this.#memory = memory ?? new Float32Array(model.length);
+    if (read) parts.store.readInto(read);
   }
 
   get model(): Float32Array {
@@ -66,8 +70,6 @@ export class ModelMover {
   };
 
   #ordered(order: readonly string[]): OrderedSum {
-    // Fresh memory costs more than the sum itself.
-    this.#memory ??= new Float32Array(this.#model.length);
     this.#sum ??= new OrderedSum(this.#parts.strategy, this.#memory, order);
     return this.#sum;
   }

@@ -127,6 +127,11 @@ export class RoundStore {
     return this.#arena.reserve(size, kept);
   }
 
+  /** Where updates are read to, when they have room there. */
+  readInto({ buffer, byteOffset, byteLength }: Float32Array<ArrayBuffer>): void {
+    this.#arena.readInto(new Uint8Array(buffer, byteOffset, byteLength));
+  }
+
   /** Bytes that came, to be looked at before they are kept; until the next are read. */
   peek(upload: Pick<Upload, 'offset'>, bytes: number): Uint8Array<ArrayBuffer> {
     return this.#arena.peek({ offset: upload.offset, bytes });

@@ -124,6 +124,12 @@ export class UpdateArena {
     }
   }
 
+  /** Where updates are read to, when they have room there. */
+  readInto(memory: Uint8Array<ArrayBuffer>): void {
+    this.#memory = memory;
+    this.#held = undefined;
+  }
+
   /**
    * Bytes of an update, in memory that the next call overwrites, to be looked at only.
    *
