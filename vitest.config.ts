@@ -1,9 +1,14 @@
 import { defineConfig, type ViteUserConfig } from 'vitest/config';
 
-/** Real clusters that mostly wait, for leases and deadlines to run out: three run side by side. */
-const PATIENT = ['autonomy', 'bad-luck', 'lifelong', 'rollout', 'two-managers'].map(
-  (name) => `e2e/${name}.test.ts`,
-);
+/** Real processes that mostly wait, for leases and deadlines, or to be started: three files run side by side. */
+const PATIENT = [
+  'autonomy',
+  'bad-luck',
+  'federated-kill',
+  'lifelong',
+  'rollout',
+  'two-managers',
+].map((name) => `e2e/${name}.test.ts`);
 
 /** Unit tests stand beside the code and touch neither network nor clock; the rest is integration. */
 const config: ViteUserConfig = defineConfig({

@@ -14,7 +14,7 @@ import { afterAll, expect, test } from 'vitest';
  * federation ends with the model of an undisturbed run, bit for bit.
  */
 const PARTICIPANTS = 3;
-const ROUNDS = 4;
+const ROUNDS = 7;
 const root = mkdtempSync(join(tmpdir(), 'shoal-federated-kill-'));
 const started = new Set<ChildProcess>();
 afterAll(() => {
@@ -43,16 +43,19 @@ for (let k = 0; k < PARTICIPANTS; k++) {
 interface Federation {
   readonly dir: string;
   readonly port: number;
+  readonly options: { readonly strategy?: object };
+  /** The last round the aggregator has ended. */
+  round: number;
 }
 
-async function federation(name: string): Promise<Federation> {
+async function federation(name: string, options: Federation['options']): Promise<Federation> {
   const dir = join(root, name);
   mkdirSync(dir);
   const layers = [flatten(), dense(10)];
   const model = sequential({ input: [1, 28, 28], layers, random: seededRandom(1) });
   writeFileSync(join(dir, 'model.onnx'), model);
   writeFileSync(join(dir, 'first.onnx'), model);
-  return { dir, port: await freePort() };
+  return { dir, port: await freePort(), options, round: 0 };
 }
 
 /** Starts a worker as a pod would; resolves with its exit code, or the signal that ended it. */
@@ -63,10 +66,9 @@ function worker(
 ): { child: ChildProcess; ended: Promise<number | string> } {
   const child = spawn(process.execPath, ['workers/src/main.ts', kind], {
     cwd: join(import.meta.dirname, '..'),
-    stdio: ['ignore', 'ignore', 'inherit'],
+    stdio: ['ignore', 'pipe', 'pipe'],
     env: {
       PATH: process.env['PATH'],
-      LOG_LEVEL: 'error',
       JOB_NAME: 'kill',
       MODEL_URL: join(f.dir, 'model.onnx'),
       PRETRAINED_MODEL_URL: join(f.dir, 'first.onnx'),
@@ -75,11 +77,17 @@ function worker(
       AGG_BIND_HOST: '127.0.0.1',
       AGG_BIND_PORT: String(f.port),
       AGG_PORT: String(f.port),
-      FEDERATED_OPTIONS: JSON.stringify({ rounds: ROUNDS, learningRate: 0.05, localEpochs: 80 }),
+      FEDERATED_OPTIONS: JSON.stringify({ rounds: ROUNDS, learningRate: 0.05, ...f.options }),
+      FEDERATED_STRATEGY: JSON.stringify(f.options.strategy ?? { name: 'FedAvg' }),
       ...env,
     },
   });
   started.add(child);
+  for (const stream of [child.stdout, child.stderr])
+    stream.on('data', (text: Buffer) => {
+      for (const [, round] of text.toString().matchAll(/"round":(\d+).*"round done"/g))
+        f.round = Math.max(f.round, Number(round));
+    });
   const ended = new Promise<number | string>((resolve) =>
     child.once('exit', (code, signal) => {
       started.delete(child);
@@ -106,9 +114,10 @@ async function keep(slot: Slot, f: Federation): Promise<void> {
 
 async function run(
   name: string,
-  disturb: (slots: readonly Slot[], over: () => boolean) => Promise<void>,
+  options: Federation['options'],
+  disturb: (slots: readonly Slot[], f: Federation, over: () => boolean) => Promise<void>,
 ): Promise<string> {
-  const f = await federation(name);
+  const f = await federation(name, options);
   const slots: Slot[] = [
     { kind: 'aggregate', env: {}, current: undefined },
     ...Array.from({ length: PARTICIPANTS }, (_, k) => ({
@@ -121,26 +130,38 @@ async function run(
   const all = Promise.all(slots.map((slot) => keep(slot, f))).then(() => {
     over = true;
   });
-  await Promise.all([all, disturb(slots, () => over)]);
+  await Promise.all([all, disturb(slots, f, () => over)]);
   return digestOf(readFileSync(join(f.dir, 'model.onnx')));
 }
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
-test('killed with -9 again and again, aggregator and participants end with the same model', {
-  timeout: 180_000,
-}, async () => {
-  const wanted = await run('calm', () => Promise.resolve());
-  const random = seededRandom(11);
-  let kills = 0;
-  const disturbed = await run('storm', async (slots, over) => {
-    await pause(900);
-    for (let i = 0; i < 8 && !over(); i++) {
-      const slot = slots[i % slots.length];
-      if (slot?.current?.kill('SIGKILL')) kills++;
-      await pause(250 + random.int(500));
-    }
-  });
-  expect(kills).toBeGreaterThan(3);
-  expect(disturbed).toBe(wanted);
-});
+/** What participants carry from round to round must survive too. */
+const CASES: readonly (readonly [name: string, options: Federation['options']])[] = [
+  ['FedAvg', {}],
+  // Steps of SCAFFOLD follow control variates, and top-k sends later what it left out before.
+  [
+    'SCAFFOLD, top-k',
+    { strategy: { name: 'SCAFFOLD' }, compression: { name: 'top-k', share: 0.2 } } as object,
+  ],
+];
+
+test.each(CASES)(
+  'killed with -9 in every round, aggregator and participants end with the same model: %s',
+  { timeout: 180_000 },
+  async (name, given) => {
+    const options = { localEpochs: 60, ...given };
+    const wanted = await run(`${name} calm`, options, () => Promise.resolve());
+    const random = seededRandom(11);
+    const killedIn = new Set<number>();
+    const disturbed = await run(`${name} storm`, options, async (slots, f, over) => {
+      for (let kill = 0; kill < 6; kill++) {
+        while (f.round < kill && !over()) await pause(2);
+        await pause(random.int(120));
+        if (slots[kill % slots.length]?.current?.kill('SIGKILL')) killedIn.add(f.round);
+      }
+    });
+    expect(killedIn.size).toBeGreaterThan(4);
+    expect(disturbed).toBe(wanted);
+  },
+);

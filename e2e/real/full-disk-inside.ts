@@ -83,18 +83,20 @@ async function run(dir: string, onRound: (round: number) => void): Promise<Run> 
 const digest = ({ buffer, byteOffset, byteLength }: Float32Array): string =>
   digestOf(new Uint8Array(buffer, byteOffset, byteLength));
 
+/** Writes until no such piece fits any more. */
+function fillWith(file: number, bytes: Uint8Array): void {
+  try {
+    for (;;) writeSync(file, bytes);
+  } catch {
+    // It is full.
+  }
+}
+
 /** Takes every byte that is left. */
 function fill(path: string): void {
   const file = openSync(path, 'w');
   try {
-    for (const size of [65_536, 4_096, 1]) {
-      const bytes = new Uint8Array(size);
-      try {
-        for (;;) writeSync(file, bytes);
-      } catch {
-        // No such piece fits any more.
-      }
-    }
+    for (const size of [65_536, 4_096, 1]) fillWith(file, new Uint8Array(size));
   } finally {
     closeSync(file);
   }

@@ -82,12 +82,14 @@ export {
   type GroupAggregatorOptions,
 } from './federated-learning/group-aggregator.ts';
 export { addWeighted, kernelVectors } from './federated-learning/kernels.ts';
+export { fileProgress } from './federated-learning/participant/file-progress.ts';
 export { grpcTransport, nodePlatform } from './federated-learning/participant/grpc-transport.ts';
 export {
   Participant,
   type ParticipantOptions,
   type ParticipantResult,
 } from './federated-learning/participant/participant.ts';
+export type { ProgressStore } from './federated-learning/participant/progress.ts';
 export { socketTransport } from './federated-learning/participant/socket-transport.ts';
 export type { ParticipantCall } from './federated-learning/participant-call.ts';
 export {

@@ -158,19 +158,31 @@ export class Compressor {
   readonly #random: Random;
   #residual: Float32Array | undefined;
 
-  /** @throws ShoalError `invalid_argument` for a share out of range. */
-  constructor(options: CompressionOptions, random: Random) {
+  /**
+   * @param residual What was lost until here. Default nothing.
+   * @throws ShoalError `invalid_argument` for a share out of range.
+   */
+  constructor(options: CompressionOptions, random: Random, residual?: Float32Array) {
     if (options.name === 'top-k' && !(options.share > 0 && options.share <= 1))
       throw new ShoalError('invalid_argument', `the share must be in (0, 1], got ${options.share}`);
     this.options = options;
     this.#random = random;
+    this.#residual = residual;
   }
 
-  /** @param delta Not changed. */
-  compress(delta: Float32Array): Uint8Array {
+  /** What was lost until here; undefined before the first change. Replaced, and never changed. */
+  get residual(): Float32Array | undefined {
+    return this.#residual;
+  }
+
+  /**
+   * @param delta Not changed.
+   * @param round Decides what chance does: the same round gives the same bytes.
+   */
+  compress(delta: Float32Array, round: number): Uint8Array {
     if (this.options.name === 'none') return encode(delta, this.options, this.#random);
     const whole = delta.map((v, i) => v + (this.#residual?.[i] ?? 0));
-    const bytes = encode(whole, this.options, this.#random);
+    const bytes = encode(whole, this.options, this.#random.fork(`round ${round}`));
     const sent = decompress(this.options.name, bytes, whole.length);
     this.#residual = whole.map((v, i) => v - (sent[i] ?? 0));
     return bytes;

@@ -1,6 +1,9 @@
+import { dirname, join } from 'node:path';
 import {
+  digestOf,
   integer,
   isJsonObject,
+  messageOf,
   readConfig,
   type SettingTable,
   ShoalError,
@@ -10,6 +13,7 @@ import type { Samples } from '../data/samples.ts';
 import { Reporter } from '../report/local-controller.ts';
 import { WORKER_SETTINGS, type WorkerEnvironment } from '../report/worker-environment.ts';
 import type { LocalTask } from './federated-model.ts';
+import { fileProgress, removeProgress } from './participant/file-progress.ts';
 import type { FrameTransport } from './participant/frame-stream.ts';
 import { nodePlatform } from './participant/grpc-transport.ts';
 import {
@@ -17,6 +21,7 @@ import {
   type ParticipantOptions,
   type ParticipantResult,
 } from './participant/participant.ts';
+import type { ProgressStore } from './participant/progress.ts';
 import { socketTransport } from './participant/socket-transport.ts';
 import type { SigningIdentity } from './privacy/secure-aggregation/identity.ts';
 import type { RoundSummary } from './round-summary.ts';
@@ -169,55 +174,89 @@ export class FederatedLearning {
       },
       localRuleOf(env.FEDERATED_STRATEGY),
     );
-    const startTime = new Date().toISOString();
-    let last: { round: number; history: readonly RoundSummary[] } = { round: 0, history: [] };
-    let refused = { round: 0, reason: '' };
-    const report = (
-      status: 'running' | 'completed',
-      { round, history }: typeof last,
-      waiting = '',
-    ): Promise<void> =>
-      this.#reporter.send({
-        kind: 'train',
-        status,
-        ownerInfo: {
-          currentRound: round,
-          sampleCount: samples.size,
-          startTime,
-          updateTime: new Date().toISOString(),
-          rounds: history.slice(-50),
-          waiting,
-          // Of the round it works on; an older refusal is history.
-          message:
-            refused.round >= round && refused.reason
-              ? `round ${refused.round}: ${refused.reason}`
-              : '',
-        },
-      });
+    const { report, told } = this.#reports(samples.size);
+    const kept = this.#progress(at.logger);
     const participant = new Participant(
       {
         ...this.#connection(),
         ...(at.logger ? { logger: at.logger } : {}),
-        onNotice: (reason) => {
-          report('running', last, reason).catch(() => undefined);
-        },
-        onRefused: (round, reason) => {
-          refused = { round, reason };
-          report('running', last).catch(() => undefined);
-        },
-        onRound: (round, _metrics, history) => {
-          last = { round, history };
-          report('running', last).catch(() => undefined);
-        },
+        ...(kept ? { progress: kept.store } : {}),
+        ...told,
       },
       model,
     );
     try {
       const result = await participant.run(at.signal);
       await report('completed', { round: result.rounds, history: result.history });
+      kept?.remove();
       return result;
     } finally {
       await model.close();
     }
   }
+
+  /** What the local controller is told, and when. */
+  #reports(samples: number): {
+    readonly report: (status: 'running' | 'completed', at: Reported) => Promise<void>;
+    readonly told: Pick<ParticipantOptions, 'onNotice' | 'onRefused' | 'onRound'>;
+  } {
+    const startTime = new Date().toISOString();
+    let last: Reported = { round: 0, history: [] };
+    let refused = { round: 0, reason: '' };
+    const report = (
+      status: 'running' | 'completed',
+      { round, history }: Reported,
+      waiting = '',
+    ): Promise<void> => {
+      // Of the round it works on; an older refusal is history.
+      const isNews = refused.round >= round && refused.reason !== '';
+      const ownerInfo = {
+        currentRound: round,
+        sampleCount: samples,
+        startTime,
+        updateTime: new Date().toISOString(),
+        rounds: history.slice(-50),
+        waiting,
+        message: isNews ? `round ${refused.round}: ${refused.reason}` : '',
+      };
+      return this.#reporter.send({ kind: 'train', status, ownerInfo });
+    };
+    const running = (waiting?: string): void => {
+      report('running', last, waiting).catch(() => undefined);
+    };
+    const told = {
+      onNotice: running,
+      onRefused: (round: number, reason: string) => {
+        refused = { round, reason };
+        running();
+      },
+      onRound: (round: number, _metrics: unknown, history: readonly RoundSummary[]) => {
+        last = { round, history };
+        running();
+      },
+    };
+    return { report, told };
+  }
+
+  /** Beside the model, so that a restarted pod finds it; a job made anew has another. */
+  #progress(
+    logger: ParticipantOptions['logger'],
+  ): { readonly store: ProgressStore; readonly remove: () => void } | undefined {
+    const { MODEL_URL, JOB_NAME, WORKER_NAME, FEDERATED_TOKEN } = this.environment;
+    if (MODEL_URL === '') return undefined;
+    const instance = digestOf(FEDERATED_TOKEN).slice(7, 19);
+    const name = `.participant-${JOB_NAME}-${WORKER_NAME}-${instance}`;
+    const dir = join(dirname(MODEL_URL), name);
+    try {
+      return { store: fileProgress(dir), remove: () => removeProgress(dir) };
+    } catch (error) {
+      logger?.warn('killed, this participant would begin anew', { reason: messageOf(error) });
+      return undefined;
+    }
+  }
+}
+
+interface Reported {
+  readonly round: number;
+  readonly history: readonly RoundSummary[];
 }

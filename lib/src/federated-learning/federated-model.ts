@@ -34,6 +34,17 @@ export interface LocalResult {
   readonly metrics: Readonly<Record<string, number>>;
 }
 
+/** Vectors by name. */
+export type Vectors = Readonly<Record<string, Float32Array>>;
+
+/** Vectors a model carries from round to round; never changed, but replaced. */
+export interface Carried {
+  /** What must agree with the aggregator: taken back when the update of a round does not count. */
+  readonly shared: Vectors;
+  /** What only this participant sees. */
+  readonly own: Vectors;
+}
+
 /** A model that can be trained federated: one vector in, its change out. */
 export interface FederatedModel {
   readonly layout: readonly LayoutEntry[];
@@ -45,7 +56,12 @@ export interface FederatedModel {
   readonly samples: number;
   /** The vector of a fresh model: what the first round starts from. */
   initial(): Float32Array;
+  /** @param vector Not read any more once the update is accepted: its memory is used again. */
   train(vector: Float32Array, task: LocalTask, signal: AbortSignal): Promise<LocalResult>;
+  /** What it carries from round to round; missing: nothing. */
+  carried?(): Carried;
+  /** Puts vectors that {@link carried} gave in place, by name; what is missing is as in a fresh model. */
+  carry?(vectors: Vectors): void;
   close(): Promise<void>;
 }
 

@@ -1,8 +1,10 @@
+import { join } from 'node:path';
 import { type Clock, type KeyPair, type Logger, systemClock } from '@shoal/core';
 import { AggregationServer } from './aggregation-server.ts';
 import type { FederatedModel, LayoutEntry, LocalResult, LocalTask } from './federated-model.ts';
 import { resolveFederation } from './federation-options.ts';
 import { GroupRounds } from './group-rounds.ts';
+import { fileProgress } from './participant/file-progress.ts';
 import type { FrameTransport } from './participant/frame-stream.ts';
 import { nodePlatform } from './participant/grpc-transport.ts';
 import { Participant, type ParticipantResult } from './participant/participant.ts';
@@ -116,13 +118,14 @@ export class GroupAggregator {
 
   /** Takes part above until the federation ends, and tells the members. */
   async run(signal: AbortSignal): Promise<ParticipantResult> {
-    const { job, group, above, token, logger } = this.#options;
+    const { job, group, above, token, logger, dir } = this.#options;
     const participant = new Participant(
       {
         transport: above,
         platform: nodePlatform,
         job,
         participant: group,
+        progress: fileProgress(join(dir, 'above')),
         ...(token === undefined ? {} : { token }),
         ...(logger ? { logger } : {}),
         onTask: (history) => this.#server.rounds.tell(history),

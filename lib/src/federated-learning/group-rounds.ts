@@ -151,6 +151,7 @@ export class GroupRounds implements Rounds {
   }
 
   hasUpdate(participant: string, round: number): boolean {
+    if (this.#store.hasCounted(round, participant)) return true;
     return this.#store
       .updates(round)
       .some((u) => u.participant === participant && u.base === round);
@@ -239,6 +240,7 @@ export class GroupRounds implements Rounds {
       ? new Float32Array()
       : this.#ordered().finish(infos, this.#read);
     this.#sum = undefined;
+    this.#store.count(infos);
     const samples = infos.reduce((n, u) => n + u.samples, 0);
     wanted.done({ delta, samples, metrics: meanMetrics(infos) });
   }

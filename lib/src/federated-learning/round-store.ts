@@ -383,6 +383,14 @@ export class RoundStore {
       if (!kept.has(name)) this.#spares.give(join(this.#dir, 'models', name));
   }
 
+  /** Remembers whose updates of a round went into what was sent on (see {@link GroupRounds}). */
+  count(updates: readonly UpdateKey[]): void {
+    const count = this.#db.prepare('INSERT OR IGNORE INTO counted VALUES (?, ?)');
+    this.#transaction(() => {
+      for (const { participant, base } of updates) count.run(base, participant);
+    });
+  }
+
   /** Whether a participant's update of a base went into a finished round. */
   hasCounted(base: number, participant: string): boolean {
     const query = 'SELECT 1 FROM counted WHERE round = ? AND participant = ?';

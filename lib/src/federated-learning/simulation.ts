@@ -151,7 +151,7 @@ async function trained(
   for (const i of chosen) {
     const result = await at.models[i]?.train(model, at.task, at.signal);
     if (!result) continue;
-    const bytes = at.compressors[i]?.compress(result.delta) ?? new Uint8Array();
+    const bytes = at.compressors[i]?.compress(result.delta, at.task.round) ?? new Uint8Array();
     const delta = decompress(at.task.encoding.name, bytes, model.length);
     updates.push({ participant: `p${i}`, ...result, delta });
     work.push({

@@ -1,7 +1,14 @@
-import { seededRandom } from '@shoal/core';
+import { ShoalError, seededRandom } from '@shoal/core';
 import { type LossName, type OptimizerOptions, Trainer } from '@shoal/training';
 import { batches, type Samples, slice } from '../data/samples.ts';
-import type { FederatedModel, LayoutEntry, LocalResult, LocalTask } from './federated-model.ts';
+import type {
+  Carried,
+  FederatedModel,
+  LayoutEntry,
+  LocalResult,
+  LocalTask,
+  Vectors,
+} from './federated-model.ts';
 
 /** How this participant trains where that differs from what the federation asks. */
 export type LocalTraining = Partial<Pick<LocalTask, 'epochs' | 'batchSize' | 'learningRate'>>;
@@ -45,7 +52,8 @@ export class TrainerModel implements FederatedModel {
   /** c_k of SCAFFOLD. */
   #control: Float32Array | undefined;
   /** The personal model of Ditto. */
-  #personal: { trainer: Trainer; vector: Float32Array } | undefined;
+  #personal: Float32Array | undefined;
+  #personalTrainer: Trainer | undefined;
 
   private constructor(
     options: TrainerModelOptions,
@@ -187,11 +195,13 @@ export class TrainerModel implements FederatedModel {
   ): Float32Array {
     const delta = new Float32Array(this.size * 2);
     delta.set(change);
+    const control = at.control.slice();
     for (let i = 0; i < this.trainedSize; i++) {
       const moved = -(at.shared[i] ?? 0) - (change[i] ?? 0) * at.scale;
       delta[this.size + i] = moved;
-      at.control[i] = (at.control[i] ?? 0) + moved;
+      control[i] = (control[i] ?? 0) + moved;
     }
+    this.#control = control;
     return delta;
   }
 
@@ -217,35 +227,51 @@ export class TrainerModel implements FederatedModel {
     task: LocalTask,
     signal: AbortSignal,
   ): Promise<Record<string, number>> {
-    this.#personal ??= {
-      trainer: await Trainer.create({
-        model: this.#options.model,
-        loss: this.#options.loss ?? 'softmax-cross-entropy',
-        optimizer: this.#options.optimizer ?? { name: 'sgd', learningRate: 0.01 },
-        threads: this.#options.threads ?? 1,
-        penalty: { name: 'proximal', strength: task.personal },
-      }),
-      vector: weights.slice(),
-    };
-    const { trainer, vector } = this.#personal;
-    this.#write(trainer, vector);
+    this.#personalTrainer ??= await Trainer.create({
+      model: this.#options.model,
+      loss: this.#options.loss ?? 'softmax-cross-entropy',
+      optimizer: this.#options.optimizer ?? { name: 'sgd', learningRate: 0.01 },
+      threads: this.#options.threads ?? 1,
+      penalty: { name: 'proximal', strength: task.personal },
+    });
+    const trainer = this.#personalTrainer;
+    this.#write(trainer, this.#personal ?? weights);
     trainer.resetOptimizer();
     trainer.setCompanion('anchor', this.#parametersOf(weights));
     await this.#epochs(trainer, task, signal);
-    this.#personal.vector = this.#read(trainer);
+    this.#personal = this.#read(trainer);
     const { samples, validation = samples } = this.#options;
     const { accuracy = 0 } = await scores(trainer, validation);
     return { personalAccuracy: accuracy };
   }
 
+  carried(): Carried {
+    return {
+      shared: this.#control ? { control: this.#control } : {},
+      own: this.#personal ? { personal: this.#personal } : {},
+    };
+  }
+
+  /** @throws ShoalError `data_corrupt` for a vector of another model. */
+  carry({ control, personal }: Vectors): void {
+    for (const vector of [control, personal])
+      if (vector && vector.length !== this.size)
+        throw new ShoalError(
+          'data_corrupt',
+          `a vector of ${vector.length} values does not fit a model of ${this.size}`,
+        );
+    this.#control = control;
+    this.#personal = personal;
+  }
+
   /** The personal model of Ditto as an ONNX file; undefined before the first round. */
   deployPersonal(): Uint8Array | undefined {
-    return this.#personal?.trainer.deploy();
+    return this.#personal && this.deploy(this.#personal);
   }
 
   async close(): Promise<void> {
     if (this.#isOwner) await this.#trainer.release();
-    await this.#personal?.trainer.release();
+    await this.#personalTrainer?.release();
   }
 }
 

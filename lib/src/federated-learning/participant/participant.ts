@@ -17,11 +17,11 @@ import {
   systemClock,
 } from '@shoal/core';
 import { Assembly, sendChunks } from '../../transfer/chunks.ts';
-import { Compressor } from '../compression.ts';
 import { type FederatedModel, type LocalTask, layoutText } from '../federated-model.ts';
 import type { SigningIdentity } from '../privacy/secure-aggregation/identity.ts';
 import type { RoundSummary } from '../round-summary.ts';
 import type { FrameStream, FrameTransport, ParticipantPlatform } from './frame-stream.ts';
+import { type Pending, Progress, type ProgressStore } from './progress.ts';
 import { SecureUpload } from './secure-upload.ts';
 
 export interface ParticipantOptions {
@@ -37,6 +37,8 @@ export interface ParticipantOptions {
   readonly clock?: Clock;
   readonly random?: Random;
   readonly logger?: Logger;
+  /** Where it keeps what it must not forget when it is killed. Default nowhere. */
+  readonly progress?: ProgressStore;
   /** Told why a round cannot go on yet. */
   readonly onNotice?: (reason: string) => void;
   /** Told why the work of a round does not count: it was refused, or could not be done. */
@@ -62,17 +64,6 @@ const TOLD_ATTEMPT = 4;
 
 type TaskFrame = Extract<AggregatorFrame['frame'], { case: 'task' }>['value'];
 
-/** An update that is not accepted yet. */
-interface Pending {
-  readonly round: number;
-  readonly bytes: Uint8Array;
-  /** Known once it was sent: hashing it first would keep the aggregator waiting. */
-  digest: string;
-  readonly samples: number;
-  readonly metrics: Readonly<Record<string, number>>;
-  readonly encoding: string;
-}
-
 function isFinal(error: unknown): boolean {
   return error instanceof ShoalError && error.retry === 'terminal';
 }
@@ -90,8 +81,7 @@ export class Participant {
   readonly #options: ParticipantOptions;
   readonly #model: FederatedModel;
   readonly #logger: Logger;
-  /** Updates that are not accepted yet, by round; more than one only in an asynchronous federation. */
-  readonly #pending = new Map<number, Pending>();
+  readonly #progress: Progress;
   /** The stream that is open now. */
   #stream: FrameStream | undefined;
   /** What is being sent on a stream: the rounds of the updates, and when the last one is through. */
@@ -99,13 +89,12 @@ export class Participant {
     FrameStream,
     { readonly rounds: Set<number>; last: Promise<void> }
   >();
-  /** The last round whose shares were opened: it has no other aggregation. */
-  #opened = 0;
   #secure: SecureUpload | undefined;
   #vector: { digest: string; values: Float32Array<ArrayBuffer> } | undefined;
   #assembly: Assembly | undefined;
   #task: TaskFrame | undefined;
-  #compressor: Compressor | undefined;
+  /** The last task that needs no other beginning. */
+  #begun: TaskFrame | undefined;
   #rounds = 0;
   #working = Promise.resolve();
   /** Tasks that are being worked on or wait. */
@@ -115,6 +104,7 @@ export class Participant {
     this.#options = options;
     this.#model = model;
     this.#logger = options.logger ?? silentLogger;
+    this.#progress = new Progress(model, options.participant, options.progress);
   }
 
   /**
@@ -230,7 +220,8 @@ export class Participant {
         return undefined;
       }
       case 'accepted':
-        this.#pending.delete(frame.value.round);
+        this.#progress.accepted(frame.value.round);
+        this.#work(stream, signal);
         return undefined;
       case 'secure':
         void this.#answer(stream, frame.value);
@@ -240,7 +231,9 @@ export class Participant {
         this.#options.onNotice?.(frame.value.reason);
         return undefined;
       case 'refused':
-        return this.#refused(frame.value);
+        this.#refused(frame.value);
+        this.#work(stream, signal);
+        return undefined;
       case 'finished': {
         const { reason, history } = frame.value;
         return {
@@ -255,18 +248,18 @@ export class Participant {
     }
   }
 
-  #refused({ round, reason, final }: { round: number; reason: string; final: boolean }): undefined {
+  #refused({ round, reason, final }: { round: number; reason: string; final: boolean }): void {
     if (final) throw new ShoalError('permission_denied', `the aggregator refuses: ${reason}`);
     this.#logger.warn('update refused', { round, reason });
     this.#options.onRefused?.(round, reason);
-    this.#pending.delete(round);
-    return undefined;
+    this.#progress.refused(round);
   }
 
   #begin(stream: FrameStream, task: TaskFrame, signal: AbortSignal): void {
     this.#task = task;
     this.#options.onTask?.(JSON.parse(task.history || '[]') as RoundSummary[]);
-    if (this.#hasResultOf(task.round)) {
+    if (this.#hasResultOf(task)) {
+      this.#begun = task;
       this.#upload(stream, task).catch((error: unknown) =>
         this.#fail(stream, task.round, messageOf(error)),
       );
@@ -274,9 +267,10 @@ export class Participant {
     }
     // An asynchronous federation takes what is late; it was trained and must not be lost.
     const { asynchronous } = JSON.parse(task.instructions) as LocalTask;
-    for (const pending of this.#pending.values())
+    for (const pending of this.#progress.pending)
       if (asynchronous) void this.#sendUpdate(stream, pending, task.attempt);
-      else this.#pending.delete(pending.round);
+      // Whether it counts is not known: the answer to its announcement tells.
+      else this.#announce(stream, pending, task.attempt);
     this.#secure = undefined;
     if (this.#vector?.digest === task.model) {
       this.#work(stream, signal);
@@ -290,21 +284,29 @@ export class Participant {
 
   /** Memory of a model that nobody reads any more. */
   #released(): ArrayBuffer | undefined {
-    const buffer =
-      this.#tasks > 0 || this.#pending.size > 0 ? undefined : this.#vector?.values.buffer;
+    const isRead = this.#tasks > 0 || this.#progress.pending.length > 0;
+    const buffer = isRead ? undefined : this.#vector?.values.buffer;
     this.#vector = undefined;
     return buffer;
   }
 
-  #hasResultOf(round: number): boolean {
-    return this.#pending.has(round) || this.#secure?.round === round;
+  #hasResultOf({ round, model }: TaskFrame): boolean {
+    return this.#secure?.round === round || this.#progress.of(round, model) !== undefined;
+  }
+
+  /** Whether it is not known yet if an update of another round counts: what is carried depends on it. */
+  #isUnsettled({ round, instructions }: TaskFrame): boolean {
+    if ((JSON.parse(instructions) as LocalTask).asynchronous) return false;
+    return this.#progress.pending.some((p) => p.round !== round);
   }
 
   /** Trains in the background, one task after the other; frames are handled meanwhile. */
   #work(stream: FrameStream, signal: AbortSignal): void {
     const task = this.#task;
     const vector = this.#vector;
-    if (!task || vector?.digest !== task.model) return;
+    if (!task || vector?.digest !== task.model || task === this.#begun) return;
+    if (this.#isUnsettled(task)) return;
+    this.#begun = task;
     this.#tasks++;
     this.#working = this.#working
       .then(() => this.#train(stream, { task, values: vector.values, signal }))
@@ -319,7 +321,7 @@ export class Participant {
     if (task !== this.#task || signal.aborted) return;
     try {
       // Trained while the stream was away: it went to one that is gone.
-      if (!this.#hasResultOf(task.round)) await this.#result(task, values, signal);
+      if (!this.#hasResultOf(task)) await this.#result(task, values, signal);
       await this.#upload(this.#stream ?? stream, task);
     } catch (error) {
       if (!signal.aborted) this.#fail(this.#stream ?? stream, task.round, messageOf(error));
@@ -336,12 +338,14 @@ export class Participant {
         'permission_denied',
         'we have an identity to sign with, so our changes are only added up masked; the aggregator asks for them as they are',
       );
-    if (round <= this.#opened)
+    if (round <= this.#progress.opened)
       throw new ShoalError(
         'permission_denied',
-        `the sum of round ${this.#opened} was opened: there is no other of it, or of one before`,
+        `the sum of round ${this.#progress.opened} was opened: there is no other of it, or of one before`,
       );
-    const { delta, samples, metrics } = await this.#model.train(values, instructions, signal);
+    const before = this.#progress.mark();
+    const result = await this.#model.train(values, instructions, signal);
+    const { delta, samples, metrics } = result;
     if (instructions.secure && !instructions.evaluateOnly) {
       if (!identity)
         throw new ShoalError(
@@ -361,15 +365,8 @@ export class Participant {
         },
         { participant, identity, crypto: platform.crypto },
       );
-    } else {
-      this.#compressor ??= new Compressor(
-        instructions.encoding,
-        seededRandom(instructions.seed).fork(participant),
-      );
-      const bytes = instructions.evaluateOnly ? new Uint8Array() : this.#compressor.compress(delta);
-      const encoding = instructions.encoding.name;
-      this.#pending.set(round, { round, bytes, digest: '', samples, metrics, encoding });
-    }
+      this.#progress.trainedSecurely();
+    } else this.#progress.trained(result, instructions, { model: task.model, before });
     this.#rounds++;
     const history = JSON.parse(task.history || '[]') as RoundSummary[];
     this.#options.onRound?.(round, metrics, history);
@@ -379,7 +376,7 @@ export class Participant {
     if (this.#secure?.round === task.round)
       this.#send(stream, { case: 'secure', value: this.#secure.ready(task.attempt) });
     else {
-      const pending = this.#pending.get(task.round);
+      const pending = this.#progress.of(task.round, task.model);
       if (pending) await this.#sendUpdate(stream, pending, task.attempt);
     }
   }
@@ -397,12 +394,16 @@ export class Participant {
     return lane.last;
   }
 
+  #announce(stream: FrameStream, pending: Pending, attempt: number): void {
+    const { bytes, samples, round, metrics, encoding, digest } = pending;
+    const counts = { samples: BigInt(samples), bytes: BigInt(bytes.length) };
+    const value = { round, metrics, encoding, digest, attempt, ...counts };
+    this.#send(stream, { case: 'update', value });
+  }
+
   async #transmit(stream: FrameStream, pending: Pending, attempt: number): Promise<void> {
-    const { bytes, samples, ...rest } = pending;
-    this.#send(stream, {
-      case: 'update',
-      value: { ...rest, attempt, samples: BigInt(samples), bytes: BigInt(bytes.length) },
-    });
+    const { bytes } = pending;
+    this.#announce(stream, pending, attempt);
     if (bytes.length === 0) return;
     const hash = this.#options.platform.newHash();
     await sendChunks(stream, { digest: '', bytes }, ({ offset, data }) => {
@@ -421,14 +422,15 @@ export class Participant {
       if (secure?.round !== round)
         throw new ShoalError('failed_precondition', `the keys of round ${round} are not here`);
       const answer = await secure.answer(request);
-      if (secure.isOpened) this.#opened = round;
+      if (secure.isOpened) this.#progress.open(round);
       if (!(answer instanceof Uint32Array)) {
         this.#send(stream, { case: 'secure', value: answer });
         return;
       }
       const bytes = bytesOf(answer);
       // Samples and metrics were told when it was ready.
-      const update = { round, bytes, digest: '', samples: 1, metrics: {}, encoding: 'masked' };
+      const told = { samples: 1, metrics: {}, encoding: 'masked' };
+      const update = { round, model: '', bytes, digest: '', ...told };
       await this.#sendUpdate(stream, update, attempt);
     } catch (error) {
       this.#fail(stream, round, messageOf(error));
