@@ -12,7 +12,7 @@ const NAMESPACE = ['--user', '--map-root-user', '--mount'];
 /** What the federation said, in a namespace with a small disk of its own. */
 async function federate(disk: string): Promise<FullDiskReport> {
   const inside = join(import.meta.dirname, 'full-disk-inside.ts');
-  const script = 'mount -t tmpfs -o size=30m none "$1" && exec "$2" "$3" "$1"';
+  const script = 'mount -t tmpfs -o size=37m none "$1" && exec "$2" "$3" "$1"';
   const args = [...NAMESPACE, 'sh', '-c', script, 'sh', disk, process.execPath, inside];
   const child = spawn('unshare', args, { stdio: ['ignore', 'pipe', 'pipe'], timeout: 60_000 });
   let [said, complained] = ['', ''];

@@ -1,12 +1,35 @@
+import { readdirSync, writeFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { createServer as createSecureServer } from 'node:tls';
+import { create } from '@bufbuild/protobuf';
 import * as grpc from '@grpc/grpc-js';
-import { type AggregatorFrame, FEDERATION_METHODS, type ParticipantFrame } from '@shoal/api';
-import { createAuthority, issueCertificate, type KeyPair } from '@shoal/core';
+import {
+  type AggregatorFrame,
+  AggregatorFrameSchema,
+  FEDERATION_METHODS,
+  type ParticipantFrame,
+  ParticipantFrameSchema,
+} from '@shoal/api';
+import { createAuthority, digestOf, issueCertificate, type KeyPair } from '@shoal/core';
 import { afterEach, expect, test } from 'vitest';
+import { layoutText } from '../src/federated-learning/federated-model.ts';
 import { grpcTransport, socketTransport } from '../src/index.ts';
+import { FrameSocket } from '../src/transfer/frame-socket.ts';
 import { listen } from '../src/transfer/listen.ts';
-import { cleanUp, cleanups, digestOfModel, join_, serve, ToyModel } from './toy-federation.ts';
+import {
+  cleanUp,
+  cleanups,
+  digestOfModel,
+  folder,
+  join_,
+  LAYOUT,
+  SIZE,
+  serve,
+  ToyModel,
+  undisturbed,
+} from './toy-federation.ts';
 
 afterEach(cleanUp);
 
@@ -101,7 +124,7 @@ test('what is no frame, or too long, ends its own connection, with the reason', 
   const noise = Buffer.alloc(100, 0xff);
   expect(await say(address, Buffer.concat([header(100, 0), noise]))).toMatch(/no frame/);
   expect(await say(address, Buffer.concat([header(2, 9), Buffer.from([18, 0])]))).toMatch(
-    /only a chunk has data/,
+    /2 and 9 bytes was announced, at most 65536 and 0/,
   );
   expect(await say(address, Buffer.from('SHOUT/1\nnobody knows', 'latin1'))).toMatch(
     /does not speak frames/,
@@ -177,3 +200,102 @@ test('a TLS server that speaks neither is not taken for an aggregator', async ()
   );
   expect(reason).toMatch(/is not reached/);
 }, 30_000);
+
+/** A participant by hand. */
+class Hand {
+  readonly frames: FrameSocket;
+  readonly got: AggregatorFrame['frame'][] = [];
+  isClosed = false;
+
+  constructor(address: string) {
+    const [host = '', port = ''] = address.split(':');
+    const schemas = { write: ParticipantFrameSchema, read: AggregatorFrameSchema };
+    const socket = connect({ host, port: Number(port) });
+    this.frames = new FrameSocket(socket, { ...schemas, isTrusted: true });
+    this.frames.on('data', ({ frame }: AggregatorFrame) => this.got.push(frame));
+    this.frames.on('close', () => {
+      this.isClosed = true;
+    });
+    cleanups.push(() => this.frames.destroy());
+  }
+
+  say(frame: unknown): void {
+    this.frames.write(create(ParticipantFrameSchema, { frame: frame as never }));
+  }
+
+  join(participant: string, token = ''): void {
+    const layout = digestOf(layoutText(LAYOUT));
+    const counts = { samples: 10n, size: BigInt(SIZE) };
+    const value = { job: 'toy', participant, token, layout, instance: participant, ...counts };
+    this.say({ case: 'join', value });
+  }
+
+  async until(what: (hand: Hand) => unknown): Promise<void> {
+    const endMs = Date.now() + 9_000;
+    while (!what(this)) {
+      if (Date.now() > endMs) throw new Error(`in vain; got ${this.got.map((f) => f.case)}`);
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  }
+
+  has(name: string): boolean {
+    return this.got.some((f) => f.case === name);
+  }
+}
+
+test('who is refused for good cannot try again on the same connection', async () => {
+  const { address } = await serve({ token: 'right' });
+  const hand = new Hand(address);
+  hand.join('p1', 'wrong');
+  hand.join('p1', 'right');
+  await hand.until((h) => h.isClosed);
+  expect(hand.got.map((f) => f.case)).toEqual(['refused']);
+});
+
+test('what comes after the end of a federation changes nothing', async () => {
+  const told: number[] = [];
+  const { server, address } = await serve({
+    rounds: 1,
+    quorum: 2,
+    deadlineMs: 1_000,
+    onRound: ({ round, participants }) => told.push(round * 10 + participants),
+  });
+  const slow = new Hand(address);
+  slow.join('p3');
+  for (const id of [1, 2]) join_(address, new ToyModel(id), id);
+  await slow.until((h) => h.got.filter((f) => f.case === 'task').length >= 1);
+  const bytes = BigInt(SIZE * 4);
+  const update = { round: 1, attempt: 1, samples: 30n, encoding: 'none', bytes, digest: '' };
+  slow.say({ case: 'update', value: update });
+  const { history, model } = await server.done;
+  const before = digestOfModel({ model });
+  for (const round of [1, 2]) {
+    slow.say({ case: 'chunk', value: { digest: '', offset: 0n, data: new Uint8Array(100) } });
+    slow.say({ case: 'failed', value: { round, reason: 'late' } });
+    slow.say({ case: 'update', value: { ...update, round, bytes: 0n } });
+  }
+  await slow.until((h) => h.isClosed);
+  expect(told).toEqual([12, 22]);
+  expect(server.history).toEqual(history);
+  expect(digestOfModel({ model: server.rounds.result('').model })).toBe(before);
+});
+
+test('updates that an older version kept in files of their own are asked for again', async () => {
+  const dir = folder();
+  const first = await serve({ dir });
+  for (const id of [1, 2]) join_(first.address, new ToyModel(id), id);
+  join_(first.address, new ToyModel(3, () => new Promise(() => undefined)), 3);
+  const db = new DatabaseSync(join(dir, 'rounds.db'));
+  const count = (): number =>
+    Number(db.prepare('SELECT count(*) AS n FROM arrivals').get()?.['n'] ?? 0);
+  while (count() < 2) await new Promise((resolve) => setTimeout(resolve, 5));
+  await first.server.close();
+  db.exec("UPDATE arrivals SET file = 'c0ffee', offset = 0 WHERE participant = 'p1'");
+  db.close();
+  writeFileSync(join(dir, 'updates', 'c0ffee'), new Uint8Array(SIZE * 4));
+  const { server, address } = await serve({ dir });
+  expect(readdirSync(join(dir, 'updates'))).not.toContain('c0ffee');
+  for (const id of [1, 2, 3]) join_(address, new ToyModel(id), id);
+  const wanted = digestOfModel(await undisturbed());
+  expect(digestOfModel(await server.done)).toBe(wanted);
+});

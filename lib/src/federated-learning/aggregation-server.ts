@@ -36,7 +36,7 @@ const TICK_MS = 200;
 /** Rounds of the history that participants are told. */
 const TOLD_ROUNDS = 50;
 const JOIN_TIMEOUT_MS = 10_000;
-const SCHEMAS = { write: AggregatorFrameSchema, read: ParticipantFrameSchema };
+const FRAMES = { write: AggregatorFrameSchema, read: ParticipantFrameSchema, isTrusted: false };
 
 interface Session extends Sender {
   /** The participant’s process. */
@@ -58,6 +58,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
   readonly #clock: Clock;
   readonly #sessions = new Map<string, Session>();
   readonly #uploads: Uploads<Session>;
+  readonly #ended = new WeakSet<ParticipantCall>();
   readonly #layout: string;
   #listener: FrameListener | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -137,7 +138,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
   /** Starts listening; resolves with `host:port`. @throws ShoalError when the address is taken. */
   async start(): Promise<string> {
     const { host = '127.0.0.1', port = 0, tls } = this.#options;
-    const onFrames = (socket: Socket): void => this.attach(new FrameSocket(socket, SCHEMAS));
+    const onFrames = (socket: Socket): void => this.attach(new FrameSocket(socket, FRAMES));
     const at = { host, port, tls, what: 'the aggregator', onFrames };
     this.#listener = await listenForFrames(this.#server, at);
     const { outcome } = this.rounds;
@@ -177,7 +178,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
     if (this.#timer) clearInterval(this.#timer);
     // After a failure participants dial again: the aggregator may be restarted.
     for (const session of this.#sessions.values())
-      if (failed) session.call.end();
+      if (failed) this.#endCall(session.call);
       else this.#finish(session, reason);
     if (failed) this.#reject(new ShoalError('deadline_exceeded', reason));
     else this.#resolve(this.rounds.result(reason));
@@ -187,6 +188,12 @@ export class AggregationServer<R extends Rounds = Rounds> {
     const history = JSON.stringify(this.rounds.history.slice(-TOLD_ROUNDS));
     const value = { reason, history, model: this.rounds.digest };
     send(call, { case: 'finished', value });
+    this.#endCall(call);
+  }
+
+  /** Ends a stream: what still comes on it is not for us. */
+  #endCall(call: ParticipantCall): void {
+    this.#ended.add(call);
     call.end();
   }
 
@@ -198,12 +205,12 @@ export class AggregationServer<R extends Rounds = Rounds> {
       JOIN_TIMEOUT_MS,
     );
     call.on('data', (frame: ParticipantFrame) => {
-      if (this.#closed) return;
+      if (this.#closed || this.#ended.has(call)) return;
       try {
         if (session) this.#take(session, frame);
         else {
-          clearTimeout(timer);
           session = this.#admit(call, frame);
+          if (session) clearTimeout(timer);
         }
       } catch (error) {
         this.#fault(call, session, error);
@@ -220,7 +227,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
     };
     call.on('end', () => {
       gone();
-      call.end();
+      this.#endCall(call);
     });
     call.on('cancelled', gone);
     call.on('error', gone);
@@ -239,12 +246,13 @@ export class AggregationServer<R extends Rounds = Rounds> {
       this.#refuse(call, 0, reason, true);
       return;
     }
-    this.#dismiss(session, session.incoming?.round ?? this.rounds.round, reason);
+    const { round } = session.incoming ?? this.rounds;
+    this.#uploads.drop(session);
+    this.#dismiss(session, round, reason);
   }
 
   /** An update does not count, and the participant is told why. */
   #dismiss(session: Session, round: number, reason: string): void {
-    this.#uploads.drop(session);
     this.#refuse(session.call, round, reason, false);
     if (round !== this.rounds.round) return; // of a round that is over
     this.#guard(() => this.rounds.failed(session.participant, reason, this.#clock.now()));
@@ -252,7 +260,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
 
   #refuse(call: ParticipantCall, round: number, reason: string, final: boolean): void {
     send(call, { case: 'refused', value: { round, reason, final } });
-    if (final) call.end();
+    if (final) this.#endCall(call);
   }
 
   /** Two processes of one name: the one that is here goes on, and people are told of the other. */
@@ -262,7 +270,7 @@ export class AggregationServer<R extends Rounds = Rounds> {
     this.notify(reason);
     this.#options.onStalled?.(reason);
     this.#refuse(call, 0, reason, false);
-    call.end();
+    this.#endCall(call);
     return undefined;
   }
 
@@ -281,9 +289,11 @@ export class AggregationServer<R extends Rounds = Rounds> {
     const before = this.#sessions.get(participant);
     if (before && before.instance !== instance && before.instance !== '')
       return this.#refuseSecond(participant, call);
-    before?.call.end();
+    if (before) this.#endCall(before.call);
+    call.admit?.();
     this.#sessions.set(participant, session);
-    send(call, { case: 'admitted', value: { round: this.rounds.round } });
+    const value = { round: this.rounds.round, trailingDigests: true };
+    send(call, { case: 'admitted', value });
     this.#logger.info('participant joined', { participant });
     const { outcome } = this.rounds;
     if (outcome === undefined) this.rounds.join(participant, this.#clock.now());
@@ -360,14 +370,22 @@ export class AggregationServer<R extends Rounds = Rounds> {
       if (runner.isAsynchronous) runner.join(session.participant, this.#clock.now());
       return;
     }
+    const { call } = session;
     const { bytes, giveBack } = runner.lend();
-    const frameOf = (value: unknown): AggregatorFrame =>
-      create(AggregatorFrameSchema, { frame: { case: 'chunk', value: value as never } });
-    const content = { digest, bytes, offset };
-    const sent = await sendChunks(sinkOf(session.call), content, frameOf);
-    runner.countDown(sent);
-    await session.call.flushed?.();
-    giveBack();
+    if (!(offset >= 0 && offset <= bytes.length)) return giveBack();
+    try {
+      const sent = await sendChunks(sinkOf(call), { digest, bytes, offset }, (chunk) => {
+        // Where nobody tells when it was read, the memory is not ours any more.
+        const data = call.flushed ? chunk.data : chunk.data.slice();
+        return create(AggregatorFrameSchema, {
+          frame: { case: 'chunk', value: { ...chunk, data } as never },
+        });
+      });
+      runner.countDown(sent);
+      await call.flushed?.();
+    } finally {
+      giveBack();
+    }
   }
 
   /** Ends all streams; the state on disk stays. */

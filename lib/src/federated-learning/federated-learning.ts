@@ -198,7 +198,7 @@ export class FederatedLearning {
   /** What the local controller is told, and when. */
   #reports(samples: number): {
     readonly report: (status: 'running' | 'completed', at: Reported) => Promise<void>;
-    readonly told: Pick<ParticipantOptions, 'onNotice' | 'onRefused' | 'onRound'>;
+    readonly told: Pick<ParticipantOptions, 'onNotice' | 'onRefused' | 'onAccepted' | 'onRound'>;
   } {
     const startTime = new Date().toISOString();
     let last: Reported = { round: 0, history: [] };
@@ -209,7 +209,7 @@ export class FederatedLearning {
       waiting = '',
     ): Promise<void> => {
       // Of the round it works on; an older refusal is history.
-      const isNews = refused.round >= round && refused.reason !== '';
+      const isNews = status === 'running' && refused.round >= round && refused.reason !== '';
       const ownerInfo = {
         currentRound: round,
         sampleCount: samples,
@@ -229,6 +229,9 @@ export class FederatedLearning {
       onRefused: (round: number, reason: string) => {
         refused = { round, reason };
         running();
+      },
+      onAccepted: (round: number) => {
+        if (round >= refused.round) refused = { round: 0, reason: '' };
       },
       onRound: (round: number, _metrics: unknown, history: readonly RoundSummary[]) => {
         last = { round, history };

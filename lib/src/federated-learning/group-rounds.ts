@@ -248,6 +248,7 @@ export class GroupRounds implements Rounds {
   /** The whole federation has ended. */
   end(reason: string): void {
     this.#outcome = reason;
+    this.#store.end(reason);
     this.#ports.ended(reason, false);
   }
 

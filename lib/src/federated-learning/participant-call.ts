@@ -9,6 +9,8 @@ export interface ParticipantCall {
   on(event: 'fault', listener: (error: unknown) => void): unknown;
   once(event: 'drain' | 'close' | 'error', listener: () => void): unknown;
   off(event: 'drain' | 'close' | 'error', listener: () => void): unknown;
+  /** Who sends is known: its frames may be large. */
+  admit?(): void;
   /** @returns Whether more may come at once; else `drain` tells when. */
   write(frame: AggregatorFrame): boolean;
   /** Resolves when nothing that was written is read any more; where it is missing, that is at once. */

@@ -169,6 +169,7 @@ export class RoundRunner implements Rounds {
 
   failed(participant: string, reason: string, nowMs: number): void {
     this.#nowMs = nowMs;
+    if (this.outcome !== undefined) return;
     if (this.#secure?.isRunning) {
       this.#secure.drop(participant, nowMs);
       this.#settleSecure();
@@ -185,7 +186,7 @@ export class RoundRunner implements Rounds {
   }
 
   expects(participant: string, round: number): boolean {
-    if (this.#secure && !this.isEvaluation) return false;
+    if ((this.#secure && !this.isEvaluation) || this.outcome !== undefined) return false;
     if (!this.#coordinator.expects(participant, round)) return false;
     return !this.isAsynchronous || !this.hasUpdate(participant, round);
   }

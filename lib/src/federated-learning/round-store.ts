@@ -84,6 +84,16 @@ export class RoundStore {
     this.#db = new DatabaseSync(join(dir, 'rounds.db'));
     this.#db.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;');
     this.#db.exec(SCHEMA);
+    this.#forgetOlder();
+  }
+
+  /** Updates that another version kept in files of their own are asked for again. */
+  #forgetOlder(): void {
+    const older = `SELECT DISTINCT round FROM arrivals WHERE bytes > 0 AND file <> '${ARENA}'`;
+    for (const row of this.#db.prepare(older).all()) this.discard(Number(row['round']));
+    const folder = join(this.#dir, 'updates');
+    for (const name of readdirSync(folder))
+      if (name !== ARENA) rmSync(join(folder, name), { force: true });
   }
 
   #fact(name: string): string | undefined {
@@ -286,11 +296,11 @@ export class RoundStore {
 
   /** Keeps an answer of secure aggregation; the first of a participant in a stage counts. */
   keepSecure(at: { readonly round: number; readonly attempt: number }, answer: SecureRecord): void {
-    this.#db
-      .prepare(
-        'INSERT OR IGNORE INTO secure (round, attempt, stage, participant, body) VALUES (?, ?, ?, ?, ?)',
-      )
-      .run(at.round, at.attempt, answer.stage, answer.participant, answer.body);
+    const insert = this.#db.prepare(
+      'INSERT OR IGNORE INTO secure (round, attempt, stage, participant, body) VALUES (?, ?, ?, ?, ?)',
+    );
+    const { stage, participant, body } = answer;
+    this.#transaction(() => insert.run(at.round, at.attempt, stage, participant, body));
   }
 
   /** Answers of an attempt, in the order in which they came. */

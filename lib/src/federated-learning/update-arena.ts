@@ -10,10 +10,17 @@ import {
 } from 'node:fs';
 import { dirname } from 'node:path';
 import { fromNode, ShoalError } from '@shoal/core';
+import { syncFolder } from '../transfer/durable-file.ts';
 
 const PAGE_BYTES = 4096;
 /** Left free beside the models: the table of rounds grows. */
 const LEAST_FREE_BYTES = 8 * 1024 * 1024;
+
+/** An update on its way in. */
+interface Coming {
+  readonly bytes: number;
+  at: number;
+}
 
 /** A place of the file. */
 export interface Extent {
@@ -43,8 +50,8 @@ export interface Upload {
 export class UpdateArena {
   readonly #path: string;
   #file: number | undefined;
-  /** Slots of updates on their way in, with the bytes that may still come. */
-  readonly #open = new Map<number, number>();
+  /** Updates on their way in, by their place. */
+  readonly #open = new Map<number, Coming>();
   /** Bytes a slot had at most: what was written over takes no more room. */
   readonly #written = new Map<number, number>();
   #memory: Uint8Array<ArrayBuffer> = new Uint8Array();
@@ -56,8 +63,10 @@ export class UpdateArena {
   }
 
   #opened(): number {
+    if (this.#file !== undefined) return this.#file;
     try {
-      this.#file ??= openSync(this.#path, constants.O_RDWR | constants.O_CREAT, 0o600);
+      this.#file = openSync(this.#path, constants.O_RDWR | constants.O_CREAT, 0o600);
+      syncFolder(dirname(this.#path));
       return this.#file;
     } catch (error) {
       throw fromNode(error, `opening ${this.#path}`);
@@ -74,45 +83,73 @@ export class UpdateArena {
    */
   reserve(size: UpdateSize, kept: readonly Extent[]): Upload {
     const { bytes, limit } = size;
-    const file = this.#opened();
     const stride = Math.max(1, Math.ceil(limit / PAGE_BYTES)) * PAGE_BYTES;
-    const isTaken = (from: number): boolean =>
-      this.#open.has(from) ||
-      kept.some((e) => e.offset < from + stride && from < e.offset + e.bytes);
-    let offset = 0;
-    while (isTaken(offset)) offset += stride;
+    const taken = new Set([...this.#open.keys()].map((at) => Math.floor(at / stride)));
+    for (const e of kept)
+      for (let k = Math.floor(e.offset / stride); k * stride < e.offset + e.bytes; k++)
+        taken.add(k);
+    let slot = 0;
+    while (taken.has(slot)) slot++;
+    const offset = slot * stride;
     this.#requireRoom(bytes - (this.#written.get(offset) ?? 0), limit);
-    this.#open.set(offset, bytes);
+    const coming: Coming = { bytes, at: 0 };
+    this.#open.set(offset, coming);
     return {
       offset,
-      put: (data, at) => {
-        if (this.#held === offset) this.#held = undefined;
-        try {
-          for (let done = 0; done < data.length; )
-            done += writeSync(file, data, done, data.length - done, offset + at + done);
-        } catch (error) {
-          throw fromNode(error, 'no room for the update where the aggregator keeps it');
-        }
-        const end = at + data.length;
-        this.#open.set(offset, bytes - end);
-        if (end > (this.#written.get(offset) ?? 0)) this.#written.set(offset, end);
+      put: (data, at) => this.#put(coming, { data, at, offset }),
+      drop: () => {
+        if (this.#open.get(offset) === coming) this.#open.delete(offset);
       },
-      drop: () => this.#open.delete(offset),
     };
+  }
+
+  #put(
+    coming: Coming,
+    {
+      data,
+      at,
+      offset,
+    }: { readonly data: Uint8Array; readonly at: number; readonly offset: number },
+  ): void {
+    if (this.#open.get(offset) !== coming)
+      throw new ShoalError('failed_precondition', 'nobody waits for this update any more');
+    if (this.#held === offset) this.#held = undefined;
+    const file = this.#opened();
+    try {
+      for (let done = 0; done < data.length; )
+        done += writeSync(file, data, done, data.length - done, offset + at + done);
+    } catch (error) {
+      throw fromNode(error, 'no room for the update where the aggregator keeps it');
+    }
+    coming.at = at + data.length;
+    this.#written.set(offset, Math.max(coming.at, this.#written.get(offset) ?? 0));
   }
 
   /** An update is refused before it fills the disk: then nothing could be written down any more. */
   #requireRoom(bytes: number, limit: number): void {
     if (bytes <= 0) return;
-    const { bavail, bsize } = statfsSync(dirname(this.#path));
-    const promised = this.#open.values().reduce((n, rest) => n + rest, 0);
-    const free = bavail * bsize - promised;
-    if (free >= bytes + limit + LEAST_FREE_BYTES) return;
+    // A model, and the state of an adaptive strategy.
+    const rest = 2 * limit + LEAST_FREE_BYTES;
+    const free = this.#free();
+    if (free >= bytes + rest) return;
     const mebibytes = (n: number): string => `${Math.round(n / 2 ** 20)} MiB`;
     throw new ShoalError(
       'resource_exhausted',
-      `the disk of the aggregator has ${mebibytes(free)} left; an update needs ${mebibytes(bytes)}, and ${mebibytes(limit + LEAST_FREE_BYTES)} stay free for the models that follow`,
+      `the disk of the aggregator has ${mebibytes(free)} left; an update needs ${mebibytes(bytes)}, and ${mebibytes(rest)} stay free for the models that follow`,
     );
+  }
+
+  /** What is left of the disk when all that is on its way is here. */
+  #free(): number {
+    let promised = 0;
+    for (const [offset, { bytes, at }] of this.#open)
+      promised += Math.max(0, bytes - Math.max(at, this.#written.get(offset) ?? 0));
+    try {
+      const { bavail, bsize } = statfsSync(dirname(this.#path));
+      return bavail * bsize - promised;
+    } catch (error) {
+      throw fromNode(error, `looking at the disk of ${this.#path}`);
+    }
   }
 
   /** Makes all that was put durable. */

@@ -43,3 +43,17 @@ export function writeDurably(path: string, parts: readonly Uint8Array[], spare?:
   }
   renameSync(draft, path);
 }
+
+/** Makes the names in a folder durable, where the system has that. */
+export function syncFolder(path: string): void {
+  try {
+    const folder = openSync(path, 'r');
+    try {
+      fsyncSync(folder);
+    } finally {
+      closeSync(folder);
+    }
+  } catch {
+    // Not every system opens folders; there, names are durable with their files.
+  }
+}

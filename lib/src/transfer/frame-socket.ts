@@ -15,14 +15,16 @@ export const FRAME_PROTOCOL = 'shoal-frames/1';
 const HEADER_BYTES = 8;
 const MAX_MESSAGE_BYTES = 8 * 1024 * 1024;
 const MAX_DATA_BYTES = 4 * 1024 * 1024;
-/** Largest first frame: who has not said who it is gets no memory. */
-const MAX_FIRST_BYTES = 64 * 1024;
+/** Largest message of one that has not said who it is. */
+const MAX_STRANGER_BYTES = 64 * 1024;
 /** Bytes that may wait to be written before the sender does. */
 const HIGH_WATER_BYTES = 2 * 1024 * 1024;
 
 const PING_MS = 8_000;
 /** Pings of the other side that may be missing. */
-const MOST_SILENT = 4;
+const MOST_SILENT = 2;
+/** Until a side that does not take the end of its connection loses it. */
+const END_MS = 5_000;
 
 type FrameSchema = typeof AggregatorFrameSchema | typeof ParticipantFrameSchema;
 type Frame = MessageShape<FrameSchema>;
@@ -39,12 +41,21 @@ class FrameReader {
   #have = 0;
   #stage: 'preface' | 'header' | 'message' | 'data' = 'preface';
   #dataBytes = 0;
-  #isFirst = true;
+  #isTrusted: boolean;
   #chunk: { digest: string; offset: bigint } | undefined;
 
-  constructor(schema: FrameSchema, onFrame: (frame: Frame) => void) {
+  constructor(
+    schema: FrameSchema,
+    at: { readonly isTrusted: boolean; readonly onFrame: (frame: Frame) => void },
+  ) {
     this.#schema = schema;
-    this.#onFrame = onFrame;
+    this.#onFrame = at.onFrame;
+    this.#isTrusted = at.isTrusted;
+  }
+
+  /** Who sends is known: its frames may be large. */
+  trust(): void {
+    this.#isTrusted = true;
   }
 
   get hasBegun(): boolean {
@@ -90,11 +101,12 @@ class FrameReader {
   }
 
   #header(messageBytes: number, dataBytes: number): void {
-    const limit = this.#isFirst ? MAX_FIRST_BYTES : MAX_MESSAGE_BYTES;
-    if (messageBytes > limit || dataBytes > MAX_DATA_BYTES)
+    const most = this.#isTrusted ? MAX_MESSAGE_BYTES : MAX_STRANGER_BYTES;
+    const mostData = this.#isTrusted ? MAX_DATA_BYTES : 0;
+    if (messageBytes > most || dataBytes > mostData)
       throw new ShoalError(
         'resource_exhausted',
-        `a frame of ${messageBytes} and ${dataBytes} bytes was announced, at most ${limit} and ${MAX_DATA_BYTES} are taken`,
+        `a frame of ${messageBytes} and ${dataBytes} bytes was announced, at most ${most} and ${mostData} are taken`,
       );
     this.#dataBytes = dataBytes;
     if (messageBytes > 0) this.#expect('message', messageBytes);
@@ -108,7 +120,6 @@ class FrameReader {
     } catch (error) {
       throw new ShoalError('data_corrupt', `a message is no frame: ${messageOf(error)}`);
     }
-    this.#isFirst = false;
     this.#expect('header', HEADER_BYTES);
     if (this.#dataBytes === 0) {
       this.#onFrame(frame);
@@ -144,19 +155,28 @@ export class FrameSocket extends EventEmitter {
   readonly #reader: FrameReader;
   #silent = 0;
   #hasWritten = true;
-  #isFaulty = false;
+  /** Nothing is read any more. */
+  #isOver = false;
   /** Why it ended. */
   reason = 'closed';
 
-  /** @param schemas Of what is written and of what is read. */
+  /**
+   * @param at.read Schema of what is read, `write` of what is written.
+   * @param at.isTrusted Whether large frames are taken; else {@link admit} says from when on.
+   */
   constructor(
     socket: Socket,
-    schemas: { readonly write: FrameSchema; readonly read: FrameSchema },
+    at: { readonly write: FrameSchema; readonly read: FrameSchema; readonly isTrusted: boolean },
   ) {
     super();
     this.#socket = socket;
-    this.#schema = schemas.write;
-    this.#reader = new FrameReader(schemas.read, (frame) => this.emit('data', frame));
+    const { write, read, isTrusted } = at;
+    this.#schema = write;
+    const onFrame = (frame: Frame): void => {
+      // Ended by what came before it in the same piece.
+      if (!this.#isOver) this.emit('data', frame);
+    };
+    this.#reader = new FrameReader(read, { isTrusted, onFrame });
     socket.setNoDelay(true);
     socket.write(PREFACE);
     socket.on('data', (piece: Buffer) => this.take(piece));
@@ -179,16 +199,15 @@ export class FrameSocket extends EventEmitter {
 
   /** Takes what was read, where the socket does not tell it by `data`; it is not kept. */
   take(piece: Buffer): void {
+    if (this.#isOver) return;
     this.#silent = 0;
-    if (this.#isFaulty) return;
     try {
       this.#reader.push(piece);
     } catch (error) {
-      this.#isFaulty = true;
       this.reason = messageOf(error);
-      this.emit('fault', error);
       // What is said of it still goes out.
-      this.#socket.destroySoon();
+      this.emit('fault', error);
+      this.end();
     }
   }
 
@@ -232,8 +251,17 @@ export class FrameSocket extends EventEmitter {
     });
   }
 
+  /** Who sends is known: its frames may be large. */
+  admit(): void {
+    this.#reader.trust();
+  }
+
+  /** Sends what is written already, reads nothing more, and closes. */
   end(): void {
-    this.#socket.end();
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#socket.destroySoon();
+    setTimeout(() => this.#socket.destroy(), END_MS).unref();
   }
 
   destroy(): void {

@@ -46,8 +46,10 @@ export function listenForFrames(
     },
   };
   const listener = tls ? secureListener(tls, takers) : plainListener(takers);
+  listener.on('connection', takers.onOpen);
   return new Promise((resolve, reject) => {
-    listener.once('error', (error) => {
+    // Later ones are of connections that could not be taken: there may be others.
+    listener.on('error', (error) => {
       const why = `${what} cannot listen on ${host}:${port}: ${error.message}`;
       reject(new ShoalError('failed_precondition', why, { cause: error }));
     });
@@ -70,9 +72,8 @@ interface Takers {
   readonly onGrpc: (socket: Socket) => void;
 }
 
-function plainListener({ onOpen, onFrames, onGrpc }: Takers): Server {
+function plainListener({ onFrames, onGrpc }: Omit<Takers, 'onOpen'>): Server {
   return createServer((socket) => {
-    onOpen(socket);
     socket.setTimeout(FIRST_BYTE_MS, () => socket.destroy());
     socket.once('readable', () => {
       socket.setTimeout(0);
@@ -85,7 +86,7 @@ function plainListener({ onOpen, onFrames, onGrpc }: Takers): Server {
   });
 }
 
-function secureListener(tls: KeyPair, { onOpen, onFrames, onGrpc }: Takers): Server {
+function secureListener(tls: KeyPair, { onFrames, onGrpc }: Omit<Takers, 'onOpen'>): Server {
   const options: TlsOptions = {
     key: tls.privateKey,
     cert: tls.certificate,
@@ -94,7 +95,7 @@ function secureListener(tls: KeyPair, { onOpen, onFrames, onGrpc }: Takers): Ser
     handshakeTimeout: FIRST_BYTE_MS,
   };
   return createSecureServer(options, (socket) => {
-    onOpen(socket);
+    socket.on('error', () => undefined); // its end is told by what reads it
     if (socket.alpnProtocol === FRAME_PROTOCOL) onFrames(socket);
     else onGrpc(socket);
   });

@@ -37,7 +37,13 @@ export class SpareFiles {
       return;
     }
     const spare = join(this.#dir, String(this.#count++));
-    renameSync(path, spare);
+    try {
+      renameSync(path, spare);
+    } catch {
+      // A full disk may have no room for another name.
+      rmSync(path, { force: true });
+      return;
+    }
     this.#files.push({ path: spare, bytes });
   }
 

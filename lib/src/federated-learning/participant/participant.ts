@@ -43,6 +43,8 @@ export interface ParticipantOptions {
   readonly onNotice?: (reason: string) => void;
   /** Told why the work of a round does not count: it was refused, or could not be done. */
   readonly onRefused?: (round: number, reason: string) => void;
+  /** Told when the update of a round counts. */
+  readonly onAccepted?: (round: number) => void;
   /** Told before every task, with the rounds so far. */
   readonly onTask?: (history: readonly RoundSummary[]) => void;
   /** Told after every task, with the rounds so far. */
@@ -82,6 +84,8 @@ export class Participant {
   readonly #model: FederatedModel;
   readonly #logger: Logger;
   readonly #progress: Progress;
+  /** Whether the aggregator, of an older version, wants the digest of an update before its bytes. */
+  #hashesFirst = false;
   /** The stream that is open now. */
   #stream: FrameStream | undefined;
   /** What is being sent on a stream: the rounds of the updates, and when the last one is through. */
@@ -138,7 +142,10 @@ export class Participant {
     return new Promise<ParticipantResult>((resolve, reject) => {
       const opened = transport.open({
         onFrame: (frame) => {
-          if (frame.frame.case === 'admitted') connected();
+          if (frame.frame.case === 'admitted') {
+            connected();
+            this.#hashesFirst = !frame.frame.value.trailingDigests;
+          }
           try {
             const result = this.#take(opened, frame, signal);
             if (result) resolve(result);
@@ -220,7 +227,7 @@ export class Participant {
         return undefined;
       }
       case 'accepted':
-        this.#progress.accepted(frame.value.round);
+        this.#accepted(frame.value.round);
         this.#work(stream, signal);
         return undefined;
       case 'secure':
@@ -246,6 +253,11 @@ export class Participant {
       case undefined:
         return undefined;
     }
+  }
+
+  #accepted(round: number): void {
+    this.#progress.accepted(round);
+    this.#options.onAccepted?.(round);
   }
 
   #refused({ round, reason, final }: { round: number; reason: string; final: boolean }): void {
@@ -403,10 +415,11 @@ export class Participant {
 
   async #transmit(stream: FrameStream, pending: Pending, attempt: number): Promise<void> {
     const { bytes } = pending;
+    if (this.#hashesFirst) pending.digest = this.#digestOf(bytes);
     this.#announce(stream, pending, attempt);
     if (bytes.length === 0) return;
     const hash = this.#options.platform.newHash();
-    await sendChunks(stream, { digest: '', bytes }, ({ offset, data }) => {
+    await sendChunks(stream, { digest: pending.digest, bytes }, ({ offset, data }) => {
       hash.update(data);
       if (Number(offset) + data.length === bytes.length) pending.digest = hash.digest();
       const value = { digest: pending.digest, offset, data };

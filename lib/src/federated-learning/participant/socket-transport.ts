@@ -37,21 +37,26 @@ function dial(
   return connectSecurely(secure);
 }
 
-/** Whether a socket ended because the other side speaks gRPC only. */
-function isOtherProtocol({ hasBegun, reason }: FrameSocket): boolean {
-  return !hasBegun && /no application protocol|does not speak frames/i.test(reason);
+/** Whether gRPC would go through a proxy to a host; our sockets do not. */
+function isProxied(address: string): boolean {
+  const variable = (name: string): string => process.env[name] ?? '';
+  if (!variable('grpc_proxy') && !variable('https_proxy') && !variable('http_proxy')) return false;
+  const { hostname } = new URL(`tcp://${address}`);
+  const direct = (variable('no_grpc_proxy') || variable('no_proxy')).split(',');
+  return !direct.some((d) => d !== '' && (hostname === d || hostname.endsWith(`.${d}`)));
 }
 
 /**
- * Frames to the `host:port` of an aggregator, over a socket of their own; over gRPC once something on the
- * way turned out to speak that only.
+ * Frames to the `host:port` of an aggregator, over a socket of their own. Over gRPC where a proxy is set, and
+ * for one attempt whenever something took the connection and did not speak frames.
  */
 export function socketTransport(
   address: string,
   options: GrpcTransportOptions = {},
 ): FrameTransport {
   const fallback = grpcTransport(address, options);
-  let speaksFrames = true;
+  if (isProxied(address)) return fallback;
+  let isUnderstood = true;
   const open = ({ onFrame, onEnd }: FrameHandlers): FrameStream => {
     const callback = (bytes: number, buffer: Uint8Array): boolean => {
       if (socket.timeout) socket.setTimeout(0);
@@ -61,13 +66,17 @@ export function socketTransport(
     const socket = dial(address, options, { buffer: new Uint8Array(READ_BYTES), callback });
     socket.setTimeout(CONNECT_MS, () => socket.destroy(new Error('no answer')));
     const schemas = { write: ParticipantFrameSchema, read: AggregatorFrameSchema };
-    const frames = new FrameSocket(socket, schemas);
-    let isOver = false;
+    const frames = new FrameSocket(socket, { ...schemas, isTrusted: true });
+    let [isOver, isConnected] = [false, false];
+    socket.on('connect', () => {
+      isConnected = true;
+    });
     frames.on('data', (frame) => {
       if (!isOver) onFrame(frame);
     });
     frames.on('close', () => {
-      if (isOtherProtocol(frames)) speaksFrames = false;
+      const isStranger = isConnected && !frames.hasBegun;
+      if (isStranger && !/certificate|signature/i.test(frames.reason)) isUnderstood = false;
       if (!isOver) onEnd(frames.reason);
       isOver = true;
     });
@@ -82,6 +91,10 @@ export function socketTransport(
   };
   return {
     address,
-    open: (handlers) => (speaksFrames ? open(handlers) : fallback.open(handlers)),
+    open: (handlers) => {
+      if (isUnderstood) return open(handlers);
+      isUnderstood = true;
+      return fallback.open(handlers);
+    },
   };
 }
