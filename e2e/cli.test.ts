@@ -127,6 +127,14 @@ test('a model file is looked into, fine-tuned, and what is wrong is said', async
   expect(wrong.output).toMatch(
     /--epochs must be a whole number ≥ 1, got "0"; --optimizer must be one of sgd/,
   );
+  const nowhere = await shoal(`model train ${file} --data ${data} --out /nowhere/at/all.onnx`);
+  expect(nowhere.output).toMatch(/cannot be written to \/nowhere\/at\/all\.onnx/);
+  expect(nowhere.output).not.toMatch(/epoch 1/);
+  const far = join(c.folder, 'far.onnx');
+  const lost = await shoal(
+    `model train ${file} --data ${data} --optimizer sgd --learning-rate 1e30 --out ${far}`,
+  );
+  expect(lost.output).toMatch(/training stopped with the last good parameters/);
   writeFileSync(data, 'x,y,label\n1,2\n');
   expect((await shoal(`model train ${file} --data ${data}`)).output).toMatch(
     /points\.csv line 2 has 2 columns, the head has 3/,

@@ -13,6 +13,7 @@ import { RESIZING } from './gradients/resizing.ts';
 import { Attributes } from './onnx/attributes.ts';
 import type { GraphBuilder } from './onnx/graph-builder.ts';
 import type { NodeProto } from './onnx/onnx_pb.ts';
+import { readsOf } from './onnx/reads.ts';
 import { revise } from './onnx/revise.ts';
 import { DATA_TYPE } from './onnx/tensor-data.ts';
 import { type Dims, numbersOf, type TracedGraph } from './onnx/trace.ts';
@@ -55,13 +56,20 @@ export interface Differentiated {
   readonly gradients: ReadonlyMap<string, string>;
 }
 
+const FLOATS: ReadonlySet<number> = new Set([
+  DATA_TYPE.float,
+  DATA_TYPE.double,
+  DATA_TYPE.float16,
+  DATA_TYPE.bfloat16,
+]);
+
 /** Float values on which a parameter has influence: integers and booleans cut the path. */
 function influencedBy(forward: TracedGraph, parameters: readonly string[]): Set<string> {
   const active = new Set(parameters);
   for (const node of forward.nodes) {
-    if (!node.input.some((i) => active.has(i))) continue;
+    if (!readsOf(node).some((i) => active.has(i))) continue;
     for (const o of node.output)
-      if (forward.facts.get(o)?.elementType === DATA_TYPE.float) active.add(o);
+      if (FLOATS.has(forward.facts.get(o)?.elementType ?? 0)) active.add(o);
   }
   return active;
 }
@@ -138,6 +146,19 @@ function dimsIn(forward: TracedGraph): (value: string) => Dims {
   };
 }
 
+/** Gradients are written in float32; a Cast to another float type and back is all that may lie between. */
+function expectSingle(node: NodeProto, forward: TracedGraph, active: ReadonlySet<string>): void {
+  if (node.opType === 'Cast') return;
+  const other = [...node.input, ...node.output].find(
+    (v) => active.has(v) && forward.facts.get(v)?.elementType !== DATA_TYPE.float,
+  );
+  if (other === undefined) return;
+  throw new ShoalError(
+    'unsupported',
+    `node "${node.name}" (${node.opType}) computes "${other}" in another type than float32, which cannot be trained; export the model in float32`,
+  );
+}
+
 /** Writes the gradients of one node's inputs, given that something depends on its outputs. */
 function backward(
   node: NodeProto,
@@ -149,12 +170,13 @@ function backward(
   const known = node.output.map((_, i) => dyOf(i));
   if (known.every((g) => g === undefined)) return;
   const rule = ruleFor(node, parameters, forward);
-  if (known[0] === undefined && node.opType !== 'Split') {
+  if (node.opType !== 'Split' && known.slice(1).some((g) => g !== undefined)) {
     throw new ShoalError(
       'unsupported',
       `node "${node.name}" (${node.opType}): only its first output has a gradient, and the loss depends on another`,
     );
   }
+  expectSingle(node, forward, at.active);
   const gradients = rule({
     builder,
     node,
@@ -162,6 +184,7 @@ function backward(
     dy: known[0] ?? '',
     dyOf,
     dimsOf: dimsIn(forward),
+    typeOf: (value) => forward.facts.get(value)?.elementType ?? DATA_TYPE.float,
     numbersOf: (value) => numbersOf(forward, value),
     needs: (input) => at.active.has(node.input[input] ?? ''),
     blockSize: options.blockSize,
@@ -199,5 +222,27 @@ export function differentiate(options: DifferentiateOptions): Differentiated {
     const gradient = sums.total(parameter);
     if (gradient !== undefined) gradients.set(parameter, gradient);
   }
-  return { nodes, gradients };
+  return { nodes: nodes.flatMap((n) => keptDropout(builder, n, forward)), gradients };
+}
+
+/**
+ * A Dropout that drops, and whose mask no gradient reads, is taken out by the runtime's optimizer (1.27), also
+ * where it trains: then the mask is what is read.
+ */
+function keptDropout(
+  builder: GraphBuilder,
+  node: NodeProto,
+  forward: TracedGraph,
+): readonly NodeProto[] {
+  const [x = '', ratio = '', training = ''] = node.input;
+  const isRead = (node.output[1] ?? '') !== '';
+  if (node.opType !== 'Dropout' || isRead || training === '') return [node];
+  if (numbersOf(forward, training)?.[0] !== 1) return [node];
+  const rate = ratio === '' ? 0.5 : (numbersOf(forward, ratio)?.[0] ?? 0.5);
+  const mark = builder.nodes.length;
+  const mask = builder.fresh('mask');
+  const kept = builder.node('Where', [mask, x, builder.float(0)]);
+  builder.node('Mul', [kept, builder.float(1 / (1 - rate))], {}, node.output[0] ?? '');
+  const written = builder.nodes.splice(mark);
+  return [revise(node, { output: [builder.fresh('dropped'), mask] }), ...written];
 }

@@ -1,8 +1,11 @@
-import { unsupportedNodes } from './differentiate.ts';
+import { isShoalError } from '@shoal/core';
+import { differentiate, unsupportedNodes } from './differentiate.ts';
+import { GraphBuilder } from './onnx/graph-builder.ts';
 import { opsetOf, readModel, readModelFile } from './onnx/model-file.ts';
 import type { ModelProto, ValueInfoProto } from './onnx/onnx_pb.ts';
 import { DATA_TYPE, sizeOf } from './onnx/tensor-data.ts';
-import { planTraining } from './plan.ts';
+import type { TracedGraph } from './onnx/trace.ts';
+import { fixedBatch, type Plan, planTraining } from './plan.ts';
 import { initialValues, shapePlan } from './shaped-plan.ts';
 
 export interface InspectOptions {
@@ -41,10 +44,12 @@ export interface Inspection {
     readonly operator: string;
     readonly inputs: readonly string[];
     readonly outputs: readonly string[];
-    /** Shape of the first output for a batch of 2. */
+    /** Shape of the first output for a batch of 2, or of the size the model has fixed. */
     readonly dims: readonly number[];
   }[];
   readonly parameters: readonly InspectedParameter[];
+  /** Why training would be refused all the same: a form of an operator, an output of integers. */
+  readonly refusal?: string;
   /** Nodes without a gradient between a parameter and the output. */
   readonly blockers: readonly {
     readonly node: string;
@@ -85,6 +90,36 @@ function sizesFor(
   return { ...sizes, ...given };
 }
 
+/** As training would begin, whatever the loss. */
+function planFor(model: ModelProto, { output, dimensions = {} }: InspectOptions): Plan {
+  return planTraining({
+    model,
+    loss: 'mean-squared-error',
+    optimizer: { name: 'sgd', learningRate: 1 },
+    dimensions: sizesFor(model, dimensions),
+    ...(output === undefined ? {} : { output }),
+  });
+}
+
+/** What differentiating says beside missing operators; undefined when it works. */
+function refusalOf(
+  traced: TracedGraph,
+  at: { readonly output: string; readonly parameters: readonly string[] },
+): string | undefined {
+  const { output, parameters } = at;
+  const type = traced.facts.get(output)?.elementType ?? 0;
+  if (type !== DATA_TYPE.float)
+    return `output "${output}" is ${TYPE_NAMES[type] ?? 'of another type'}, a loss needs float32`;
+  const builder = new GraphBuilder('shoal/inspect/');
+  try {
+    differentiate({ forward: traced, seeds: new Map([[output, output]]), parameters, builder });
+    return undefined;
+  } catch (error) {
+    if (!isShoalError(error)) throw error;
+    return error.message;
+  }
+}
+
 /**
  * What a model is made of, what of it can be trained, and which operator would stand in the way.
  *
@@ -93,21 +128,25 @@ function sizesFor(
 export async function inspectModel(options: InspectOptions): Promise<Inspection> {
   const model =
     typeof options.model === 'string' ? readModelFile(options.model) : readModel(options.model);
-  const plan = planTraining({
-    model,
-    loss: 'mean-squared-error',
-    optimizer: { name: 'sgd', learningRate: 1 },
-    dimensions: sizesFor(model, options.dimensions ?? {}),
-    ...(options.output === undefined ? {} : { output: options.output }),
-  });
+  const plan = planFor(model, options);
   const values = initialValues(plan);
   const { candidates: parameters } = plan;
-  const { traced } = await shapePlan(plan, { batch: 2, values, parameters: [], buffers: [] });
+  const { traced } = await shapePlan(plan, {
+    batch: fixedBatch(plan) ?? 2,
+    values,
+    parameters: [],
+    buffers: [],
+  });
   const names = parameters.map((p) => p.name);
   const blockers = unsupportedNodes(traced, names);
   const blockedBy = new Map(
     blockers.flatMap(({ node, parameters: blocked }) => blocked.map((p) => [p, node] as const)),
   );
+  const blocked = new Set(blockers.flatMap((b) => b.parameters));
+  const refusal = refusalOf(traced, {
+    output: plan.output,
+    parameters: names.filter((n) => !blocked.has(n)),
+  });
   const counts = new Map<string, number>();
   for (const { opType } of model.graph?.node ?? [])
     counts.set(opType, (counts.get(opType) ?? 0) + 1);
@@ -134,6 +173,7 @@ export async function inspectModel(options: InspectOptions): Promise<Inspection>
         ...(node ? { blockedBy: `${node.opType} (node "${node.name}")` } : {}),
       };
     }),
+    ...(refusal === undefined ? {} : { refusal }),
     blockers: blockers.map(({ node, parameters: blocked }) => ({
       node: node.name,
       operator: node.opType,

@@ -233,11 +233,13 @@ function nodesOf(options: OptimizerOptions): OptimizerNodes {
 export function optimizerNodes(options: OptimizerOptions): OptimizerNodes {
   const fractions = ['momentum', 'beta1', 'beta2', 'alpha'] as const;
   const numbers = options as Partial<Record<(typeof fractions)[number] | 'epsilon', number>>;
-  if (!(options.learningRate > 0))
+  if (!(options.learningRate > 0 && Number.isFinite(options.learningRate)))
     throw new ShoalError(
       'invalid_argument',
-      `learningRate must be > 0, got ${options.learningRate}`,
+      `learningRate must be > 0 and finite, got ${options.learningRate}`,
     );
+  if (numbers.epsilon !== undefined && !(numbers.epsilon > 0 && numbers.epsilon < 1))
+    throw new ShoalError('invalid_argument', `epsilon must be in (0, 1), got ${numbers.epsilon}`);
   if (options.weightDecay !== undefined && !(options.weightDecay >= 0)) {
     throw new ShoalError('invalid_argument', `weightDecay must be ≥ 0, got ${options.weightDecay}`);
   }

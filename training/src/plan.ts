@@ -3,6 +3,7 @@ import type { LossDefinition, MetricName } from './losses/loss.ts';
 import { type LossName, type LossOptions, lossDefinition } from './losses/losses.ts';
 import { opsetOf, readModel } from './onnx/model-file.ts';
 import type { GraphProto, ModelProto, ValueInfoProto } from './onnx/onnx_pb.ts';
+import { readsOf } from './onnx/reads.ts';
 import { revise } from './onnx/revise.ts';
 import { DATA_TYPE } from './onnx/tensor-data.ts';
 import { upgrade, WORKING_OPSET } from './onnx/upgrade.ts';
@@ -53,6 +54,8 @@ export interface Parameter {
 export interface ModelInput {
   readonly name: string;
   readonly elementType: number;
+  /** The batch, where the model has it fixed. */
+  readonly batch?: number;
   /** Shape of one sample: the input's without the batch. */
   readonly rest: readonly number[];
 }
@@ -129,12 +132,36 @@ function inputOf(info: ValueInfoProto, sizes: Readonly<Record<string, number>>):
       `dimension ${i + 1} of input "${name}" has no fixed size; pass dimensions: { ${key}: … }`,
     );
   });
-  return { name, elementType: elementTypeOf(info), rest };
+  const [first] = dims;
+  const batch = first?.value.case === 'dimValue' ? Number(first.value.value) : 0;
+  return { name, elementType: elementTypeOf(info), rest, ...(batch > 0 ? { batch } : {}) };
 }
 
 function globOf(pattern: string): RegExp {
   const escaped = pattern.replaceAll(/[.+?^${}()|[\]\\]/g, String.raw`\$&`).replaceAll('*', '.*');
   return new RegExp(`^${escaped}$`);
+}
+
+/**
+ * Exporters write Identity where two tensors of a model are equal: running statistics are read from where they
+ * are, so that a step can replace them.
+ */
+function withOwnStatistics(forward: GraphProto): GraphProto {
+  const sources = new Map(
+    forward.node
+      .filter((n) => n.opType === 'Identity')
+      .map((n) => [n.output[0] ?? '', n.input[0] ?? '']),
+  );
+  const sourceOf = (name: string): string => {
+    const source = sources.get(name);
+    return source === undefined ? name : sourceOf(source);
+  };
+  const node = forward.node.map((n) =>
+    n.opType === 'BatchNormalization'
+      ? revise(n, { input: n.input.map((name, i) => (i < 3 ? name : sourceOf(name))) })
+      : n,
+  );
+  return revise(forward, { node });
 }
 
 /** Running statistics are float initializers too, but no gradient trains them. */
@@ -149,9 +176,20 @@ function statisticsOf(forward: GraphProto): Parameter[] {
 
 function candidatesOf(forward: GraphProto, options: PlanOptions): Parameter[] {
   const { trainable = (): boolean => true, stopGradient = [] } = options;
-  const used = new Set(forward.node.flatMap((n) => n.input));
+  const used = new Set(forward.node.flatMap(readsOf));
   const statistics = new Set(statisticsOf(forward).map((s) => s.name));
   const frozen = stopGradient.map(globOf);
+  const idle = stopGradient.find(
+    (_, i) => !forward.initializer.some((t) => frozen[i]?.test(t.name)),
+  );
+  if (idle !== undefined)
+    throw new ShoalError(
+      'invalid_argument',
+      `"${idle}" freezes nothing: no parameter has such a name; there are ${forward.initializer
+        .slice(0, 8)
+        .map((t) => t.name)
+        .join(', ')}`,
+    );
   // Scalars are constants of the exporter, as good as never weights; choose one by name to train it.
   const smallest = options.trainable ? 0 : 1;
   const parameters = forward.initializer
@@ -169,15 +207,19 @@ function candidatesOf(forward: GraphProto, options: PlanOptions): Parameter[] {
   return parameters;
 }
 
+function typeName({ dataType }: { readonly dataType: number }): string {
+  return Object.entries(DATA_TYPE).find(([, type]) => type === dataType)?.[0] ?? `${dataType}`;
+}
+
 /** No parameter can be trained: says which initializers there are. */
 export function nothingToTrain(forward: GraphProto): ShoalError {
   const names = forward.initializer
-    .map((t) => t.name)
+    .map((t) => (t.dataType === DATA_TYPE.float ? t.name : `${t.name} of type ${typeName(t)}`))
     .slice(0, 8)
     .join(', ');
   return new ShoalError(
     'invalid_argument',
-    `no trainable parameter: none of the model's initializers (${names || 'it has none'}) is a float tensor selected for training`,
+    `no trainable parameter: none of the model's initializers (${names || 'it has none'}) is a float32 tensor that is selected, not frozen, and read on the way to the output`,
   );
 }
 
@@ -185,9 +227,14 @@ export function nothingToTrain(forward: GraphProto): ShoalError {
 function withGraphLoss(
   forward: GraphProto,
   output: string,
-  bytes: Uint8Array,
+  { bytes, opset }: { readonly bytes: Uint8Array; readonly opset: number },
 ): { forward: GraphProto; loss: GraphLoss } {
   const model = readModel(bytes);
+  if (opsetOf(model) > Math.max(opset, WORKING_OPSET))
+    throw new ShoalError(
+      'invalid_argument',
+      `the loss graph is of operator set ${opsetOf(model)}, newer than the model's ${opset}; export it with ${Math.max(opset, WORKING_OPSET)} or older`,
+    );
   const graph = model.graph ? upgrade(model.graph, opsetOf(model)) : undefined;
   const initialized = new Set(graph?.initializer.map((t) => t.name));
   const [first, ...others] = graph?.input.filter((i) => !initialized.has(i.name)) ?? [];
@@ -222,6 +269,11 @@ function withGraphLoss(
   };
 }
 
+/** The batch size that a model has fixed; undefined for one that takes any. */
+export function fixedBatch({ inputs }: Pick<Plan, 'inputs'>): number | undefined {
+  return inputs.find((i) => i.batch !== undefined)?.batch;
+}
+
 function outputOf(forward: GraphProto, wanted: string | undefined): string {
   const names = forward.output.map((o) => o.name);
   const name = wanted ?? names[0] ?? '';
@@ -245,12 +297,12 @@ export function planTraining(options: PlanOptions): Plan {
   expectPositive('clipNorm', options.clipNorm);
   expectPositive('the strength of the penalty', options.penalty?.strength);
   const opset = Math.max(opsetOf(model), WORKING_OPSET);
-  const own = upgrade(model.graph, opsetOf(model));
+  const own = withOwnStatistics(upgrade(model.graph, opsetOf(model)));
   const output = outputOf(own, options.output);
   const given = typeof options.loss === 'string' ? { name: options.loss } : options.loss;
   const { forward, loss } =
     given.name === 'graph'
-      ? withGraphLoss(own, output, given.model)
+      ? withGraphLoss(own, output, { bytes: given.model, opset: opsetOf(model) })
       : { forward: own, loss: lossDefinition(given) };
   const initialized = new Set(own.initializer.map((t) => t.name));
   return {

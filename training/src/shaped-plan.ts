@@ -1,7 +1,9 @@
+import { ShoalError } from '@shoal/core';
 import { type Feeds, floats, zeroInput } from './batch.ts';
 import { findBlockSize } from './block-size.ts';
 import type { Block } from './blocks.ts';
 import { Attributes } from './onnx/attributes.ts';
+import type { TensorShapeProto_Dimension } from './onnx/onnx_pb.ts';
 import { floatsOf, sizeOf } from './onnx/tensor-data.ts';
 import { type TracedGraph, trace } from './onnx/trace.ts';
 import type { Plan } from './plan.ts';
@@ -30,6 +32,18 @@ export function initialValues(plan: Plan): Feeds {
   );
 }
 
+/** A dimension of a target behind the batch. */
+function targetDim(
+  { value: dim }: TensorShapeProto_Dimension,
+  { value, i }: { readonly value: string; readonly i: number },
+): number {
+  if (dim.case === 'dimValue' && dim.value > 0n) return Number(dim.value);
+  throw new ShoalError(
+    'invalid_argument',
+    `dimension ${i + 1} of the loss graph's input "${value.replace(/^shoal\/targets\//, '')}" must be a number`,
+  );
+}
+
 /**
  * Traces the plan's graph for a batch of a given size.
  *
@@ -48,7 +62,7 @@ export async function shapePlan(
   if (!('write' in plan.loss)) {
     for (const { value, info } of plan.loss.targets) {
       const tensor = info.type?.value.case === 'tensorType' ? info.type.value.value : undefined;
-      const rest = tensor?.shape?.dim.slice(1).map((d) => Number(d.value.value ?? 1)) ?? [];
+      const rest = (tensor?.shape?.dim ?? []).slice(1).map((d, i) => targetDim(d, { value, i }));
       feeds[value] = zeroInput({ name: value, elementType: tensor?.elemType ?? 1, rest }, batch);
     }
   }
@@ -58,6 +72,14 @@ export async function shapePlan(
     feeds,
     outputs: 'write' in plan.loss ? [plan.output] : [plan.output, plan.loss.value],
   });
+  if (!('write' in plan.loss)) {
+    const { dims = [] } = traced.facts.get(plan.loss.value) ?? {};
+    if (sizeOf(dims) !== 1)
+      throw new ShoalError(
+        'invalid_argument',
+        `the loss graph gives [${dims.join(', ')}], a loss is one number; end it with ReduceMean`,
+      );
+  }
   const depthwise = traced.nodes.some(
     (n) => n.opType === 'Conv' && new Attributes(n).int('group', 1) > 1,
   );

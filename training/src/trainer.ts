@@ -7,6 +7,7 @@ import type { ModelProto } from './onnx/onnx_pb.ts';
 import { revise } from './onnx/revise.ts';
 import { DATA_TYPE, floatTensor, sizeOf } from './onnx/tensor-data.ts';
 import {
+  fixedBatch,
   nothingToTrain,
   type Parameter,
   type Plan,
@@ -97,6 +98,15 @@ function dropTrained(plan: Plan, state: TrainingState): void {
   }
 }
 
+/** @throws ShoalError `invalid_argument` for a rate below 0, infinite or NaN. */
+function expectRate(learningRate: number): void {
+  if (!(learningRate >= 0 && learningRate < Number.POSITIVE_INFINITY))
+    throw new ShoalError(
+      'invalid_argument',
+      `the learning rate must be a number ≥ 0, got ${learningRate}`,
+    );
+}
+
 /** @throws ShoalError `unsupported` for an output of integers, naming the others. */
 function expectFloatOutput(shaped: ShapedPlan): void {
   const { output, model } = shaped.plan;
@@ -150,7 +160,7 @@ export class Trainer {
     const plan = planTraining({ ...options, model });
     const initial = initialValues(plan);
     const candidates = blocksOf(plan.candidates, 'shoal/parameters');
-    const at = { batch: CHECK_BATCH, values: initial, parameters: candidates };
+    const at = { batch: fixedBatch(plan) ?? CHECK_BATCH, values: initial, parameters: candidates };
     const shaped = await shapePlan(plan, {
       ...at,
       buffers: blocksOf(plan.buffers, 'shoal/buffers'),
@@ -233,6 +243,12 @@ export class Trainer {
   }
 
   #expectBatch(batch: Batch): void {
+    const fixed = fixedBatch(this.#plan);
+    if (fixed !== undefined && batch.size !== fixed)
+      throw new ShoalError(
+        'invalid_argument',
+        `this model takes batches of ${fixed} samples only, got ${batch.size}; export it with a dynamic batch to train on others`,
+      );
     if (Number.isInteger(batch.size) && batch.size > 0) return;
     throw new ShoalError(
       'invalid_argument',
@@ -257,11 +273,12 @@ export class Trainer {
    * One optimizer step on one batch.
    *
    * @param learningRate For this step; default the optimizer's.
-   * @throws ShoalError `failed_precondition` when the loss is not finite; the parameters stay as
-   *   they were before the step, the optimizer's state does not.
+   * @throws ShoalError `failed_precondition` when the loss or a new parameter is not finite; the parameters
+   *   stay as they were before the step, the optimizer begins anew.
    */
   async step(batch: Batch, learningRate: number = this.#learningRate): Promise<StepResult> {
     this.#expectBatch(batch);
+    expectRate(learningRate);
     const { graph, run, shaped } = await this.#session('step', batch.size);
     const feeds = {
       ...this.#batchFeeds(batch, shaped),
@@ -270,30 +287,43 @@ export class Trainer {
     };
     const fetches: Record<string, ort.Tensor | null> = this.#state.fetches(graph);
     fetches[graph.loss] = null;
+    fetches[graph.size ?? ''] = null;
     for (const metric of Object.values(graph.metrics)) fetches[metric] = null;
     const results = await runInto(run, feeds, fetches);
     const loss = scalarOf(results, graph.loss);
-    if (!Number.isFinite(loss)) {
-      throw new ShoalError(
-        'failed_precondition',
-        `the loss is ${loss} at step ${this.#steps + 1}; training stopped with the last good parameters. Lower the learning rate (now ${learningRate}) or check the data`,
-      );
-    }
+    this.#expectFinite({ loss, size: scalarOf(results, graph.size ?? ''), learningRate });
     this.#advance();
     return { loss, metrics: this.#metrics(graph, results) };
+  }
+
+  /** Stops before a step takes effect that would leave nothing to go on with. */
+  #expectFinite(at: { loss?: number; size: number; learningRate: number }): void {
+    const { loss = 0, size, learningRate } = at;
+    if (Number.isFinite(loss) && Number.isFinite(size)) return;
+    const step = this.#steps + 1;
+    const what = Number.isFinite(loss)
+      ? 'the gradient is not finite, or the step is too large,'
+      : `the loss is ${loss}`;
+    this.resetOptimizer();
+    throw new ShoalError(
+      'failed_precondition',
+      `${what} at step ${step}; training stopped with the last good parameters. Lower the learning rate (now ${learningRate}) or check the data`,
+    );
   }
 
   /**
    * One optimizer step with gradients from elsewhere (projected, averaged, noised).
    *
    * @param gradients One per parameter, in its shape.
-   * @throws ShoalError `invalid_argument` for a missing gradient or a wrong length.
+   * @throws ShoalError `invalid_argument` for a missing gradient or a wrong length; as {@link step} does when
+   *   what comes of them is not finite.
    */
   async apply(
     gradients: ReadonlyMap<string, Float32Array>,
     learningRate: number = this.#learningRate,
   ): Promise<void> {
-    const { graph, run } = await this.#session('apply', CHECK_BATCH);
+    expectRate(learningRate);
+    const { graph, run } = await this.#session('apply', fixedBatch(this.#plan) ?? CHECK_BATCH);
     const feeds: Feeds = this.#updateFeeds(learningRate);
     for (const [name, tensor] of Object.entries(this.#state.join(gradients)))
       feeds[gradientName(name)] = tensor;
@@ -302,7 +332,9 @@ export class Trainer {
       const tensor = values[name];
       if (tensor) feeds[name] = tensor;
     }
-    await runInto(run, feeds, this.#state.fetches(graph));
+    const fetches = { ...this.#state.fetches(graph), [graph.size ?? '']: null };
+    const results = await runInto(run, feeds, fetches);
+    this.#expectFinite({ size: scalarOf(results, graph.size ?? ''), learningRate });
     this.#state.keepBuffers();
     this.#advance();
   }
@@ -442,10 +474,12 @@ export class Trainer {
   async release(): Promise<void> {
     const compiled = [...this.#compiled.values()];
     this.#compiled.clear();
-    for (const each of compiled) await releaseAll(await each);
+    const opened = await Promise.allSettled(compiled);
+    for (const each of opened) if (each.status === 'fulfilled') await releaseAll(each.value);
   }
 }
 
 async function releaseAll(compiled: Compiled): Promise<void> {
-  for (const session of compiled.sessions.values()) await (await session).run.release();
+  const opened = await Promise.allSettled(compiled.sessions.values());
+  for (const each of opened) if (each.status === 'fulfilled') await each.value.run.release();
 }

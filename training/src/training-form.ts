@@ -48,8 +48,12 @@ function blend(builder: GraphBuilder, at: { running: string; batch: string; m: n
 function normalizeByBatch(draft: Draft, node: NodeProto): void {
   const { builder } = draft;
   const [x = '', scale = '', bias = '', mean = '', variance = ''] = node.input;
-  // The runtime may write its running statistics over those it reads: it gets copies to write on.
-  const scratch = [mean, variance].map((v) => builder.node('Mul', [v, builder.float(0)]));
+  // Two nodes may share their statistics: the second goes on from what the first made of them.
+  const running = [mean, variance].map(
+    (name) => draft.buffers.find((b) => b.name === name)?.next ?? name,
+  );
+  // The runtime writes its running statistics over those it reads: every node gets copies of its own to write on.
+  const scratch = running.map((v) => builder.node('Mul', [v, builder.float(0)]));
   draft.nodes.push(...builder.nodes.splice(0));
   const [batchMean, batchVariance] = [builder.fresh('mean'), builder.fresh('variance')];
   const attributes = new Attributes(node);
@@ -65,10 +69,13 @@ function normalizeByBatch(draft: Draft, node: NodeProto): void {
       ],
     }),
   );
-  draft.buffers.push(
-    { name: mean, next: blend(builder, { running: mean, batch: batchMean, m }) },
-    { name: variance, next: blend(builder, { running: variance, batch: batchVariance, m }) },
-  );
+  for (const [i, name] of [mean, variance].entries()) {
+    const batch = [batchMean, batchVariance][i] ?? '';
+    const next = blend(builder, { running: running[i] ?? name, batch, m });
+    const before = draft.buffers.findIndex((b) => b.name === name);
+    if (before < 0) draft.buffers.push({ name, next });
+    else draft.buffers[before] = { name, next };
+  }
   draft.nodes.push(...builder.nodes.splice(0));
 }
 

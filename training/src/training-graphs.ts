@@ -7,6 +7,7 @@ import { lower } from './lower.ts';
 import { GraphBuilder, modelOf } from './onnx/graph-builder.ts';
 import { writeModel } from './onnx/model-file.ts';
 import type { NodeProto, TensorProto } from './onnx/onnx_pb.ts';
+import { readsOf } from './onnx/reads.ts';
 import { revise } from './onnx/revise.ts';
 import { DATA_TYPE } from './onnx/tensor-data.ts';
 import type { Dims, TracedGraph } from './onnx/trace.ts';
@@ -57,6 +58,8 @@ export interface TrainingGraph {
   readonly metrics: Readonly<Record<string, string>>;
   /** New values (step, apply) or gradient (gradients) by block of parameters; `output` (evaluate). */
   readonly results: ReadonlyMap<string, string>;
+  /** Σθ² of the new values (step, apply): finite only when all of them are. */
+  readonly size?: string;
   /** New optimizer state and running statistics by name (step, apply). */
   readonly state: ReadonlyMap<string, string>;
 }
@@ -102,7 +105,7 @@ function draftOf(shaped: ShapedPlan, forward: TracedGraph): Draft {
 function assemble(draft: Draft, forward: readonly NodeProto[], shaped: ShapedPlan): Uint8Array {
   const graph = draft.builder.graph('shoal');
   const { nodes, constants: own } = lower(forward, draft.forward.facts, shaped.blockSize);
-  const read = new Set([...nodes, ...graph.node].flatMap((n) => n.input));
+  const read = new Set([...nodes, ...graph.node].flatMap(readsOf));
   const fed = new Set([...graph.input.map((i) => i.name), ...graph.node.flatMap((n) => n.output)]);
   const constants: TensorProto[] = [...draft.forward.constants.values()].filter(
     (t) => read.has(t.name) && !fed.has(t.name),
@@ -248,6 +251,17 @@ function writeSubtractions(
   return { results, state: new Map(), metrics: {} };
 }
 
+/** Σθ² over all blocks: one number that tells whether every new value is finite. */
+function writeSize(builder: GraphBuilder, results: ReadonlyMap<string, string>): string {
+  const squares = [...results.values()].map((next) =>
+    builder.node('ReduceSumSquare', [next], { keepdims: 0 }),
+  );
+  const [only = ''] = squares;
+  const size = squares.length === 1 ? only : builder.node('Sum', squares);
+  builder.output(size, []);
+  return size;
+}
+
 /** batch, targets, parameters, optimizer state, per-step numbers → loss, metrics, new parameters, new state. */
 export function stepGraph(shaped: ShapedPlan): TrainingGraph {
   const { graph: forward, buffers } = form(shaped);
@@ -263,6 +277,7 @@ export function stepGraph(shaped: ShapedPlan): TrainingGraph {
     rate === undefined
       ? writeUpdates(builder, shaped, flat)
       : writeSubtractions(builder, shaped, flat);
+  const size = writeSize(builder, results);
   const next = new Map(state);
   const values = new Map(buffers.map((b) => [b.name, b.next]));
   for (const block of shaped.buffers) {
@@ -275,6 +290,7 @@ export function stepGraph(shaped: ShapedPlan): TrainingGraph {
     loss: draft.loss,
     metrics: { ...draft.metrics, ...metrics },
     results,
+    size,
     state: next,
   };
 }
@@ -304,9 +320,11 @@ export function applyGraph(shaped: ShapedPlan): TrainingGraph {
     gradients.set(name, builder.input(gradientName(name), [size]));
   }
   const updates = writeUpdates(builder, shaped, gradients);
+  const size = writeSize(builder, updates.results);
   return {
     bytes: writeModel(modelOf(builder.graph('apply'), shaped.plan.opset)),
     loss: '',
+    size,
     ...updates,
   };
 }

@@ -34,7 +34,8 @@ function thousands(n: number): string {
 }
 
 function verdict(inspection: Inspection): string {
-  const { parameters, blockers } = inspection;
+  const { parameters, blockers, refusal } = inspection;
+  if (refusal !== undefined && blockers.length === 0) return `It cannot be trained: ${refusal}.`;
   const free = parameters.filter((p) => p.blockedBy === undefined);
   if (blockers.length === 0) return `All ${parameters.length} parameter tensors can be trained.`;
   const list = blockers

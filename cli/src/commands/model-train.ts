@@ -1,4 +1,6 @@
-import { ShoalError, seededRandom } from '@shoal/core';
+import { accessSync, constants, statSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
+import { fromNode, isShoalError, ShoalError, seededRandom } from '@shoal/core';
 import { loadDataset, type TrainingData } from '@shoal/lib';
 import {
   type Batch,
@@ -249,14 +251,47 @@ async function openRun(file: string, flags: TrainFlags, numbers: Numbers): Promi
   return { trainer, data, held, rest, loss: flags.loss, rate, numbers };
 }
 
+/** Beyond this a file has its tensors beside it: a protobuf message holds 2 GiB. */
+const MOST_INSIDE_BYTES = 1.5e9;
+
+/** @throws ShoalError when a file could not be written there: better known before training than after. */
+function expectWritable(path: string): void {
+  const folder = dirname(resolve(path));
+  try {
+    if (statSync(path, { throwIfNoEntry: false })?.isDirectory())
+      throw new ShoalError('invalid_argument', `--out ${path} is a folder; name a file`);
+    accessSync(folder, constants.W_OK);
+  } catch (error) {
+    throw fromNode(error, `the trained model cannot be written to ${path}`);
+  }
+}
+
+/** Trains; where that has to stop, what is good is written all the same. */
+async function trainAndKeep(run: Run, keep: () => void): ReturnType<typeof trainAll> {
+  try {
+    return await trainAll(run);
+  } catch (error) {
+    if (!isShoalError(error) || error.code !== 'failed_precondition' || run.trainer.steps === 0)
+      throw error;
+    keep();
+    throw error;
+  }
+}
+
 /** `shoal model train FILE --data … --loss …`: fine-tunes any ONNX file. */
 export async function modelTrainCommand(file: string, flags: TrainFlags): Promise<void> {
+  const trained = flags.out ?? file.replace(/(\.onnx)?$/, '.trained.onnx');
+  expectWritable(trained);
   const run = await openRun(file, flags, numbersOf(flags));
   const { trainer, rest, held } = run;
-  const { rows, before, after } = await trainAll(run);
-  const trained = flags.out ?? file.replace(/(\.onnx)?$/, '.trained.onnx');
-  trainer.deployTo(trained);
   const parameters = trainer.parameters.reduce((n, p) => n + p.shape.reduce((a, b) => a * b, 1), 0);
+  const write = (): void =>
+    trainer.deployTo(trained, { externalData: parameters * 4 > MOST_INSIDE_BYTES });
+  const { rows, before, after } = await trainAndKeep(run, () => {
+    write();
+    process.stderr.write(`what was learned until then is in ${trained}\n`);
+  });
+  write();
   await trainer.release();
   const metric = flags.loss === 'softmax-cross-entropy' ? 'ACCURACY' : 'ERROR';
   const head = ['EPOCH', 'LOSS', metric, 'HELD-OUT LOSS', `HELD-OUT ${metric}`, 'TIME'];

@@ -8,13 +8,27 @@ import { ContinualLearner } from '../lifelong-learning/continual/continual-learn
 import { argMax, classificationMetrics } from './classification-metrics.ts';
 import type { Estimator, Metrics, Predictions, Rehearsal, TrainOptions } from './estimator.ts';
 
+/** Losses that labels are enough for. */
+export type ClassLoss = Exclude<LossName, 'cox-partial-likelihood' | 'distillation'>;
+
+/** Labels as targets of a loss that compares values: one column per class. */
+function columnsOf(labels: BigInt64Array, classes: number): Float32Array {
+  if (classes === 1) return Float32Array.from(labels, Number);
+  const columns = new Float32Array(labels.length * classes);
+  for (const [i, label] of labels.entries()) columns[i * classes + Number(label)] = 1;
+  return columns;
+}
+
 export interface OnnxEstimatorOptions {
   /** The ONNX file; or load one later. */
   readonly model?: Uint8Array;
   /** Default Adam with learning rate 1e-3. */
   readonly optimizer?: OptimizerOptions;
-  /** Default softmax cross-entropy on the model's first output, taken as logits. */
-  readonly loss?: LossName;
+  /**
+   * Default softmax cross-entropy on the model's first output, taken as logits. The others have 1 for the class and
+   * 0 for the rest as targets, or the label itself where the model has one output.
+   */
+  readonly loss?: ClassLoss;
   /** Passes over the data, ≥ 1. Default 3. */
   readonly epochs?: number;
   /** Samples per step, ≥ 1. Default 32. */
@@ -125,7 +139,7 @@ export class OnnxEstimator implements Estimator {
     const { epochs = 3, seed = 1, threads = 2, trainable, freeze, proximal = 0 } = this.#options;
     if (samples.size === 0)
       throw new ShoalError('invalid_argument', 'there are no samples to train on');
-    await this.#expectLabels(samples);
+    const classes = await this.#expectLabels(samples);
     const { rehearsal } = options;
     if (rehearsal && rehearsal.samples.size > 0) {
       const { loss = 'softmax-cross-entropy' } = this.#options;
@@ -148,7 +162,7 @@ export class OnnxEstimator implements Estimator {
       const random = seededRandom(seed);
       let last: Metrics = {};
       for (let epoch = 1; epoch <= epochs; epoch++)
-        last = await this.#epoch(trainer, samples, { epoch, random, options });
+        last = await this.#epoch(trainer, samples, { epoch, random, options, classes });
       await this.#replace(trainer.deploy());
       return last;
     } finally {
@@ -185,8 +199,12 @@ export class OnnxEstimator implements Estimator {
     }
   }
 
-  /** A class the model has no output for would teach it nothing, silently. */
-  async #expectLabels(samples: Samples): Promise<void> {
+  /**
+   * A class the model has no output for would teach it nothing, silently.
+   *
+   * @returns Outputs of the model.
+   */
+  async #expectLabels(samples: Samples): Promise<number> {
     const { classes } = await this.predict(slice(samples, 0, 1).inputs, 1);
     const bad = samples.labels.findIndex((l) => l < 0n || l >= BigInt(classes));
     if (bad >= 0 && classes > 1)
@@ -194,14 +212,16 @@ export class OnnxEstimator implements Estimator {
         'invalid_argument',
         `label ${samples.labels[bad]} of sample ${bad} is not one of the model's ${classes} classes`,
       );
+    return classes;
   }
 
   async #epoch(
     trainer: Trainer,
     samples: Samples,
-    at: { epoch: number; random: Random; options: TrainOptions },
+    at: { epoch: number; random: Random; options: TrainOptions; classes: number },
   ): Promise<Metrics> {
-    const { epochs = 3, batchSize = 32 } = this.#options;
+    const { epochs = 3, batchSize = 32, loss: kind = 'softmax-cross-entropy' } = this.#options;
+    const isByClass = kind === 'softmax-cross-entropy';
     const steps = Math.ceil(samples.size / batchSize);
     let step = 0;
     let loss = 0;
@@ -210,7 +230,7 @@ export class OnnxEstimator implements Estimator {
       at.options.signal?.throwIfAborted();
       const result = await trainer.step({
         inputs: batch.inputs,
-        targets: batch.labels,
+        targets: isByClass ? batch.labels : columnsOf(batch.labels, at.classes),
         size: batch.size,
       });
       step++;
@@ -259,7 +279,21 @@ export class OnnxEstimator implements Estimator {
     const { inputNames, outputNames, inputMetadata } = this.#session;
     const [input = ''] = inputNames;
     const declared = inputMetadata[0];
-    const rest = declared?.isTensor ? declared.shape.slice(1).map(Number) : [];
+    const shape = declared?.isTensor ? declared.shape.slice(1) : [];
+    const open = shape.filter((d) => typeof d !== 'number' || d < 0);
+    if (open.length > 1)
+      throw new ShoalError(
+        'unsupported',
+        `input "${input}" has ${open.length} dimensions of no fixed size beside the batch (${open.join(', ')}); export the model with at most one`,
+      );
+    // The one that is open follows from what is given.
+    const known = shape.reduce<number>((n, d) => (open.includes(d) ? n : n * Number(d)), 1);
+    const rest = shape.map((d) => (open.includes(d) ? inputs.length / size / known : Number(d)));
+    if (!rest.every(Number.isInteger))
+      throw new ShoalError(
+        'invalid_argument',
+        `${inputs.length} input values do not divide into ${size} samples of shape [${shape.join(', ')}]`,
+      );
     const wanted = size * rest.reduce((n, d) => n * d, 1);
     if (inputs.length !== wanted) {
       throw new ShoalError(

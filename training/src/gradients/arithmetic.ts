@@ -1,3 +1,4 @@
+import { DATA_TYPE } from '../onnx/tensor-data.ts';
 import { ends, type GradientContext, type GradientRule, unbroadcast } from './gradient.ts';
 
 /** Rule of a broadcasting operator of two operands, from the gradients at full shape. */
@@ -45,10 +46,15 @@ const div = binary(
 
 /** y = aᵇ:  da = dy·b·aᵇ⁻¹,  db = dy·y·ln a where a > 0, else 0 */
 const pow: GradientRule = (context) => {
-  const { builder, numbersOf } = context;
-  const [, b = ''] = context.node.input;
-  const exponents = numbersOf(b);
-  const exponent = exponents?.length === 1 ? exponents[0] : undefined;
+  const { builder, numbersOf, typeOf } = context;
+  const [, given = ''] = context.node.input;
+  const exponents = numbersOf(given);
+  const isConstant = exponents?.length === 1;
+  const b =
+    isConstant || typeOf(given) === DATA_TYPE.float
+      ? given
+      : builder.node('Cast', [given], { to: DATA_TYPE.float });
+  const exponent = isConstant ? exponents[0] : undefined;
   const left = ({ dy }: GradientContext, { a }: { a: string }): string => {
     if (exponent === 2)
       return builder.node('Mul', [dy, builder.node('Mul', [a, builder.float(2)])]);

@@ -1,5 +1,5 @@
 import { sizeOf } from '../onnx/tensor-data.ts';
-import { reachOf, windowOf } from '../onnx/window.ts';
+import { reachOf, type Window, windowOf } from '../onnx/window.ts';
 import {
   type Correlation,
   cellsOf,
@@ -279,6 +279,24 @@ const conv: GradientRule = (context) => {
   ];
 };
 
+/** With output_shape the padding is what is left, halved; the odd one goes where auto_pad says (ONNX ConvTranspose). */
+function splitBegins(
+  window: Window,
+  at: Pick<GradientContext, 'attributes'> & {
+    readonly large: readonly number[];
+    readonly small: readonly number[];
+  },
+): number[] {
+  const { attributes, large, small } = at;
+  const isUpper = attributes.text('auto_pad', 'NOTSET') === 'SAME_UPPER';
+  const extra = attributes.ints('output_padding', []);
+  return large.map((size, i) => {
+    const full = ((small[i] ?? 1) - 1) * (window.strides[i] ?? 1) + reachOf(window, i);
+    const total = Math.max(0, full + (extra[i] ?? 0) - size);
+    return isUpper ? Math.floor(total / 2) : total - Math.floor(total / 2);
+  });
+}
+
 /** Y = Wᵀ * X + B: the input gradient is a convolution, the weight gradient that of one with X and Y swapped. */
 const convTranspose: GradientRule = (context) => {
   const { builder, node, attributes, dy, dimsOf, needs } = context;
@@ -286,7 +304,10 @@ const convTranspose: GradientRule = (context) => {
   const [batch = 1, smallChannels = 1, ...small] = dimsOf(x);
   const [, largeChannels = 1, ...large] = dimsOf(ends(context).y);
   const kernel = dimsOf(w).slice(2);
-  const plain = windowOf(node, { kernel, spatial: large, out: small });
+  const asked = windowOf(node, { kernel, spatial: large, out: small });
+  const plain = attributes.has('output_shape')
+    ? { ...asked, begins: splitBegins(asked, { attributes, large, small }) }
+    : asked;
   // Whatever the node says (pads, output_padding, output_shape): the end padding that fits the sizes.
   const endPads = large.map(
     (size, i) =>

@@ -16,6 +16,8 @@ export interface GradientContext {
   readonly dyOf: (output: number) => string | undefined;
   /** Shape of any value of the forward graph. */
   readonly dimsOf: (value: string) => Dims;
+  /** ONNX element type of any value of the forward graph. */
+  readonly typeOf: (value: string) => number;
   /** Values of a constant of the forward graph; undefined when it is not constant or very large. */
   readonly numbersOf: (value: string) => readonly number[] | undefined;
   /** Whether the gradient of this input is needed by anything. */

@@ -1,6 +1,6 @@
 import { DATA_TYPE, sizeOf } from '../onnx/tensor-data.ts';
 import { reachOf, type Window, windowOf } from '../onnx/window.ts';
-import { ends, type GradientContext, type GradientRule } from './gradient.ts';
+import { ends, type GradientContext, type GradientRule, refuse } from './gradient.ts';
 
 interface Pooling {
   readonly dims: readonly number[];
@@ -106,10 +106,12 @@ function tiledMaxPool(context: GradientContext, n: number, pooling: Pooling): st
 function scatteredMaxPool(context: GradientContext, { dims }: Pooling): string {
   const { builder, dy, attributes, extraOutput } = context;
   const { x } = ends(context);
-  const indices = attributes.int('storage_order', 0) === 0 ? extraOutput(1) : undefined;
+  if (attributes.int('storage_order', 0) === 1)
+    refuse(context, 'storage_order=1 with its Indices read cannot be trained');
+  const indices = extraOutput(1);
   const flat = (value: string): string => builder.node('Reshape', [value, builder.ints([-1])]);
   const zeros = builder.node('Mul', [flat(x), builder.float(0)]);
-  const added = builder.node('ScatterElements', [zeros, flat(indices ?? ''), flat(dy)], {
+  const added = builder.node('ScatterElements', [zeros, flat(indices), flat(dy)], {
     axis: 0,
     reduction: 'add',
   });

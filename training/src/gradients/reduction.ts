@@ -78,10 +78,12 @@ export const REDUCTION: Readonly<Record<string, GradientRule>> = {
   ),
   ReduceMax: extremum,
   ReduceMin: extremum,
-  /** y = √Σx²:  dx = dy·x/y */
-  ReduceL2: reduction(({ builder, dy }, r) =>
-    builder.node('Mul', [r.x, builder.node('Div', [r.kept(dy), r.kept(r.y)])]),
-  ),
+  /** y = √Σx²:  dx = dy·x/y, and 0 where y is, as PyTorch has it */
+  ReduceL2: reduction(({ builder, dy }, r) => {
+    const isZero = builder.node('Equal', [r.y, builder.float(0)]);
+    const divisor = builder.node('Where', [isZero, builder.float(1), r.y]);
+    return builder.node('Mul', [r.x, builder.node('Div', [r.kept(dy), r.kept(divisor)])]);
+  }),
   /** y = Σ|x|:  dx = dy·sign x */
   ReduceL1: reduction(({ builder, dy }, r) =>
     builder.node('Mul', [builder.node('Sign', [r.x]), r.kept(dy)]),

@@ -146,7 +146,11 @@ const triangle: GradientRule = ({ builder, node, dy, attributes }) => [
 ];
 
 /** y = x as another float type:  dx = dy */
-const cast: GradientRule = ({ dy }) => [dy];
+const cast: GradientRule = (context) => {
+  const { builder, dy, typeOf } = context;
+  const { x, y } = ends(context);
+  return [typeOf(x) === typeOf(y) ? dy : builder.node('Cast', [dy], { to: typeOf(x) })];
+};
 
 /** Blocks of depth laid out in space and back undo each other. */
 const depthToSpace: GradientRule = (context) => {
@@ -179,6 +183,8 @@ const pad: GradientRule = (context) => {
     (a) => (a + dims.length) % dims.length,
   );
   const mode = attributes.text('mode', 'constant');
+  if (mode !== 'constant' && pads.some((p) => p < 0))
+    refuse(context, `negative pads with mode=${mode} cannot be trained`);
   let value = dy;
   const shape = [...dimsOf(ends(context).y)];
   for (const [i, axis] of axes.entries()) {
@@ -226,12 +232,22 @@ export interface AxisMap {
   /** Shape of the value. */
   readonly dims: readonly number[];
   readonly axis: number;
-  /** `[size of the axis, new size]`, row-major. */
+  /** `[size of the axis, new size]`, row-major; or the name of a value that holds it transposed. */
   readonly matrix: {
-    readonly values: Float32Array;
+    readonly values: Float32Array | string;
     readonly rows: number;
     readonly columns: number;
   };
+}
+
+function transposed(
+  values: Float32Array,
+  { rows, columns }: { readonly rows: number; readonly columns: number },
+): Float32Array {
+  const turned = new Float32Array(values.length);
+  for (let r = 0; r < rows; r++)
+    for (let c = 0; c < columns; c++) turned[c * rows + r] = values[r * columns + c] ?? 0;
+  return turned;
 }
 
 /** Multiplies a value with a constant matrix along one axis: `…×rows×…` → `…×columns×…`. */
@@ -241,12 +257,12 @@ export function alongAxis(context: GradientContext, value: string, at: AxisMap):
   const before = sizeOf(dims.slice(0, axis));
   const after = sizeOf(dims.slice(axis + 1));
   const opened = builder.node('Reshape', [value, builder.ints([before, matrix.rows, after])]);
-  const transposed = new Float32Array(matrix.values.length);
-  for (let r = 0; r < matrix.rows; r++)
-    for (let c = 0; c < matrix.columns; c++)
-      transposed[c * matrix.rows + r] = matrix.values[r * matrix.columns + c] ?? 0;
-  const constant = builder.floats(transposed, [matrix.columns, matrix.rows]);
-  const product = builder.node('MatMul', [constant, opened]);
+  const { values, rows, columns } = matrix;
+  const factor =
+    typeof values === 'string'
+      ? values
+      : builder.floats(transposed(values, { rows, columns }), [columns, rows]);
+  const product = builder.node('MatMul', [factor, opened]);
   const shape = dims.map((d, i) => (i === axis ? matrix.columns : d));
   return builder.node('Reshape', [product, builder.ints(shape)]);
 }

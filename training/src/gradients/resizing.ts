@@ -7,17 +7,22 @@ interface AxisResize {
   readonly scale: number;
 }
 
-/** Where output position `p` lies on the input axis (ONNX Resize, coordinate_transformation_mode). */
+const f = Math.fround;
+
+/**
+ * Where output position `p` lies on the input axis (ONNX Resize, coordinate_transformation_mode); in float32,
+ * step by step, as the runtime has it: ties of `nearest` hang on the last bit.
+ */
 function coordinate(mode: string, p: number, { from, to, scale }: AxisResize): number | undefined {
   switch (mode) {
     case 'half_pixel':
-      return (p + 0.5) / scale - 0.5;
+      return f(f(f(p + 0.5) / f(scale)) - 0.5);
     case 'pytorch_half_pixel':
-      return to > 1 ? (p + 0.5) / scale - 0.5 : 0;
+      return to > 1 ? f(f(f(p + 0.5) / f(scale)) - 0.5) : 0;
     case 'align_corners':
-      return to > 1 ? (p * (from - 1)) / (to - 1) : 0;
+      return to > 1 ? f(f(p * (from - 1)) / (to - 1)) : 0;
     case 'asymmetric':
-      return p / scale;
+      return f(p / f(scale));
     default:
       return undefined;
   }
@@ -64,6 +69,32 @@ function weights(context: GradientContext, resize: AxisResize): Float32Array {
   return values;
 }
 
+/**
+ * Which position each one copies hangs on the last bit of the runtime's own arithmetic: it is asked, by resizing
+ * the identity. The matrix transposed, `[from, to]`; undefined where that asks another question.
+ */
+function probed(context: GradientContext, { from, to, scale }: AxisResize): string | undefined {
+  const { builder, attributes, numbersOf, node } = context;
+  const isStretch = attributes.text('keep_aspect_ratio_policy', 'stretch') === 'stretch';
+  if (attributes.text('mode', 'nearest') !== 'nearest' || !isStretch) return undefined;
+  const isScaled = (numbersOf(node.input[2] ?? '') ?? []).length > 0;
+  // Where the shape stays, the runtime copies, whatever the scale.
+  if (to === from || (isScaled && Math.floor(from * f(scale)) !== to)) return undefined;
+  const identity = new Float32Array(from * from);
+  for (let i = 0; i < from; i++) identity[i * from + i] = 1;
+  const eye = builder.floats(identity, [from, from]);
+  const size = isScaled
+    ? [builder.floats(Float32Array.of(scale, 1), [2])]
+    : ['', builder.ints([to, from])];
+  const coordinates = attributes.text('coordinate_transformation_mode', 'half_pixel');
+  const made = builder.node('Resize', [eye, '', ...size], {
+    mode: 'nearest',
+    nearest_mode: attributes.text('nearest_mode', 'round_prefer_floor'),
+    coordinate_transformation_mode: coordinates,
+  });
+  return builder.node('Transpose', [made], { perm: [1, 0] });
+}
+
 /** Whole-number enlargement by nearest neighbours: dx = Σ dy over each block. */
 function blockSums(
   context: GradientContext,
@@ -82,45 +113,61 @@ function blockSums(
 function repeatsWholly(
   context: GradientContext,
   dims: readonly number[],
-  out: readonly number[],
+  { out, scales }: { readonly out: readonly number[]; readonly scales: readonly number[] },
 ): boolean {
   const { attributes } = context;
   if (attributes.text('mode', 'nearest') !== 'nearest') return false;
   return dims.every((from, axis) => {
     const to = out[axis] ?? 1;
     if (to % from !== 0) return false;
-    const w = weights(context, { from, to, scale: to / from });
+    const w = weights(context, { from, to, scale: scales[axis] ?? 1 });
     return Array.from({ length: to }, (_, p) => w[p * from + Math.floor((p * from) / to)]).every(
       (v) => v === 1,
     );
   });
 }
 
+/** How much larger the output is, by axis: as the node says, else by the sizes. */
+function scalesOf(context: GradientContext, dims: readonly number[]): number[] {
+  const { node, attributes, dimsOf, numbersOf } = context;
+  const out = dimsOf(ends(context).y);
+  const all = dims.map((_, i) => i);
+  const axes = attributes.ints('axes', all).map((a) => (a + dims.length) % dims.length);
+  const given = numbersOf(node.input[2] ?? '') ?? [];
+  if (given.length > 0) return dims.map((_, axis) => given[axes.indexOf(axis)] ?? 1);
+  const wanted = numbersOf(node.input[3] ?? '') ?? [];
+  const policy = attributes.text('keep_aspect_ratio_policy', 'stretch');
+  const ratios = axes.map((axis, i) => Math.fround((wanted[i] ?? 1) / (dims[axis] ?? 1)));
+  const common = policy === 'not_larger' ? Math.min(...ratios) : Math.max(...ratios);
+  return dims.map((from, axis) =>
+    policy !== 'stretch' && axes.includes(axis) ? common : (out[axis] ?? 1) / from,
+  );
+}
+
 /** Resize is linear in x and separable: y = W₁·x·W₂ᵀ…,  dx = W₁ᵀ·dy·W₂… */
 const resize: GradientRule = (context) => {
-  const { node, attributes, dy, dimsOf, numbersOf } = context;
+  const { attributes, dy, dimsOf } = context;
   const { x, y } = ends(context);
   const mode = attributes.text('mode', 'nearest');
   if (mode === 'cubic' || attributes.int('antialias', 0) === 1)
     refuse(context, 'cubic and antialiased resizing cannot be trained');
   const dims = dimsOf(x);
   const shape = [...dimsOf(y)];
-  if (repeatsWholly(context, dims, shape)) return [blockSums(context, dims, shape)];
-  const scales = numbersOf(node.input[2] ?? '') ?? [];
-  const axes = attributes.ints(
-    'axes',
-    dims.map((_, i) => i),
-  );
+  if (dims.every((d, axis) => d === shape[axis])) return [dy];
+  const scales = scalesOf(context, dims);
+  if (repeatsWholly(context, dims, { out: shape, scales }))
+    return [blockSums(context, dims, shape)];
   let value = dy;
   for (const [axis, from] of dims.entries()) {
     const to = shape[axis] ?? 1;
-    if (to === from) continue;
-    const given = scales.length > 0 ? scales[axes.indexOf(axis)] : undefined;
-    const matrix = weights(context, { from, to, scale: given ?? to / from });
+    const scale = scales[axis] ?? 1;
+    if (to === from && scale === 1) continue;
+    const along = { from, to, scale };
+    const values = probed(context, along) ?? weights(context, along);
     value = alongAxis(context, value, {
       dims: shape,
       axis,
-      matrix: { values: matrix, rows: to, columns: from },
+      matrix: { values, rows: to, columns: from },
     });
     shape[axis] = from;
   }

@@ -1,5 +1,4 @@
 import { ShoalError } from '@shoal/core';
-import { DATA_TYPE } from '../onnx/tensor-data.ts';
 import { floatTargets, type LossDefinition, sumAll } from './loss.ts';
 
 /**
@@ -28,37 +27,25 @@ export const coxPartialLikelihood: LossDefinition = {
     const h = builder.node('Reshape', [name, builder.ints([-1])]);
     const column = (value: string): string => builder.node('Unsqueeze', [value, builder.ints([1])]);
     const row = (value: string): string => builder.node('Unsqueeze', [value, builder.ints([0])]);
-    const atRisk = builder.node(
-      'Cast',
-      [builder.node('GreaterOrEqual', [row(time), column(time)])],
-      {
-        to: DATA_TYPE.float,
-      },
-    );
-    const top = builder.node('ReduceMax', [h], { keepdims: 0 });
-    const hazard = builder.node('Exp', [builder.node('Sub', [h, top])]);
-    const inner = builder.node(
-      'ReduceSum',
-      [builder.node('Mul', [atRisk, row(hazard)]), builder.ints([1])],
-      {
-        keepdims: 0,
-      },
-    );
-    const logInner = builder.node('Add', [builder.node('Log', [inner]), top]);
+    const atRisk = builder.node('GreaterOrEqual', [row(time), column(time)]);
+    // Each sum from its own largest term: scores far apart neither overflow nor vanish.
+    const scores = builder.node('Where', [atRisk, row(h), builder.float(-1e30)]);
+    const top = builder.node('ReduceMax', [scores, builder.ints([1])], { keepdims: 1 });
+    const hazards = builder.node('Exp', [builder.node('Sub', [scores, top])]);
+    const inner = builder.node('ReduceSum', [hazards, builder.ints([1])], { keepdims: 1 });
+    const logInner = builder.node('Reshape', [
+      builder.node('Add', [builder.node('Log', [inner]), top]),
+      builder.ints([-1]),
+    ]);
     const events = builder.node('Max', [sumAll(builder, event), builder.float(1)]);
     const total = sumAll(builder, builder.node('Mul', [event, builder.node('Sub', [h, logInner])]));
-    const share = builder.node('Div', [event, inner]);
+    const share = builder.node('Div', [column(event), inner]);
     const pull = builder.node(
       'ReduceSum',
-      [builder.node('Mul', [atRisk, column(share)]), builder.ints([0])],
-      {
-        keepdims: 0,
-      },
+      [builder.node('Mul', [hazards, share]), builder.ints([0])],
+      { keepdims: 0 },
     );
-    const gradient = builder.node('Div', [
-      builder.node('Sub', [builder.node('Mul', [pull, hazard]), event]),
-      events,
-    ]);
+    const gradient = builder.node('Div', [builder.node('Sub', [pull, event]), events]);
     return {
       loss: builder.node('Neg', [builder.node('Div', [total, events])]),
       gradient: builder.node('Reshape', [gradient, builder.ints(dims)]),

@@ -1,5 +1,6 @@
 import { ShoalError } from '@shoal/core';
 import type { GraphProto, NodeProto } from './onnx_pb.ts';
+import { readsOf } from './reads.ts';
 
 function called(node: NodeProto): string {
   return `node "${node.name}" (${node.opType})`;
@@ -15,6 +16,14 @@ function checkNames(graph: GraphProto): Set<string> {
     if (initializers.has(name)) corrupt(`two initializers are called "${name}"`);
     initializers.add(name);
   }
+  for (const [what, infos] of [
+    ['inputs', graph.input],
+    ['outputs', graph.output],
+  ] as const) {
+    const names = infos.map((i) => i.name);
+    const twice = names.find((name, i) => names.indexOf(name) !== i);
+    if (twice !== undefined) corrupt(`two ${what} are called "${twice}"`);
+  }
   const defined = new Set([...initializers, ...graph.input.map((i) => i.name)]);
   for (const node of graph.node) {
     for (const output of node.output) {
@@ -28,7 +37,7 @@ function checkNames(graph: GraphProto): Set<string> {
 
 function firstUnready(nodes: readonly NodeProto[], ready: ReadonlySet<string>): string {
   const [node] = nodes;
-  const missing = node?.input.find((i) => i !== '' && !ready.has(i));
+  const missing = node && readsOf(node).find((i) => i !== '' && !ready.has(i));
   return node ? `${called(node)} waits for "${missing}"` : '';
 }
 
@@ -41,7 +50,7 @@ function firstUnready(nodes: readonly NodeProto[], ready: ReadonlySet<string>): 
 export function checkGraph(graph: GraphProto): void {
   const defined = checkNames(graph);
   for (const node of graph.node) {
-    const missing = node.input.find((i) => i !== '' && !defined.has(i));
+    const missing = readsOf(node).find((i) => i !== '' && !defined.has(i));
     if (missing !== undefined) corrupt(`${called(node)} reads "${missing}", which nothing defines`);
   }
   for (const { name } of graph.output)
@@ -54,7 +63,7 @@ export function checkGraph(graph: GraphProto): void {
   let waiting = graph.node;
   while (waiting.length > 0) {
     const blocked = waiting.filter((node) => {
-      if (!node.input.every((i) => i === '' || ready.has(i))) return true;
+      if (!readsOf(node).every((i) => i === '' || ready.has(i))) return true;
       for (const output of node.output) ready.add(output);
       sorted.push(node);
       return false;

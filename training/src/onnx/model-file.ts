@@ -64,6 +64,12 @@ export function readModel(bytes: Uint8Array): ModelProto {
       `the model uses ONNX operator set ${opset}; supported are ${MIN_OPSET} to ${MAX_OPSET}. Export it again with one of these (torch.onnx.export(…, opset_version=17))`,
     );
   }
+  const [own] = model.functions;
+  if (own)
+    throw new ShoalError(
+      'unsupported',
+      `the model brings operators of its own ("${own.domain}:${own.name}"${model.functions.length > 1 ? ` and ${model.functions.length - 1} more` : ''}); export it with its functions written out (onnx.inliner.inline_local_functions)`,
+    );
   checkGraph(model.graph);
   return model;
 }

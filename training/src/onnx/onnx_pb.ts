@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file onnx.proto.
  */
 export const file_onnx: GenFile = /*@__PURE__*/
-  fileDesc("Cgpvbm54LnByb3RvEgpzaG9hbC5vbm54ItoBCg5BdHRyaWJ1dGVQcm90bxIMCgRuYW1lGAEgASgJEhUKDXJlZl9hdHRyX25hbWUYFSABKAkSDAoEdHlwZRgUIAEoBRIJCgFmGAIgASgCEgkKAWkYAyABKAMSCQoBcxgEIAEoDBIiCgF0GAUgASgLMhcuc2hvYWwub25ueC5UZW5zb3JQcm90bxIhCgFnGAYgASgLMhYuc2hvYWwub25ueC5HcmFwaFByb3RvEg4KBmZsb2F0cxgHIAMoAhIMCgRpbnRzGAggAygDEg8KB3N0cmluZ3MYCSADKAwiQwoOVmFsdWVJbmZvUHJvdG8SDAoEbmFtZRgBIAEoCRIjCgR0eXBlGAIgASgLMhUuc2hvYWwub25ueC5UeXBlUHJvdG8iiAEKCU5vZGVQcm90bxINCgVpbnB1dBgBIAMoCRIOCgZvdXRwdXQYAiADKAkSDAoEbmFtZRgDIAEoCRIPCgdvcF90eXBlGAQgASgJEg4KBmRvbWFpbhgHIAEoCRItCglhdHRyaWJ1dGUYBSADKAsyGi5zaG9hbC5vbm54LkF0dHJpYnV0ZVByb3RvIjQKFlN0cmluZ1N0cmluZ0VudHJ5UHJvdG8SCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJIuoBCgpNb2RlbFByb3RvEhIKCmlyX3ZlcnNpb24YASABKAMSNAoMb3BzZXRfaW1wb3J0GAggAygLMh4uc2hvYWwub25ueC5PcGVyYXRvclNldElkUHJvdG8SFQoNcHJvZHVjZXJfbmFtZRgCIAEoCRIYChBwcm9kdWNlcl92ZXJzaW9uGAMgASgJEiUKBWdyYXBoGAcgASgLMhYuc2hvYWwub25ueC5HcmFwaFByb3RvEjoKDm1ldGFkYXRhX3Byb3BzGA4gAygLMiIuc2hvYWwub25ueC5TdHJpbmdTdHJpbmdFbnRyeVByb3RvIvQBCgpHcmFwaFByb3RvEiMKBG5vZGUYASADKAsyFS5zaG9hbC5vbm54Lk5vZGVQcm90bxIMCgRuYW1lGAIgASgJEiwKC2luaXRpYWxpemVyGAUgAygLMhcuc2hvYWwub25ueC5UZW5zb3JQcm90bxIpCgVpbnB1dBgLIAMoCzIaLnNob2FsLm9ubnguVmFsdWVJbmZvUHJvdG8SKgoGb3V0cHV0GAwgAygLMhouc2hvYWwub25ueC5WYWx1ZUluZm9Qcm90bxIuCgp2YWx1ZV9pbmZvGA0gAygLMhouc2hvYWwub25ueC5WYWx1ZUluZm9Qcm90byKBAgoLVGVuc29yUHJvdG8SDAoEZGltcxgBIAMoAxIRCglkYXRhX3R5cGUYAiABKAUSFgoKZmxvYXRfZGF0YRgEIAMoAkICEAESFgoKaW50MzJfZGF0YRgFIAMoBUICEAESFgoKaW50NjRfZGF0YRgHIAMoA0ICEAESDAoEbmFtZRgIIAEoCRIQCghyYXdfZGF0YRgJIAEoDBIXCgtkb3VibGVfZGF0YRgKIAMoAUICEAESOQoNZXh0ZXJuYWxfZGF0YRgNIAMoCzIiLnNob2FsLm9ubnguU3RyaW5nU3RyaW5nRW50cnlQcm90bxIVCg1kYXRhX2xvY2F0aW9uGA4gASgFIocBChBUZW5zb3JTaGFwZVByb3RvEjMKA2RpbRgBIAMoCzImLnNob2FsLm9ubnguVGVuc29yU2hhcGVQcm90by5EaW1lbnNpb24aPgoJRGltZW5zaW9uEhMKCWRpbV92YWx1ZRgBIAEoA0gAEhMKCWRpbV9wYXJhbRgCIAEoCUgAQgcKBXZhbHVlIpMBCglUeXBlUHJvdG8SMwoLdGVuc29yX3R5cGUYASABKAsyHC5zaG9hbC5vbm54LlR5cGVQcm90by5UZW5zb3JIABpICgZUZW5zb3ISEQoJZWxlbV90eXBlGAEgASgFEisKBXNoYXBlGAIgASgLMhwuc2hvYWwub25ueC5UZW5zb3JTaGFwZVByb3RvQgcKBXZhbHVlIjUKEk9wZXJhdG9yU2V0SWRQcm90bxIOCgZkb21haW4YASABKAkSDwoHdmVyc2lvbhgCIAEoAw");
+  fileDesc("Cgpvbm54LnByb3RvEgpzaG9hbC5vbm54IoICCg5BdHRyaWJ1dGVQcm90bxIMCgRuYW1lGAEgASgJEhUKDXJlZl9hdHRyX25hbWUYFSABKAkSDAoEdHlwZRgUIAEoBRIJCgFmGAIgASgCEgkKAWkYAyABKAMSCQoBcxgEIAEoDBIiCgF0GAUgASgLMhcuc2hvYWwub25ueC5UZW5zb3JQcm90bxIhCgFnGAYgASgLMhYuc2hvYWwub25ueC5HcmFwaFByb3RvEg4KBmZsb2F0cxgHIAMoAhIMCgRpbnRzGAggAygDEg8KB3N0cmluZ3MYCSADKAwSJgoGZ3JhcGhzGAsgAygLMhYuc2hvYWwub25ueC5HcmFwaFByb3RvIkMKDlZhbHVlSW5mb1Byb3RvEgwKBG5hbWUYASABKAkSIwoEdHlwZRgCIAEoCzIVLnNob2FsLm9ubnguVHlwZVByb3RvIogBCglOb2RlUHJvdG8SDQoFaW5wdXQYASADKAkSDgoGb3V0cHV0GAIgAygJEgwKBG5hbWUYAyABKAkSDwoHb3BfdHlwZRgEIAEoCRIOCgZkb21haW4YByABKAkSLQoJYXR0cmlidXRlGAUgAygLMhouc2hvYWwub25ueC5BdHRyaWJ1dGVQcm90byI0ChZTdHJpbmdTdHJpbmdFbnRyeVByb3RvEgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCSKYAgoKTW9kZWxQcm90bxISCgppcl92ZXJzaW9uGAEgASgDEjQKDG9wc2V0X2ltcG9ydBgIIAMoCzIeLnNob2FsLm9ubnguT3BlcmF0b3JTZXRJZFByb3RvEhUKDXByb2R1Y2VyX25hbWUYAiABKAkSGAoQcHJvZHVjZXJfdmVyc2lvbhgDIAEoCRIlCgVncmFwaBgHIAEoCzIWLnNob2FsLm9ubnguR3JhcGhQcm90bxI6Cg5tZXRhZGF0YV9wcm9wcxgOIAMoCzIiLnNob2FsLm9ubnguU3RyaW5nU3RyaW5nRW50cnlQcm90bxIsCglmdW5jdGlvbnMYGSADKAsyGS5zaG9hbC5vbm54LkZ1bmN0aW9uUHJvdG8iLQoNRnVuY3Rpb25Qcm90bxIMCgRuYW1lGAEgASgJEg4KBmRvbWFpbhgKIAEoCSL0AQoKR3JhcGhQcm90bxIjCgRub2RlGAEgAygLMhUuc2hvYWwub25ueC5Ob2RlUHJvdG8SDAoEbmFtZRgCIAEoCRIsCgtpbml0aWFsaXplchgFIAMoCzIXLnNob2FsLm9ubnguVGVuc29yUHJvdG8SKQoFaW5wdXQYCyADKAsyGi5zaG9hbC5vbm54LlZhbHVlSW5mb1Byb3RvEioKBm91dHB1dBgMIAMoCzIaLnNob2FsLm9ubnguVmFsdWVJbmZvUHJvdG8SLgoKdmFsdWVfaW5mbxgNIAMoCzIaLnNob2FsLm9ubnguVmFsdWVJbmZvUHJvdG8igQIKC1RlbnNvclByb3RvEgwKBGRpbXMYASADKAMSEQoJZGF0YV90eXBlGAIgASgFEhYKCmZsb2F0X2RhdGEYBCADKAJCAhABEhYKCmludDMyX2RhdGEYBSADKAVCAhABEhYKCmludDY0X2RhdGEYByADKANCAhABEgwKBG5hbWUYCCABKAkSEAoIcmF3X2RhdGEYCSABKAwSFwoLZG91YmxlX2RhdGEYCiADKAFCAhABEjkKDWV4dGVybmFsX2RhdGEYDSADKAsyIi5zaG9hbC5vbm54LlN0cmluZ1N0cmluZ0VudHJ5UHJvdG8SFQoNZGF0YV9sb2NhdGlvbhgOIAEoBSKHAQoQVGVuc29yU2hhcGVQcm90bxIzCgNkaW0YASADKAsyJi5zaG9hbC5vbm54LlRlbnNvclNoYXBlUHJvdG8uRGltZW5zaW9uGj4KCURpbWVuc2lvbhITCglkaW1fdmFsdWUYASABKANIABITCglkaW1fcGFyYW0YAiABKAlIAEIHCgV2YWx1ZSKTAQoJVHlwZVByb3RvEjMKC3RlbnNvcl90eXBlGAEgASgLMhwuc2hvYWwub25ueC5UeXBlUHJvdG8uVGVuc29ySAAaSAoGVGVuc29yEhEKCWVsZW1fdHlwZRgBIAEoBRIrCgVzaGFwZRgCIAEoCzIcLnNob2FsLm9ubnguVGVuc29yU2hhcGVQcm90b0IHCgV2YWx1ZSI1ChJPcGVyYXRvclNldElkUHJvdG8SDgoGZG9tYWluGAEgASgJEg8KB3ZlcnNpb24YAiABKAM");
 
 /**
  * @generated from message shoal.onnx.AttributeProto
@@ -74,6 +74,11 @@ export type AttributeProto = Message<"shoal.onnx.AttributeProto"> & {
    * @generated from field: repeated bytes strings = 9;
    */
   strings: Uint8Array[];
+
+  /**
+   * @generated from field: repeated shoal.onnx.GraphProto graphs = 11;
+   */
+  graphs: GraphProto[];
 };
 
 /**
@@ -202,6 +207,11 @@ export type ModelProto = Message<"shoal.onnx.ModelProto"> & {
    * @generated from field: repeated shoal.onnx.StringStringEntryProto metadata_props = 14;
    */
   metadataProps: StringStringEntryProto[];
+
+  /**
+   * @generated from field: repeated shoal.onnx.FunctionProto functions = 25;
+   */
+  functions: FunctionProto[];
 };
 
 /**
@@ -210,6 +220,30 @@ export type ModelProto = Message<"shoal.onnx.ModelProto"> & {
  */
 export const ModelProtoSchema: GenMessage<ModelProto> = /*@__PURE__*/
   messageDesc(file_onnx, 4);
+
+/**
+ * Only so much as says that a model brings its own operators.
+ *
+ * @generated from message shoal.onnx.FunctionProto
+ */
+export type FunctionProto = Message<"shoal.onnx.FunctionProto"> & {
+  /**
+   * @generated from field: optional string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from field: optional string domain = 10;
+   */
+  domain: string;
+};
+
+/**
+ * Describes the message shoal.onnx.FunctionProto.
+ * Use `create(FunctionProtoSchema)` to create a new message.
+ */
+export const FunctionProtoSchema: GenMessage<FunctionProto> = /*@__PURE__*/
+  messageDesc(file_onnx, 5);
 
 /**
  * @generated from message shoal.onnx.GraphProto
@@ -251,7 +285,7 @@ export type GraphProto = Message<"shoal.onnx.GraphProto"> & {
  * Use `create(GraphProtoSchema)` to create a new message.
  */
 export const GraphProtoSchema: GenMessage<GraphProto> = /*@__PURE__*/
-  messageDesc(file_onnx, 5);
+  messageDesc(file_onnx, 6);
 
 /**
  * @generated from message shoal.onnx.TensorProto
@@ -313,7 +347,7 @@ export type TensorProto = Message<"shoal.onnx.TensorProto"> & {
  * Use `create(TensorProtoSchema)` to create a new message.
  */
 export const TensorProtoSchema: GenMessage<TensorProto> = /*@__PURE__*/
-  messageDesc(file_onnx, 6);
+  messageDesc(file_onnx, 7);
 
 /**
  * @generated from message shoal.onnx.TensorShapeProto
@@ -330,7 +364,7 @@ export type TensorShapeProto = Message<"shoal.onnx.TensorShapeProto"> & {
  * Use `create(TensorShapeProtoSchema)` to create a new message.
  */
 export const TensorShapeProtoSchema: GenMessage<TensorShapeProto> = /*@__PURE__*/
-  messageDesc(file_onnx, 7);
+  messageDesc(file_onnx, 8);
 
 /**
  * @generated from message shoal.onnx.TensorShapeProto.Dimension
@@ -359,7 +393,7 @@ export type TensorShapeProto_Dimension = Message<"shoal.onnx.TensorShapeProto.Di
  * Use `create(TensorShapeProto_DimensionSchema)` to create a new message.
  */
 export const TensorShapeProto_DimensionSchema: GenMessage<TensorShapeProto_Dimension> = /*@__PURE__*/
-  messageDesc(file_onnx, 7, 0);
+  messageDesc(file_onnx, 8, 0);
 
 /**
  * @generated from message shoal.onnx.TypeProto
@@ -382,7 +416,7 @@ export type TypeProto = Message<"shoal.onnx.TypeProto"> & {
  * Use `create(TypeProtoSchema)` to create a new message.
  */
 export const TypeProtoSchema: GenMessage<TypeProto> = /*@__PURE__*/
-  messageDesc(file_onnx, 8);
+  messageDesc(file_onnx, 9);
 
 /**
  * @generated from message shoal.onnx.TypeProto.Tensor
@@ -404,7 +438,7 @@ export type TypeProto_Tensor = Message<"shoal.onnx.TypeProto.Tensor"> & {
  * Use `create(TypeProto_TensorSchema)` to create a new message.
  */
 export const TypeProto_TensorSchema: GenMessage<TypeProto_Tensor> = /*@__PURE__*/
-  messageDesc(file_onnx, 8, 0);
+  messageDesc(file_onnx, 9, 0);
 
 /**
  * @generated from message shoal.onnx.OperatorSetIdProto
@@ -426,5 +460,5 @@ export type OperatorSetIdProto = Message<"shoal.onnx.OperatorSetIdProto"> & {
  * Use `create(OperatorSetIdProtoSchema)` to create a new message.
  */
 export const OperatorSetIdProtoSchema: GenMessage<OperatorSetIdProto> = /*@__PURE__*/
-  messageDesc(file_onnx, 9);
+  messageDesc(file_onnx, 10);
 

@@ -13,6 +13,7 @@ export const DATA_TYPE = {
   int64: 7,
   bool: 9,
   float16: 10,
+  bfloat16: 16,
   double: 11,
   uint32: 12,
   uint64: 13,

@@ -10,6 +10,7 @@ import {
   type TensorProto,
   ValueInfoProtoSchema,
 } from './onnx_pb.ts';
+import { readsOf } from './reads.ts';
 import {
   DATA_TYPE,
   floatsOf,
@@ -112,7 +113,7 @@ function varyingValues(graph: GraphProto, sources: Iterable<string>): Set<string
   for (const node of graph.node) {
     const varies =
       (RANDOM.has(node.opType) && node.opType !== 'Dropout') ||
-      (!SHAPE_ONLY.has(node.opType) && node.input.some((i) => varying.has(i)));
+      (!SHAPE_ONLY.has(node.opType) && readsOf(node).some((i) => varying.has(i)));
     if (varies) for (const o of node.output) varying.add(o);
   }
   return varying;
@@ -127,7 +128,7 @@ function liveNodes(
   const live: NodeProto[] = [];
   for (const node of nodes.toReversed()) {
     if (!node.output.some((o) => varying.has(o) && needed.has(o))) continue;
-    for (const i of node.input) needed.add(i);
+    for (const i of readsOf(node)) needed.add(i);
     live.push(node);
   }
   return live.reverse();

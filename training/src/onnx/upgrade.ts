@@ -1,6 +1,7 @@
 import { Attributes } from './attributes.ts';
 import { attribute } from './graph-builder.ts';
 import type { GraphProto, NodeProto, TensorProto } from './onnx_pb.ts';
+import { bodiesOf } from './reads.ts';
 import { revise } from './revise.ts';
 import { int64Tensor } from './tensor-data.ts';
 
@@ -45,6 +46,40 @@ function countedSplit(node: NodeProto): NodeProto {
 }
 
 /** The stock runtime only has the inference form; the training form is written by `trainingForm`. */
+/** Whether values are dropped says `trainingForm`, and not who exported the model. */
+function inferenceDropout(node: NodeProto): NodeProto {
+  return node.input.length > 2 ? revise(node, { input: node.input.slice(0, 2) }) : node;
+}
+
+/** Before opset 16 pixels were not centred. */
+function cornerRoiAlign(node: NodeProto): NodeProto {
+  const mode = attribute('coordinate_transformation_mode', 'output_half_pixel');
+  return revise(node, { attribute: [...node.attribute, mode] });
+}
+
+function upgradedNode(node: NodeProto, opset: number, constants: TensorProto[]): NodeProto {
+  if (node.opType === 'BatchNormalization') return inferenceNormalization(node);
+  if (node.opType === 'Dropout') return inferenceDropout(node);
+  // It says how Indices are counted, and nothing of the values; without them it has no meaning.
+  if (node.opType === 'MaxPool' && node.output.length < 2) return without(node, 'storage_order');
+  if (opset < 16 && node.opType === 'RoiAlign') return cornerRoiAlign(node);
+  if (opset >= WORKING_OPSET) return node;
+  if (REDUCTIONS.has(node.opType)) return axesAsInput(node, constants);
+  return node.opType === 'Split' ? countedSplit(node) : node;
+}
+
+/** The graphs inside a node, upgraded as well. */
+function withBodies(node: NodeProto, opset: number): NodeProto {
+  if (bodiesOf(node).length === 0) return node;
+  const attributes = node.attribute.map((a) =>
+    revise(a, {
+      ...(a.g ? { g: upgrade(a.g, opset) } : {}),
+      graphs: a.graphs.map((g) => upgrade(g, opset)),
+    }),
+  );
+  return revise(node, { attribute: attributes });
+}
+
 function inferenceNormalization(node: NodeProto): NodeProto {
   const upgraded = without(node, 'training_mode');
   upgraded.output = node.output.slice(0, 1);
@@ -59,10 +94,9 @@ export function upgrade(graph: GraphProto, opset: number): GraphProto {
   const constants: TensorProto[] = [];
   const node = graph.node.map((n, i) => {
     const named = n.name === '' ? revise(n, { name: `${n.opType}_${i}` }) : n;
-    if (n.opType === 'BatchNormalization') return inferenceNormalization(named);
-    if (opset >= WORKING_OPSET) return named;
-    if (REDUCTIONS.has(n.opType)) return axesAsInput(named, constants);
-    return n.opType === 'Split' ? countedSplit(named) : named;
+    const standard = n.domain === 'ai.onnx' ? revise(named, { domain: '' }) : named;
+    if (standard.domain !== '') return standard;
+    return upgradedNode(withBodies(standard, opset), opset, constants);
   });
   return revise(graph, { node, initializer: [...graph.initializer, ...constants] });
 }
