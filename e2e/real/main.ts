@@ -1,6 +1,7 @@
 import { benchmarkSuites } from './benchmark-suites.ts';
 import { browserParticipants } from './browser-participants.ts';
 import { containerRuntime } from './container-runtime.ts';
+import { flowerOracle } from './flower-oracle.ts';
 import { fullDisk } from './full-disk.ts';
 import { isolatedEdge } from './isolated-edge.ts';
 import { kubectlSession } from './kubectl-session.ts';
@@ -27,6 +28,7 @@ const outcomes: Outcome[] = [
   ...(await onnxConsumers()),
   ...(await sednaClient()),
   ...(await torchOracle()),
+  ...flowerOracle(),
   ...(await browserParticipants()),
   ...(await benchmarkSuites()),
   ...(await objectStorage(minio)),
