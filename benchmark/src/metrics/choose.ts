@@ -5,6 +5,7 @@ import type { ParadigmName } from '../config/algorithm.ts';
 import type { BenchmarkingJob } from '../config/benchmarking-job.ts';
 import { suggestion } from '../config/nearest.ts';
 import type { MetricChoice, TestEnv } from '../config/test-env.ts';
+import { loadingFault } from '../plan/module-file.ts';
 import { METRIC_ALIASES, METRICS } from './built-in.ts';
 import { type Metric, UNITS, type UserMetric } from './metric.ts';
 
@@ -88,6 +89,15 @@ export async function chooseMetrics(
   return chosen;
 }
 
+/** Files of metrics may be anything: they are tried in a process of their own first. */
+async function requireLoadable(choices: readonly MetricChoice[]): Promise<void> {
+  for (const { name, url } of choices) {
+    const fault = url !== undefined && existsSync(url) ? await loadingFault(url) : undefined;
+    if (fault !== undefined)
+      throw new ShoalError('invalid_argument', `metric "${name}" does not load: ${url}: ${fault}`);
+  }
+}
+
 /**
  * Whether the metrics fit the paradigm, and the ranking fits the metrics.
  *
@@ -98,6 +108,7 @@ export async function checkMetrics(
   paradigm: ParadigmName,
   job: BenchmarkingJob,
 ): Promise<string[]> {
+  await requireLoadable(testEnv.metrics);
   const metrics = await chooseMetrics(testEnv.metrics);
   const names = metrics.map((m) => m.name);
   const stranger = metrics.find((m) => m.paradigms && !m.paradigms.includes(paradigm));

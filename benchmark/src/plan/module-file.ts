@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 import { messageOf, ShoalError } from '@shoal/core';
@@ -30,34 +31,79 @@ export interface LoadedModule {
   readonly sources: (parameters: JsonMap) => readonly string[] | Promise<readonly string[]>;
 }
 
-/** Longest time a module may take to load. */
-const LOAD_MS = 60_000;
+/** Longest time a file may take to load. */
+const LOAD_MS = 30_000;
+const LOADED = 'shoal: loaded';
+/** How Node ends where a module waits and nothing is left to happen. */
+const UNSETTLED = 13;
+const PROBE = `await import(process.argv[1]); console.log(${JSON.stringify(LOADED)})`;
 
-/** Imports a file that may be anything: one that never ends loading, or ends the process, is named. */
-async function loaded(path: string, name: string): Promise<Readonly<Record<string, unknown>>> {
-  const guard = (): void => {
-    process.exitCode = 70;
-    process.stderr.write(`module "${name}": ${path} ended the process while it was loaded\n`);
-  };
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(
-      () => reject(new Error(`it was not loaded after ${LOAD_MS / 1000} s`)),
-      LOAD_MS,
-    );
+/** How loading each file ended in a process of its own: undefined when it was well. */
+const probes = new Map<string, Promise<string | undefined>>();
+
+/**
+ * Imports a file in a process of its own first: one that never comes back from loading, or ends the process,
+ * would take who imports it along.
+ *
+ * @returns What went wrong; nothing for one that throws, which its importer is told as well.
+ */
+export function loadingFault(path: string, limitMs: number = LOAD_MS): Promise<string | undefined> {
+  const known = probes.get(path) ?? probe(path, limitMs);
+  probes.set(path, known);
+  return known;
+}
+
+async function probe(path: string, limitMs: number): Promise<string | undefined> {
+  const args = ['--input-type=module', '-e', PROBE, pathToFileURL(path).href];
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  let said = '';
+  child.stdout.on('data', (text: Buffer) => {
+    said = `${said}${text}`.slice(-1_000);
   });
-  process.once('exit', guard);
-  try {
-    const found: unknown = await Promise.race([import(pathToFileURL(path).href), late]);
-    return found as Readonly<Record<string, unknown>>;
-  } finally {
-    clearTimeout(timer);
-    process.off('exit', guard);
-  }
+  child.stderr.resume();
+  let isLate = false;
+  const timer = setTimeout(() => {
+    isLate = true;
+    child.kill('SIGKILL');
+  }, limitMs);
+  const code = await new Promise<number | null>((resolve) => {
+    child.on('error', () => resolve(null));
+    child.on('close', resolve);
+    // A file that was loaded may leave timers behind: it is not waited for.
+    child.stdout.on('data', () => {
+      if (said.includes(LOADED)) child.kill('SIGKILL');
+    });
+  });
+  clearTimeout(timer);
+  if (isLate) return `it was not loaded after ${limitMs / 1000} s`;
+  // What throws, throws again for who imports it.
+  if (said.includes(LOADED) || code === 1) return undefined;
+  return code === UNSETTLED
+    ? 'it waits for something that never comes'
+    : 'it ends the process while it is loaded';
 }
 
 function camelCase(name: string): string {
   return name.replace(/[-_ ]+(.)/g, (_, c: string) => c.toUpperCase());
+}
+
+/** {@link loadModule}, of a file that may be anything: it is tried in a process of its own first. */
+export async function checkModule(path: string, name: string): Promise<LoadedModule> {
+  requireModuleFile(path, name);
+  const fault = await loadingFault(path);
+  if (fault !== undefined)
+    throw new ShoalError('invalid_argument', `module "${name}" does not load: ${path}: ${fault}`);
+  return await loadModule(path, name);
+}
+
+function requireModuleFile(path: string, name: string): void {
+  if (path.endsWith('.py'))
+    throw new ShoalError(
+      'invalid_argument',
+      `module "${name}": ${path} is Python; a module here is a TypeScript or JavaScript file that exports a function (see docs/guides/benchmarks.md)`,
+    );
+  if (!existsSync(path))
+    throw new ShoalError('not_found', `module "${name}": there is no file ${path}`);
 }
 
 /**
@@ -66,17 +112,11 @@ function camelCase(name: string): string {
  * @throws ShoalError `not_found` for a file that is not there, `invalid_argument` for one that does
  *   not load or exports no function.
  */
-export async function checkModule(path: string, name: string): Promise<LoadedModule> {
-  if (path.endsWith('.py'))
-    throw new ShoalError(
-      'invalid_argument',
-      `module "${name}": ${path} is Python; a module here is a TypeScript or JavaScript file that exports a function (see docs/guides/benchmarks.md)`,
-    );
-  if (!existsSync(path))
-    throw new ShoalError('not_found', `module "${name}": there is no file ${path}`);
+async function loadModule(path: string, name: string): Promise<LoadedModule> {
+  requireModuleFile(path, name);
   let exported: Readonly<Record<string, unknown>>;
   try {
-    exported = await loaded(path, name);
+    exported = (await import(pathToFileURL(path).href)) as Readonly<Record<string, unknown>>;
   } catch (error) {
     throw new ShoalError(
       'invalid_argument',
@@ -117,7 +157,7 @@ export async function moduleOf<T>(
   const module = algorithm.modules.find((m) => m.type === type);
   if (module?.url === undefined)
     throw new ShoalError('invalid_argument', `there is no file for ${type}`);
-  const { create } = await checkModule(module.url, module.name);
+  const { create } = await loadModule(module.url, module.name);
   const parameters = fromEnvironment(module.hyperparameters, environment) as JsonMap;
   const { initialModel } = algorithm;
   const made = await create(parameters, {
