@@ -61,17 +61,19 @@ function addCode(inputs: number): number[] {
 }
 
 /**
- * `exchange(pairs, end, bytes)`: for each pair of addresses from `pairs` to `end`, the smaller
- * value of every lane goes to the first row, the larger to the second.
+ * `exchange(pairs, end, bytes, base)`: for each pair of rows from `pairs` to `end`, the smaller value of every lane
+ * goes to the first, the larger to the second; `bytes` of each, from `base` behind its address on.
  */
 function exchangeCode(): number[] {
-  const [pairs, end, bytes, a, b, stop, va, vb] = [0, 1, 2, 3, 4, 5, 6, 7];
+  const [pairs, end, bytes, base, a, b, stop, va, vb] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
   const both = (op: number): number[] => [LOCAL_GET, va, LOCAL_GET, vb, 0xfd, op, 0x01];
+  const row = (offset: number, local: number): number[] => [
+    ...[LOCAL_GET, pairs, 0x28, 0x02, offset, LOCAL_GET, base, 0x6a, LOCAL_SET, local],
+  ];
   return [
     ...[0x02, 0x03, 0x7f, 0x02, 0x7b], // three i32, two v128
     ...LOOP,
-    ...[LOCAL_GET, pairs, 0x28, 0x02, 0x00, LOCAL_SET, a],
-    ...[LOCAL_GET, pairs, 0x28, 0x02, 0x04, LOCAL_SET, b],
+    ...[...row(0, a), ...row(4, b)],
     ...[LOCAL_GET, a, LOCAL_GET, bytes, 0x6a, LOCAL_SET, stop],
     ...LOOP,
     ...[LOCAL_GET, a, ...load(0), LOCAL_SET, va],
@@ -97,7 +99,7 @@ function kernelModule(): Uint8Array<ArrayBuffer> {
     ...Array<number>(n).fill(0x7d),
     0,
   ]);
-  const all = [...types, [0x60, 3, 0x7f, 0x7f, 0x7f, 0]];
+  const all = [...types, [0x60, 4, 0x7f, 0x7f, 0x7f, 0x7f, 0]];
   const names = [...counts.map((n) => `add${n}`), 'exchange'];
   const codes = [...counts.map(addCode), exchangeCode()];
   return Uint8Array.from([
@@ -119,7 +121,8 @@ export interface Kernel {
    * `end` in turns of 64 bytes, then the addresses of the inputs, then their weights.
    */
   readonly add: readonly Add[];
-  readonly exchange: (pairs: number, end: number, bytes: number) => void;
+  /** Exchanges values between rows, pair after pair. */
+  readonly exchange: (pairs: number, end: number, bytes: number, base: number) => void;
   readonly buffer: ArrayBuffer;
 }
 

@@ -198,17 +198,27 @@ function mergeStep(n: number, p: number, k: number): [number, number][] {
   return pairs;
 }
 
-/** The comparators that rows `from` to `to` (exclusive) of the sorted column depend on. */
+/**
+ * The comparators that the ranks `from` to `to` (exclusive) of the sorted column depend on.
+ *
+ * @param isSet Whether those ranks are wanted in any order, as for their sum.
+ */
 function neededFor(
   pairs: readonly [number, number][],
-  from: number,
-  to: number,
+  [from, to]: readonly [number, number],
+  isSet: boolean,
 ): [number, number][] {
-  const wanted = new Set(Array.from({ length: to - from }, (_, i) => from + i));
+  // An exchange between two rows whose ranks mean the same to who asks changes nothing.
+  const partOf = (row: number): number => {
+    if (row < from) return -1;
+    return row >= to ? -2 : isSet ? 0 : row;
+  };
+  const read = new Set<number>();
   const kept: [number, number][] = [];
   for (const pair of pairs.toReversed()) {
-    if (!wanted.has(pair[0]) && !wanted.has(pair[1])) continue;
-    wanted.add(pair[0]).add(pair[1]);
+    const [low, high] = pair;
+    if (!read.has(low) && !read.has(high) && partOf(low) === partOf(high)) continue;
+    read.add(low).add(high);
     kept.push(pair);
   }
   return kept.reverse();
@@ -216,6 +226,46 @@ function neededFor(
 
 /** Columns sorted at once: rows of 256 bytes, so that a hundred of them fit the first-level cache. */
 const COLUMNS = 64;
+/** Columns copied at once: a copy has a price of its own. */
+const STAGED = 1024;
+/** Rows do not begin at the same place of a page: they would push each other out of the cache. */
+const STRIDE_BYTES = (STAGED + COLUMNS) * 4;
+
+/** Sorted columns, in the memory of a kernel. */
+interface SortedColumns {
+  readonly kernel: Kernel;
+  /** `rows[rank][column]`, of {@link STAGED} columns. */
+  readonly rows: readonly Float32Array[];
+  readonly from: number;
+  readonly count: number;
+}
+
+/** Sorts the values of all inputs coordinate by coordinate, some columns at a time. */
+function sortColumns(
+  inputs: readonly Float32Array[],
+  pairs: readonly [number, number][],
+  visit: (sorted: SortedColumns) => void,
+): void {
+  const n = inputs.length;
+  const size = inputs[0]?.length ?? 0;
+  // One row more, to add up in.
+  const table = (n + 1) * STRIDE_BYTES;
+  const kernel = openKernel(table + Math.max(1, pairs.length) * 8);
+  const { exchange, buffer } = kernel;
+  const addresses = pairs.flat().map((row) => row * STRIDE_BYTES);
+  new Int32Array(buffer, table, addresses.length).set(addresses);
+  const rows = Array.from(
+    { length: n + 1 },
+    (_, k) => new Float32Array(buffer, k * STRIDE_BYTES, STAGED),
+  );
+  for (let from = 0; from < size; from += STAGED) {
+    const count = Math.min(STAGED, size - from);
+    for (const [k, input] of inputs.entries()) rows[k]?.set(input.subarray(from, from + count));
+    for (let at = 0; at < count && pairs.length > 0; at += COLUMNS)
+      exchange(table, table + pairs.length * 8, COLUMNS * 4, at * 4);
+    visit({ kernel, rows, from, count });
+  }
+}
 
 /**
  * Sorts the values of all inputs coordinate by coordinate and lets `pick` make one value of each
@@ -223,7 +273,6 @@ const COLUMNS = 64;
  *
  * @param inputs Of one length; finite.
  * @param pick Gets the sorted values as `rows[rank][column]` and writes `count` results from `at`.
- * @param ranks Which ranks `pick` looks at, from (inclusive) to (exclusive); default all.
  */
 export function perCoordinate(
   inputs: readonly Float32Array[],
@@ -232,22 +281,40 @@ export function perCoordinate(
     result: Float32Array,
     at: { from: number; count: number },
   ) => void,
-  ranks: readonly [from: number, to: number] = [0, inputs.length],
+): Float32Array {
+  const result = new Float32Array(inputs[0]?.length ?? 0);
+  sortColumns(inputs, sortingNetwork(inputs.length), ({ rows, from, count }) =>
+    pick(rows.slice(0, -1), result, { from, count }),
+  );
+  return result;
+}
+
+/**
+ * Mean of the values of some ranks, coordinate by coordinate; added up in float32.
+ *
+ * @param inputs Of one length; finite.
+ * @param ranks From (inclusive) to (exclusive) in ascending order.
+ */
+export function rankMeans(
+  inputs: readonly Float32Array[],
+  ranks: readonly [from: number, to: number],
 ): Float32Array {
   const n = inputs.length;
-  const size = inputs[0]?.length ?? 0;
-  const result = new Float32Array(size);
-  const pairs = neededFor(sortingNetwork(n), ...ranks);
-  const rowBytes = COLUMNS * 4;
-  const table = n * rowBytes;
-  const { exchange, buffer } = openKernel(table + Math.max(1, pairs.length) * 8);
-  new Int32Array(buffer, table, pairs.length * 2).set(pairs.flat().map((row) => row * rowBytes));
-  const rows = inputs.map((_, k) => new Float32Array(buffer, k * rowBytes, COLUMNS));
-  for (let from = 0; from < size; from += COLUMNS) {
-    const count = Math.min(COLUMNS, size - from);
-    for (const [k, input] of inputs.entries()) rows[k]?.set(input.subarray(from, from + count));
-    if (pairs.length > 0) exchange(table, table + pairs.length * 8, rowBytes);
-    pick(rows, result, { from, count });
-  }
+  const result = new Float32Array(inputs[0]?.length ?? 0);
+  const pairs = neededFor(sortingNetwork(n), ranks, true);
+  const [low, high] = ranks;
+  const ones = Array.from({ length: ADDED_AT_ONCE }, () => 1);
+  sortColumns(inputs, pairs, ({ kernel, rows, from, count }) => {
+    const sum = rows[n]?.fill(0) ?? new Float32Array();
+    const [start, end] = [n * STRIDE_BYTES, n * STRIDE_BYTES + Math.ceil(count / 16) * 64];
+    for (let rank = low; rank < high; rank += ADDED_AT_ONCE) {
+      const some = Array.from(
+        { length: Math.min(ADDED_AT_ONCE, high - rank) },
+        (_, k) => (rank + k) * STRIDE_BYTES,
+      );
+      kernel.add[some.length - 1]?.(start, end, ...some, ...ones.slice(0, some.length));
+    }
+    for (let i = 0; i < count; i++) result[from + i] = (sum[i] ?? 0) / (high - low);
+  });
   return result;
 }

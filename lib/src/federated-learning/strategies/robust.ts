@@ -1,5 +1,5 @@
 import { ShoalError } from '@shoal/core';
-import { addWeighted, perCoordinate, squaredDistance } from '../kernels.ts';
+import { addWeighted, perCoordinate, rankMeans, squaredDistance } from '../kernels.ts';
 import {
   type JointRule,
   type ModelUpdate,
@@ -29,22 +29,6 @@ function middleRanks(n: number): readonly [number, number] {
   return [Math.floor((n - 1) / 2), Math.floor(n / 2) + 1];
 }
 
-/** Mean of the sorted rows from one rank (inclusive) to another (exclusive), column by column. */
-function rankMean(deltas: readonly Float32Array[], ranks: readonly [number, number]): Float32Array {
-  const [low, high] = ranks;
-  return perCoordinate(
-    deltas,
-    (rows, result, { from, count }) => {
-      for (let i = 0; i < count; i++) {
-        let sum = 0;
-        for (let rank = low; rank < high; rank++) sum += rows[rank]?.[i] ?? 0;
-        result[from + i] = sum / (high - low);
-      }
-    },
-    ranks,
-  );
-}
-
 function robust(name: string, rule: Omit<JointRule, 'kind'>): Strategy {
   return { name, local: {}, rule: { kind: 'joint', ...rule }, step: plainStep };
 }
@@ -54,7 +38,7 @@ export function coordinateMedian(parameters: StrategyParameters): Strategy {
   readParameters('Median', parameters, {});
   return robust('Median', {
     least: () => 1,
-    combine: (updates) => rankMean(deltasOf(updates), middleRanks(updates.length)),
+    combine: (updates) => rankMeans(deltasOf(updates), middleRanks(updates.length)),
   });
 }
 
@@ -67,7 +51,7 @@ export function trimmedMean(parameters: StrategyParameters): Strategy {
     least: () => 1,
     combine: (updates) => {
       const cut = Math.floor(beta * updates.length);
-      return rankMean(deltasOf(updates), [cut, updates.length - cut]);
+      return rankMeans(deltasOf(updates), [cut, updates.length - cut]);
     },
   });
 }
