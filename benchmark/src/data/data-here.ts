@@ -1,5 +1,5 @@
 import type { JsonMap } from '../config/config-node.ts';
-import { checkModule } from '../plan/module-file.ts';
+import { loadModule } from '../plan/module-file.ts';
 import type { PlannedCase } from '../plan/planned-case.ts';
 import { fromEnvironment } from '../plan/secrets.ts';
 import { type BenchmarkData, type DataModule, loadData } from './benchmark-data.ts';
@@ -8,7 +8,7 @@ import { type BenchmarkData, type DataModule, loadData } from './benchmark-data.
 export async function dataHere({ testEnv, seed }: PlannedCase): Promise<BenchmarkData> {
   const { dataset } = testEnv;
   const create =
-    dataset.kind === 'module' ? (await checkModule(dataset.url, 'dataset')).create : undefined;
+    dataset.kind === 'module' ? (await loadModule(dataset.url, 'dataset')).create : undefined;
   const known =
     dataset.kind === 'module'
       ? {

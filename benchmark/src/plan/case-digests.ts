@@ -3,7 +3,7 @@ import type { Algorithm } from '../config/algorithm.ts';
 import type { JsonMap } from '../config/config-node.ts';
 import type { TestEnv } from '../config/test-env.ts';
 import { codeDigest, dataDigest } from './fingerprint.ts';
-import { checkModule } from './module-file.ts';
+import { checkModule, loadModule } from './module-file.ts';
 import type { PlannedCase } from './planned-case.ts';
 import { fromEnvironment } from './secrets.ts';
 
@@ -12,11 +12,18 @@ export function digestOfModules({ modules }: Algorithm): string {
   return codeDigest(modules.flatMap((m) => m.url ?? []));
 }
 
-/** Hash of the samples: of their files, or of the code that makes them and the files it reads. */
-export async function digestOfData({ dataset }: TestEnv): Promise<string> {
+/**
+ * Hash of the samples: of their files, or of the code that makes them and the files it reads.
+ *
+ * @param load Default {@link checkModule}; {@link loadModule} where the process has a time limit anyway.
+ */
+export async function digestOfData(
+  { dataset }: TestEnv,
+  load: typeof checkModule = checkModule,
+): Promise<string> {
   if (dataset.kind === 'files')
     return dataDigest(dataset.train === undefined ? [dataset.test] : [dataset.train, dataset.test]);
-  const { sources } = await checkModule(dataset.url, 'dataset');
+  const { sources } = await load(dataset.url, 'dataset');
   const read = dataDigest(
     await sources(fromEnvironment(dataset.hyperparameters, process.env) as JsonMap),
   );
@@ -32,7 +39,7 @@ export async function digestOfData({ dataset }: TestEnv): Promise<string> {
 export async function expectUnchanged({ algorithm, testEnv, digests }: PlannedCase): Promise<void> {
   const what = [
     digestOfModules(algorithm) === digests.modules ? '' : 'the code of a module',
-    (await digestOfData(testEnv)) === digests.data ? '' : 'the data',
+    (await digestOfData(testEnv, loadModule)) === digests.data ? '' : 'the data',
   ].filter((w) => w !== '');
   if (what.length > 0)
     throw new ShoalError(

@@ -112,7 +112,7 @@ function requireModuleFile(path: string, name: string): void {
  * @throws ShoalError `not_found` for a file that is not there, `invalid_argument` for one that does
  *   not load or exports no function.
  */
-async function loadModule(path: string, name: string): Promise<LoadedModule> {
+export async function loadModule(path: string, name: string): Promise<LoadedModule> {
   requireModuleFile(path, name);
   let exported: Readonly<Record<string, unknown>>;
   try {
