@@ -19,14 +19,16 @@ function timesOf(samples: readonly number[]): Times {
   return { minMs: sorted[0] ?? Number.NaN, medianMs: sorted[sorted.length >> 1] ?? Number.NaN };
 }
 
-function measure(runs: number, body: () => void): Times {
-  const samples: number[] = [];
-  for (let i = 0; i < runs; i++) {
+function sample(runs: number, body: () => void): number[] {
+  return Array.from({ length: runs }, () => {
     const startedAt = performance.now();
     body();
-    samples.push(performance.now() - startedAt);
-  }
-  return timesOf(samples);
+    return performance.now() - startedAt;
+  });
+}
+
+function measure(runs: number, body: () => void): Times {
+  return timesOf(sample(runs, body));
 }
 
 const PYTHON = `
@@ -83,10 +85,8 @@ function aggregation(n: number, d: number): void {
     for (let i = 0; i < d; i++) input[i] = Math.sin(i * 0.37 + k);
   const weights = inputs.map((_, k) => 10 + k);
   const at = `n=${n}, d=${d / 1e6} M`;
-  show(
-    `weighted mean, ${at}`,
-    measure(7, () => addWeighted(target, inputs, weights)),
-  );
+  const weightedMean = (): void => addWeighted(target, inputs, weights);
+  const before = sample(7, weightedMean);
   const streamed = (): void => {
     for (const [k, input] of inputs.entries()) addWeighted(target, [input], [weights[k] ?? 0]);
   };
@@ -113,8 +113,13 @@ function aggregation(n: number, d: number): void {
         );
     }
   }
-  for (const [name, times] of Object.entries(peers(n, d)))
-    if (typeof times === 'object') show(`  ${name}, ${at}`, times);
+  const others = Object.entries(peers(n, d)).filter(([, times]) => typeof times === 'object');
+  // On both sides of the others, in the same minute: machines change their pace.
+  const mean = timesOf([...before, ...sample(7, weightedMean)]);
+  show(`weighted mean, ${at}`, mean);
+  for (const [name, times] of others) show(`  ${name}, ${at}`, times);
+  for (const [name, times] of others.filter(([n]) => /gemv|aggregate/.test(n)))
+    console.log(`  weighted mean / ${name} = ${(mean.minMs / times.minMs).toFixed(2)} (minima)`);
 }
 
 /** The floor of a round: participants in processes of their own, as Flower's are, that train nothing. */

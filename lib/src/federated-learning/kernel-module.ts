@@ -87,7 +87,7 @@ function exchangeCode(): number[] {
 }
 
 /** Inputs that the kernel adds in one pass, at most. */
-export const ADDED_AT_ONCE = 4;
+export const ADDED_AT_ONCE = 5;
 
 /** A module with the loops, written by hand: no compiler is needed for two loops. */
 function kernelModule(): Uint8Array<ArrayBuffer> {
