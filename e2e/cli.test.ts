@@ -1,7 +1,15 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { seededRandom } from '@shoal/core';
-import { dense, relu, sequential } from '@shoal/training';
+import {
+  dense,
+  embedding,
+  flatten,
+  readModel,
+  relu,
+  sequential,
+  writeModel,
+} from '@shoal/training';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { stringify } from 'yaml';
 import { ClusterFixture, template } from './cluster-fixture.ts';
@@ -141,4 +149,38 @@ test('a model file is looked into, fine-tuned, and what is wrong is said', async
   );
   expect((await shoal(`model inspect ${data}`)).output).toMatch(/shoal: not an ONNX model/);
   expect((await shoal('model train --help')).output).toMatch(/sgd, adam, adamw, rmsprop, adagrad/);
+});
+
+test('tokens, and models with a fixed batch, are fine-tuned as they are', async () => {
+  const random = seededRandom(2);
+  const layers = [embedding(10, 3), flatten(), dense(2)];
+  const tokens = join(c.folder, 'tokens.onnx');
+  writeFileSync(tokens, sequential({ input: [4], inputType: 'int64', layers, random }));
+  const rows = Array.from({ length: 200 }, () => Array.from({ length: 4 }, () => random.int(10)));
+  const data = join(c.folder, 'tokens.csv');
+  const lines = rows.map((r) => [...r, (r[0] ?? 0) > 4 ? 1 : 0].join(','));
+  writeFileSync(data, `a,b,c,d,label\n${lines.join('\n')}\n`);
+  const fixed = readModel(sequential({ input: [4], layers: [dense(2)], random }));
+  for (const { type } of [...(fixed.graph?.input ?? []), ...(fixed.graph?.output ?? [])]) {
+    const shape = type?.value.case === 'tensorType' ? type.value.value.shape : undefined;
+    const [first] = shape?.dim ?? [];
+    if (first) first.value = { case: 'dimValue', value: 8n };
+  }
+  const eights = join(c.folder, 'eights.onnx');
+  writeFileSync(eights, writeModel(fixed));
+  for (const [file, samples] of [
+    [tokens, 180],
+    [eights, 176],
+  ] as const) {
+    const { output, code } = await shoal(
+      `model train ${file} --data ${data} --epochs 20 --learning-rate 0.05`,
+    );
+    expect(code).toBe(0);
+    const told = JSON.parse(output.trim().split('\n').at(-1) ?? '') as {
+      samples: number;
+      after: { train: { metrics: { accuracy: number } } };
+    };
+    expect(told.samples).toBe(samples);
+    expect(told.after.train.metrics.accuracy).toBeGreaterThan(0.9);
+  }
 });

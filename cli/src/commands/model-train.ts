@@ -83,8 +83,11 @@ export const SINGLE_TARGET_LOSSES: readonly string[] = LOSS_NAMES.filter(
   (n) => n !== 'distillation' && n !== 'cox-partial-likelihood',
 );
 
+/** Samples, and whether the model wants whole numbers. */
+type FedData = TrainingData & Pick<Fed, 'isWhole'>;
+
 /** The samples at some positions as a batch the trainer takes. */
-function batchOf(data: TrainingData, positions: Uint32Array, loss: string): Batch {
+function batchOf(data: FedData, positions: Uint32Array, loss: string): Batch {
   const pixels = data.inputs.length / data.size;
   const inputs = new Float32Array(positions.length * pixels);
   const values = new Float32Array(positions.length * data.targetWidth);
@@ -99,7 +102,8 @@ function batchOf(data: TrainingData, positions: Uint32Array, loss: string): Batc
     loss === 'softmax-cross-entropy'
       ? BigInt64Array.from(values, (v) => BigInt(Math.round(v)))
       : values;
-  return { inputs, targets, size: positions.length };
+  const whole = data.isWhole ? BigInt64Array.from(inputs, (v) => BigInt(Math.round(v))) : inputs;
+  return { inputs: whole, targets, size: positions.length };
 }
 
 interface Scores {
@@ -137,7 +141,7 @@ function batched(order: Uint32Array, size: number): Uint32Array[] {
 
 async function scoresOn(
   trainer: Trainer,
-  data: TrainingData,
+  data: FedData,
   at: { readonly order: Uint32Array; readonly loss: string; readonly batchSize: number },
 ): Promise<Scores> {
   const average = new Average();
@@ -158,18 +162,42 @@ function row(label: string, scores: Scores, rest: Scores | undefined, seconds: s
   return [label, ...score(scores), ...(rest ? score(rest) : ['', '']), seconds];
 }
 
-async function shapeFor(file: string, flags: TrainFlags): Promise<number[]> {
-  const { inputs } = await inspectModel({
-    model: file,
-    dimensions: parseDimensions(flags.dimension),
-  });
+/** What a model is fed. */
+interface Fed {
+  /** Shape of one sample. */
+  readonly shape: readonly number[];
+  /** Whether its values are whole numbers: tokens, categories. */
+  readonly isWhole: boolean;
+  /** The batch, where the model has it fixed. */
+  readonly batch: number | undefined;
+}
+
+/** @throws ShoalError `unsupported` for a model of several inputs, or of one that a file of numbers cannot feed. */
+async function fedOf(file: string, flags: TrainFlags): Promise<Fed> {
   const sizes = parseDimensions(flags.dimension);
-  return (inputs[0]?.dims.slice(1) ?? []).map((d) => (typeof d === 'number' ? d : (sizes[d] ?? 0)));
+  const { inputs } = await inspectModel({ model: file, dimensions: sizes });
+  const [input, ...others] = inputs;
+  if (!input || others.length > 0)
+    throw new ShoalError(
+      'unsupported',
+      `${file} has ${inputs.length} inputs (${inputs.map((i) => i.name).join(', ')}); this command feeds one. Train it from TypeScript: Trainer.step({ inputs: { … } })`,
+    );
+  if (input.type !== 'float' && input.type !== 'int64')
+    throw new ShoalError(
+      'unsupported',
+      `input "${input.name}" of ${file} is ${input.type}; this command feeds float and int64`,
+    );
+  const [batch, ...rest] = input.dims;
+  return {
+    shape: rest.map((d) => (typeof d === 'number' ? d : (sizes[d] ?? 0))),
+    isWhole: input.type === 'int64',
+    batch: typeof batch === 'number' && batch > 0 ? batch : undefined,
+  };
 }
 
 interface Run {
   readonly trainer: Trainer;
-  readonly data: TrainingData;
+  readonly data: FedData;
   readonly held: Uint32Array;
   readonly rest: Uint32Array;
   readonly loss: string;
@@ -226,11 +254,19 @@ async function trainAll(run: Run): Promise<{ rows: string[][]; before: Outcome; 
   return { rows, before, after };
 }
 
-async function openRun(file: string, flags: TrainFlags, numbers: Numbers): Promise<Run> {
-  const data = await loadDataset(flags.data, {
-    shape: await shapeFor(file, flags),
+/** What fills whole batches, where the model takes no others. */
+function whole(order: Uint32Array, batch: number | undefined): Uint32Array {
+  return batch === undefined ? order : order.subarray(0, order.length - (order.length % batch));
+}
+
+async function openRun(file: string, flags: TrainFlags, given: Numbers): Promise<Run> {
+  const { shape, isWhole, batch } = await fedOf(file, flags);
+  const numbers = { ...given, batchSize: batch ?? given.batchSize };
+  const read = await loadDataset(flags.data, {
+    shape,
     ...(flags.target === undefined ? {} : { target: flags.target }),
   });
+  const data = { ...read, isWhole };
   const trainer = await Trainer.create({
     model: file,
     loss: flags.loss as LossName,
@@ -242,7 +278,15 @@ async function openRun(file: string, flags: TrainFlags, numbers: Numbers): Promi
   });
   const order = seededRandom(numbers.seed).permutation(data.size);
   const split = Math.floor(data.size * numbers.validation);
-  const [held, rest] = [order.subarray(0, split), order.subarray(split)];
+  const [held, rest] = [
+    whole(order.subarray(0, split), batch),
+    whole(order.subarray(split), batch),
+  ];
+  if (rest.length === 0)
+    throw new ShoalError(
+      'invalid_argument',
+      `${data.size} samples make no batch to train on${batch === undefined ? '' : ` of the ${batch} that ${file} takes`}`,
+    );
   const steps = numbers.epochs * Math.ceil(rest.length / numbers.batchSize);
   const rate =
     flags.schedule === 'cosine'
