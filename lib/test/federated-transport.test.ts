@@ -15,7 +15,7 @@ import {
 import { createAuthority, digestOf, issueCertificate, type KeyPair } from '@shoal/core';
 import { afterEach, expect, test } from 'vitest';
 import { layoutText } from '../src/federated-learning/federated-model.ts';
-import { grpcTransport, socketTransport } from '../src/index.ts';
+import { createStrategy, grpcTransport, socketTransport } from '../src/index.ts';
 import { FrameSocket } from '../src/transfer/frame-socket.ts';
 import { listen } from '../src/transfer/listen.ts';
 import {
@@ -298,4 +298,50 @@ test('updates that an older version kept in files of their own are asked for aga
   for (const id of [1, 2, 3]) join_(address, new ToyModel(id), id);
   const wanted = digestOfModel(await undisturbed());
   expect(digestOfModel(await server.done)).toBe(wanted);
+});
+
+test('every update that cannot be is refused with its reason, and the round ends with the others', async () => {
+  const bytes = BigInt(SIZE * 4);
+  const honest = { samples: 30n, encoding: 'none', bytes, digest: '' };
+  const whole = new Uint8Array(SIZE * 4);
+  const infinite = new Uint8Array(new Float32Array(SIZE).fill(Number.POSITIVE_INFINITY).buffer);
+  const wrong = digestOf('something else');
+  const cases: readonly (readonly [update: object, chunks: readonly object[], reason: RegExp])[] = [
+    [{ samples: 0n }, [], /needs at least one sample/],
+    [{}, [{ digest: wrong, offset: 0n, data: whole }], /the content is sha256:.*, announced was/],
+    [{}, [{ digest: '', offset: 8n, data: whole }], /does not continue .* at 0 of 12000/],
+    [
+      { bytes: 400n },
+      [{ digest: digestOf(whole.slice(0, 400)), offset: 0n, data: whole.slice(0, 400) }],
+      /400 bytes of none cannot hold 3000 values/,
+    ],
+    [{}, [{ digest: digestOf(infinite), offset: 0n, data: infinite }], /NaN or infinite/],
+    [{ bytes: 2n ** 40n }, [], /1099511627776 bytes were announced, at most 25024 are taken/],
+    [{ encoding: 'zip' }, [{ digest: digestOf(whole), offset: 0n, data: whole }], /zip/],
+  ];
+  const { server, address } = await serve({
+    rounds: cases.length,
+    quorum: 2,
+    deadlineMs: 2_000,
+    retries: 0,
+  });
+  for (const id of [1, 2]) join_(address, new ToyModel(id), id);
+  const hand = new Hand(address);
+  hand.join('p3');
+  const isTask = (f: AggregatorFrame['frame']): boolean => f.case === 'task';
+  for (const [k, [update, chunks, reason]] of cases.entries()) {
+    await hand.until((h) => h.got.filter(isTask).length > k);
+    hand.say({ case: 'update', value: { round: k + 1, attempt: 1, ...honest, ...update } });
+    for (const value of chunks) hand.say({ case: 'chunk', value });
+    await hand.until((h) => h.got.some((f) => f.case === 'refused' && f.value.round === k + 1));
+    const refused = hand.got.find((f) => f.case === 'refused' && f.value.round === k + 1);
+    expect(refused?.case === 'refused' ? refused.value.reason : '').toMatch(reason);
+  }
+  const { history, model } = await server.done;
+  expect(history.map((h) => h.participants)).toEqual(history.map(() => 2));
+  expect(model.every(Number.isFinite)).toBe(true);
+}, 60_000);
+
+test('a parameter that a strategy has not is named', () => {
+  expect(() => createStrategy('FedAdam', { tua: 1 })).toThrow(/tua.*tau/);
 });
