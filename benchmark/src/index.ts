@@ -25,6 +25,7 @@ export {
   type UnseenDetection,
   untrainedScores,
 } from './paradigms/task-sequence.ts';
+export { codeOfFolders } from './plan/fingerprint.ts';
 export type { ModuleContext } from './plan/module-file.ts';
 export { type Plan, planJob } from './plan/plan.ts';
 export { caseName, type PlannedCase } from './plan/planned-case.ts';

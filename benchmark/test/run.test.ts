@@ -12,6 +12,8 @@ import {
   runJob,
   writeReports,
 } from '../src/index.ts';
+import type { RunOptions } from '../src/runs/run-job.ts';
+import { RunStore } from '../src/runs/store.ts';
 import { algorithmText, type TrivialJobOptions, trivialJob } from './trivial-job.ts';
 
 const folders: string[] = [];
@@ -28,7 +30,7 @@ function made(options: TrivialJobOptions = {}): { folder: string; job: string; r
 async function run(
   job: string,
   results: string,
-  more: { fresh?: boolean; parallel?: number } = {},
+  more: Pick<RunOptions, 'fresh' | 'parallel' | 'place'> = {},
 ): Promise<Awaited<ReturnType<typeof runJob>> & { ended: CaseEvent[] }> {
   const ended: CaseEvent[] = [];
   const summary = await runJob(await planJob(job), {
@@ -251,6 +253,27 @@ describe('running a job', () => {
     // What is ranked is what the newest run was about.
     expect(readResults(job, results).records).toHaveLength(4);
   }, 60_000);
+
+  it('runs again where the code behind the place is another', async () => {
+    const { job, results } = made({ seeds: [1] });
+    await run(job, results);
+    const [planned] = (await planJob(job)).cases;
+    const store = RunStore.open(results);
+    const outcome = store.get(planned?.id ?? '', 'process')?.outcome;
+    store.close();
+    if (!outcome) throw new Error('it has not run');
+    const at = (code: string): Pick<RunOptions, 'place'> => ({
+      place: {
+        name: 'cluster',
+        code,
+        run: () => Promise.resolve({ state: 'done', seconds: 1, outcome }),
+      },
+    });
+    const ran: number[] = [];
+    for (const code of ['a', 'a', 'b', 'b', 'a']) ran.push((await run(job, results, at(code))).ran);
+    expect(ran).toEqual([1, 0, 1, 0, 1]);
+    expect((await run(job, results)).ran).toBe(0);
+  });
 
   it('loads two files of one name as the two they are', async () => {
     const { job, folder, results } = made({

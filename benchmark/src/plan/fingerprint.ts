@@ -87,24 +87,32 @@ function isComputing(file: string): boolean {
   );
 }
 
+/** Hash of the code that computes, of packages that lie in some folders. */
+export function codeOfFolders(roots: readonly string[]): string {
+  const hash = createHash('sha256');
+  for (const root of roots)
+    for (const file of filesUnder(root))
+      if (isComputing(relative(root, file))) hash.update(read(file));
+  return hash.digest('hex');
+}
+
 let framework: string | undefined;
 
 /** Hash of Shoal's own code and of the runtime's version: results of another are not these. */
 export function frameworkDigest(): string {
   if (framework !== undefined) return framework;
-  const hash = createHash('sha256');
   const require = createRequire(import.meta.url);
-  for (const name of PACKAGES) {
-    const root =
-      name === 'benchmark'
-        ? join(import.meta.dirname, '..')
-        : dirname(require.resolve(`@shoal/${name}`));
-    for (const file of filesUnder(root))
-      if (isComputing(relative(root, file))) hash.update(read(file));
-  }
+  const roots = PACKAGES.map((name) =>
+    name === 'benchmark'
+      ? join(import.meta.dirname, '..')
+      : dirname(require.resolve(`@shoal/${name}`)),
+  );
   const runtime = JSON.parse(
     read(require.resolve('onnxruntime-node/package.json')).toString('utf8'),
   ) as { version: string };
-  framework = hash.update(runtime.version).digest('hex');
+  framework = createHash('sha256')
+    .update(codeOfFolders(roots))
+    .update(runtime.version)
+    .digest('hex');
   return framework;
 }

@@ -25,6 +25,7 @@ function records(
     state: value === undefined ? 'failed' : 'done',
     seconds: 1,
     place: 'process',
+    code: '',
     planned: {
       id: `${name}${i}`,
       group: `${name}${environment}`,

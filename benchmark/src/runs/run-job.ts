@@ -8,7 +8,7 @@ import { caseName, type PlannedCase } from '../plan/planned-case.ts';
 import { type CaseEnd, CaseProcesses, runInProcess } from './case-runner.ts';
 import { takeFolder } from './folder-lock.ts';
 import { provenanceOf } from './provenance.ts';
-import { RunStore } from './store.ts';
+import { type CaseRecord, RunStore } from './store.ts';
 
 /** Runs a case somewhere else than in a process here. */
 export type PlaceRunner = (
@@ -48,7 +48,12 @@ export interface RunOptions extends RunProgress {
   readonly fresh?: boolean;
   readonly signal: AbortSignal;
   /** Default: a process here. */
-  readonly place?: { readonly name: string; readonly run: PlaceRunner };
+  readonly place?: {
+    readonly name: string;
+    readonly run: PlaceRunner;
+    /** Hash of the code behind it: what another code made is run again. Default none. */
+    readonly code?: string;
+  };
 }
 
 export interface RunSummary {
@@ -96,6 +101,11 @@ async function endOf(
   return await runInProcess(planned, { ...limits, log, process: at.process() });
 }
 
+/** Whether a case has run, and the same code would run it again. */
+function isKept(kept: CaseRecord | undefined, code: string): boolean {
+  return kept?.state === 'done' && kept.code === code;
+}
+
 /**
  * Runs the cases of a plan that have not run yet, several at a time, and stores each as it ends. A case
  * that fails or takes too long is noted, and the others go on.
@@ -111,7 +121,8 @@ export async function runJob(plan: Plan, options: RunOptions): Promise<RunSummar
     const provenance = provenanceOf(plan.job.file, plan.job.seeds);
     expectSameJob(store.latest(place)?.provenance.job, provenance.job, plan.job.name, folder);
     store.begin(plan.cases, place, provenance);
-    const waiting = plan.cases.filter((c) => fresh || store.get(c.id, place)?.state !== 'done');
+    const code = options.place?.code ?? '';
+    const waiting = plan.cases.filter((c) => fresh || !isKept(store.get(c.id, place), code));
     const failed: { name: string; error: string; log: string }[] = [];
     const total = waiting.length;
     let done = 0;
@@ -135,7 +146,7 @@ export async function runJob(plan: Plan, options: RunOptions): Promise<RunSummar
       });
       // A run that was called off says nothing about the case.
       if (signal.aborted && end.state !== 'done') return;
-      store.put(planned, { ...end, place }, new Date().toISOString());
+      store.put(planned, { ...end, place, code }, new Date().toISOString());
       done++;
       if (end.state !== 'done')
         failed.push({ name, error: end.error ?? '', log: existsSync(log) ? log : '' });

@@ -21,6 +21,8 @@ export interface CaseRecord {
   readonly seconds: number;
   /** Where it ran: `process`, or `cluster`. */
   readonly place: string;
+  /** Hash of the code of the place; empty for a process, whose code is part of the id. */
+  readonly code: string;
 }
 
 /** One call of `shoal bench run`: which cases it was about, on which machine. */
@@ -41,6 +43,7 @@ const STEPS = [
      id INTEGER PRIMARY KEY, started_at TEXT NOT NULL, place TEXT NOT NULL,
      cases TEXT NOT NULL, provenance TEXT NOT NULL
    ) STRICT;`,
+  `ALTER TABLE cases ADD COLUMN code TEXT NOT NULL DEFAULT '';`,
 ] as const;
 
 function record(row: SqlRow): CaseRecord {
@@ -51,6 +54,7 @@ function record(row: SqlRow): CaseRecord {
     planned: JSON.parse(String(row['planned'])) as PlannedCase,
     seconds: Number(row['seconds']),
     place: String(row['place']),
+    code: String(row['code']),
     ...(outcome === null ? {} : { outcome: JSON.parse(String(outcome)) as CaseOutcome }),
     ...(error === null ? {} : { error: String(error) }),
   };
@@ -116,11 +120,11 @@ export class RunStore {
 
   put(planned: PlannedCase, ended: Omit<CaseRecord, 'id' | 'planned'>, finishedAt: string): void {
     this.#sql.run(
-      `INSERT INTO cases (id, place, state, planned, outcome, error, seconds, finished_at)
-       VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+      `INSERT INTO cases (id, place, state, planned, outcome, error, seconds, finished_at, code)
+       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
        ON CONFLICT (id, place) DO UPDATE SET state = excluded.state, planned = excluded.planned,
          outcome = excluded.outcome, error = excluded.error, seconds = excluded.seconds,
-         finished_at = excluded.finished_at`,
+         finished_at = excluded.finished_at, code = excluded.code`,
       planned.id,
       ended.place,
       ended.state,
@@ -129,6 +133,7 @@ export class RunStore {
       ended.error ?? null,
       ended.seconds,
       finishedAt,
+      ended.code,
     );
   }
 

@@ -1,4 +1,6 @@
-import { clusterPlace, type PlaceRunner } from '@shoal/benchmark';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { clusterPlace, codeOfFolders, type PlaceRunner } from '@shoal/benchmark';
 import { EmbeddedCluster } from '../embedded/embedded-cluster.ts';
 import { layoutOf } from '../embedded/layout.ts';
 import { runningState } from '../embedded/lock.ts';
@@ -7,11 +9,25 @@ import { localAccess } from './cluster-access.ts';
 import { connectTo } from './context.ts';
 import { Resources } from './resources.ts';
 
+/** Packages a case on the cluster runs through beside those that every case does. */
+const PACKAGES = ['api', 'cluster', 'global-manager', 'local-controller'] as const;
+
+/** Hash of the cluster's own code: what another one made is not what this one makes. */
+function codeOfCluster(): string {
+  const require = createRequire(import.meta.url);
+  const packages = PACKAGES.map((name) => dirname(require.resolve(`@shoal/${name}`)));
+  return codeOfFolders([...packages, join(import.meta.dirname, '../embedded')]);
+}
+
 /** The folder's cluster, or one of its own that ends with the run. */
 export async function openClusterPlace(
   folder: string,
   signal: AbortSignal,
-): Promise<{ readonly run: PlaceRunner; readonly close: () => Promise<void> }> {
+): Promise<{
+  readonly run: PlaceRunner;
+  readonly code: string;
+  readonly close: () => Promise<void>;
+}> {
   const layout = layoutOf(folder);
   const running = runningState(layout);
   const view = new ProgressView();
@@ -28,6 +44,7 @@ export async function openClusterPlace(
   const client = connectTo(state);
   return {
     run: clusterPlace(localAccess(layout, state, new Resources(client))),
+    code: codeOfCluster(),
     close: async () => {
       client.close();
       await own?.stop();

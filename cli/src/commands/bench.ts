@@ -222,7 +222,7 @@ export async function benchRunCommand(job: string, options: BenchOptions): Promi
       onCase: (event) => progress.take(event),
       ...(parallel === undefined ? {} : { parallel }),
       ...(timeLimitSeconds === undefined ? {} : { timeLimitSeconds }),
-      ...(cluster ? { place: { name: place, run: cluster.run } } : {}),
+      ...(cluster ? { place: { name: place, run: cluster.run, code: cluster.code } } : {}),
     });
     progress.finish();
     if (signal.aborted) {
