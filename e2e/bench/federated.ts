@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { AggregationServer, addWeighted, createStrategy, kernelVectors } from '@shoal/lib';
+import { flowerRounds } from './flower-rounds.ts';
 
 /**
  * `npm run bench:federated`: aggregation kernels, and the floor of a round without training work.
@@ -176,9 +177,18 @@ if (wanted !== 'rounds')
   ] as const)
     aggregation(n, d);
 if (wanted === 'aggregation') process.exit();
-await roundFloor(2, 1, { rounds: 20, processes: 2 });
-await roundFloor(2, 2_500_000, { rounds: 8, processes: 2 });
-await roundFloor(2, 25_000_000, { rounds: 5, processes: 2 });
+/** Flower's rounds of the same size beside ours. */
+async function besideFlower(size: number, ours: number, rounds: number): Promise<void> {
+  await roundFloor(2, size, { rounds: ours, processes: 2 });
+  const theirs = await flowerRounds(size, rounds);
+  const payload = (size * 4) / 1e6;
+  if (theirs?.length) show(`  Flower, 2 SuperNodes, ${payload} MB`, timesOf(theirs));
+  else console.log('  Flower did not run (SHOAL_PYTHON names no Python that has it)');
+}
+
+await besideFlower(1, 20, 6);
+await besideFlower(2_500_000, 8, 5);
+await besideFlower(25_000_000, 5, 4);
 await roundFloor(100, 250_000, { rounds: 6, processes: 4 });
 const out = join(import.meta.dirname, '../../.cache/bench');
 mkdirSync(out, { recursive: true });

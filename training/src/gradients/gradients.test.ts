@@ -5,6 +5,8 @@ import { GraphBuilder } from '../onnx/graph-builder.ts';
 import { compareGradients, type OperatorCase } from './finite-differences.ts';
 
 const TOLERANCE = 1e-3;
+// The same shapes and values everywhere.
+fc.configureGlobal({ seed: 20_261_122 });
 /** Operators that some test below held against finite differences. */
 const covered = new Set<string>();
 
@@ -58,7 +60,12 @@ test.each(['Add', 'Sub', 'Mul', 'Div', 'Sum', 'Mean', 'Max', 'Min', 'Pow'])(
     await fc.assert(
       fc.asyncProperty(shapes, seeds, async (inputs, seed) => {
         await expectGradients(
-          { op, inputs, shift: op === 'Div' || op === 'Pow' ? 3 : 0, step: 1e-3 },
+          {
+            op,
+            inputs,
+            shift: op === 'Div' || op === 'Pow' ? 3 : 0,
+            step: op === 'Pow' ? 4e-3 : 1e-3,
+          },
           seed,
         );
       }),
@@ -606,6 +613,8 @@ test('linear, pooling, normalizing, reducing and indexing operators over random 
       inputs: [[a, b, c], { ints: [-1, 0] }],
       attributes: { keepdims: 0 },
       shift: 3,
+      // Sums are large: a small step would drown in the last bit of a float32.
+      step: 0.03,
     }));
   await expectOverShapes(([a, b, c]) => ({
     op: 'Pad',
