@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -165,3 +165,20 @@ test.each(CASES)(
     expect(disturbed).toBe(wanted);
   },
 );
+
+test('what a participant kept of a federation is not taken for what it has of the next', async () => {
+  const f = await federation('instances', {});
+  const kept = (): string[] =>
+    readdirSync(f.dir).filter((n) => n.startsWith('.participant-kill-p0'));
+  for (const [i, instance] of ['a', 'a', 'b'].entries()) {
+    const { child, ended } = worker('participate', f, {
+      WORKER_NAME: 'p0',
+      TRAIN_DATASET_URL: join(root, 'p0.jsonl'),
+      FEDERATED_INSTANCE: instance,
+    });
+    for (let waits = 0; kept().length < (i < 2 ? 1 : 2) && waits < 500; waits++) await pause(20);
+    child.kill('SIGKILL');
+    await ended;
+  }
+  expect(kept()).toHaveLength(2);
+});

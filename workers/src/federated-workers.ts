@@ -103,11 +103,11 @@ function roundsFolder({
   FEDERATED_TOKEN,
   FEDERATED_OPTIONS,
   FEDERATED_GROUP,
+  FEDERATED_INSTANCE,
 }: AggregatorEnvironment): string {
-  const instance = digestOf(`${FEDERATED_TOKEN} ${FEDERATED_OPTIONS}${FEDERATED_GROUP}`).slice(
-    7,
-    19,
-  );
+  // The options of a group are its own share of those of the job.
+  const group = FEDERATED_GROUP === '' ? '' : `${FEDERATED_GROUP} ${FEDERATED_INSTANCE}`;
+  const instance = digestOf(`${FEDERATED_TOKEN} ${FEDERATED_OPTIONS}${group}`).slice(7, 19);
   return join(dirname(MODEL_URL), `.federated-${JOB_NAME}-${instance}`);
 }
 

@@ -41,6 +41,8 @@ export interface FederatedEnvironment extends WorkerEnvironment {
   /** PEM of the authority of the aggregator's certificate. */
   readonly FEDERATED_AUTHORITY: string;
   readonly FEDERATED_STRATEGY: string;
+  /** Another one where the job's options are others: what was kept of a federation is of no use to the next. */
+  readonly FEDERATED_INSTANCE: string;
   /** `{epochs?, batchSize?, learningRate?}` as JSON: how this participant trains where it differs. */
   readonly LOCAL_TRAINING: string;
   /** What the participant signs with, as JSON; given where changes are only added up masked. */
@@ -56,6 +58,7 @@ export const FEDERATED_SETTINGS: SettingTable<FederatedEnvironment> = {
   FEDERATED_TOKEN: text('secret of the job', ''),
   FEDERATED_AUTHORITY: text('PEM of the aggregator’s authority', ''),
   FEDERATED_STRATEGY: text('strategy as JSON {name, parameters}', '{"name":"FedAvg"}'),
+  FEDERATED_INSTANCE: text('which federation of the job this is', ''),
   LOCAL_TRAINING: text('local training of this participant as JSON', ''),
   FEDERATED_IDENTITY: text('signing key and roster as JSON', ''),
 };
@@ -241,13 +244,14 @@ export class FederatedLearning {
     return { report, told };
   }
 
-  /** Beside the model, so that a restarted pod finds it; a job made anew has another. */
+  /** Beside the model, so that a restarted pod finds it; a job made anew, or with other options, has another. */
   #progress(
     logger: ParticipantOptions['logger'],
   ): { readonly store: ProgressStore; readonly remove: () => void } | undefined {
-    const { MODEL_URL, JOB_NAME, WORKER_NAME, FEDERATED_TOKEN } = this.environment;
+    const { MODEL_URL, JOB_NAME, WORKER_NAME } = this.environment;
     if (MODEL_URL === '') return undefined;
-    const instance = digestOf(FEDERATED_TOKEN).slice(7, 19);
+    const { FEDERATED_TOKEN, FEDERATED_INSTANCE } = this.environment;
+    const instance = digestOf(`${FEDERATED_TOKEN} ${FEDERATED_INSTANCE}`).slice(7, 19);
     const name = `.participant-${JOB_NAME}-${WORKER_NAME}-${instance}`;
     const dir = join(dirname(MODEL_URL), name);
     try {

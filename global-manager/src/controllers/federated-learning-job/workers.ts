@@ -222,6 +222,7 @@ function environment(
     { name: 'TRANSMITTER', value: s3 ? 's3' : 'ws' },
     ...(s3 ? [{ name: 'AGG_DATA_PATH', value: s3.aggDataPath }] : []),
     { name: 'FEDERATED_STRATEGY', value: JSON.stringify(options['strategy']) },
+    { name: 'FEDERATED_INSTANCE', value: digestOf(canonicalJson(options)).slice(7, 19) },
   ];
   const above: Env = [
     { name: 'AGG_IP', value: `${serviceName(job, aboveOf(slot))}.${namespace}` },
