@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { seededRandom } from '@shoal/core';
 import {
@@ -143,6 +143,8 @@ test('a model file is looked into, fine-tuned, and what is wrong is said', async
     `model train ${file} --data ${data} --optimizer sgd --learning-rate 1e30 --out ${far}`,
   );
   expect(lost.output).toMatch(/training stopped with the last good parameters/);
+  // What came of the steps before is kept; without any there is nothing new to keep.
+  expect(existsSync(far)).toBe(!/at step 1;/.test(lost.output));
   writeFileSync(data, 'x,y,label\n1,2\n');
   expect((await shoal(`model train ${file} --data ${data}`)).output).toMatch(
     /points\.csv line 2 has 2 columns, the head has 3/,

@@ -2,6 +2,7 @@ import { seededRandom } from '@shoal/core';
 import { locateDataset, readMnist } from '@shoal/datasets';
 import { type Samples, select } from '@shoal/lib';
 import {
+  type Batch,
   conv2d,
   cosineDecay,
   dense,
@@ -42,6 +43,13 @@ function shifted(samples: Samples, positions: Uint32Array): Samples {
   return { ...part, inputs };
 }
 
+function* shiftedBatches(positions: Uint32Array): Generator<Batch> {
+  for (let at = 0; at < train.size; at += BATCH) {
+    const { inputs, labels, size } = shifted(train, positions.subarray(at, at + BATCH));
+    yield { inputs, targets: labels, size };
+  }
+}
+
 const layers = [
   conv2d(6, 5, { padding: 2 }),
   relu(),
@@ -66,10 +74,7 @@ const startedAt = performance.now();
 let accuracy = 0;
 for (let epoch = 1; epoch <= EPOCHS; epoch++) {
   const positions = random.permutation(train.size);
-  for (let at = 0; at < train.size; at += BATCH) {
-    const { inputs, labels, size } = shifted(train, positions.subarray(at, at + BATCH));
-    await trainer.step({ inputs, targets: labels, size }, rate(trainer.steps + 1));
-  }
+  for await (const _ of trainer.train(shiftedBatches(positions), rate));
   const scores = await trainer.evaluate({
     inputs: held.inputs,
     targets: held.labels,

@@ -142,3 +142,24 @@ export function batchFeeds(
   }
   return feeds;
 }
+
+/** One tensor behind the other, along a new first dimension; a single one is not copied. */
+function stacked(tensors: readonly ort.Tensor[]): ort.Tensor {
+  const [first] = tensors;
+  if (!first) throw new Error('nothing to stack');
+  const dims = [tensors.length, ...first.dims];
+  const { data, type } = first as ort.TypedTensor<'float32'>;
+  if (tensors.length === 1) return new ort.Tensor(type, data, dims);
+  const all = new (data.constructor as Float32ArrayConstructor)(data.length * tensors.length);
+  for (const [i, tensor] of tensors.entries())
+    all.set(tensor.data as Float32Array, i * data.length);
+  return new ort.Tensor(type, all, dims);
+}
+
+/** What several steps are fed, as one: equal names and shapes, stacked. */
+export function stackFeeds(steps: readonly Feeds[]): Feeds {
+  const names = Object.keys(steps[0] ?? {});
+  return Object.fromEntries(
+    names.map((name) => [name, stacked(steps.flatMap((feeds) => feeds[name] ?? []))]),
+  );
+}

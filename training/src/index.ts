@@ -45,9 +45,9 @@ export { type EnsembleTree, type TreeEnsemble, treeEnsembleModel } from './onnx/
 export { OPTIMIZER_NAMES, type OptimizerOptions } from './optimizers.ts';
 export type { Parameter, Penalty } from './plan.ts';
 export { constantRate, cosineDecay, type Schedule, stepDecay, warmup } from './schedules.ts';
+export type { ExecutionProvider } from './sessions.ts';
 export {
   type EvaluationResult,
-  type ExecutionProvider,
   type StepResult,
   Trainer,
   type TrainerOptions,

@@ -20,14 +20,13 @@ export interface ShapedPlan {
   readonly blockSize: number | undefined;
 }
 
-/** Copies of what the model starts from: the candidates for training and the running statistics. */
+/** What the model starts from: the candidates for training and the running statistics. */
 export function initialValues(plan: Plan): Feeds {
   const tensors = new Map(plan.forward.initializer.map((t) => [t.name, t]));
   return Object.fromEntries(
     [...plan.candidates, ...plan.buffers].map(({ name, shape }) => {
       const tensor = tensors.get(name);
-      const values = tensor ? floatsOf(tensor).slice() : new Float32Array(sizeOf(shape));
-      return [name, floats(values, shape)];
+      return [name, floats(tensor ? floatsOf(tensor) : new Float32Array(sizeOf(shape)), shape)];
     }),
   );
 }

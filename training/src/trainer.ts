@@ -1,11 +1,13 @@
-import { messageOf, ShoalError } from '@shoal/core';
+import { isShoalError, ShoalError } from '@shoal/core';
 import * as ort from 'onnxruntime-node';
-import { type Batch, batchFeeds, type Feeds, floats, TYPE_NAMES } from './batch.ts';
-import { blocksOf } from './blocks.ts';
+import { type Batch, batchFeeds, type Feeds, floats, stackFeeds, TYPE_NAMES } from './batch.ts';
+import { freeNow } from './free-now.ts';
+import { GroupSize, grouped } from './groups.ts';
+import { letGoOf } from './onnx/let-go.ts';
 import { readModel, readModelFile, writeModel, writeModelFile } from './onnx/model-file.ts';
 import type { ModelProto } from './onnx/onnx_pb.ts';
 import { revise } from './onnx/revise.ts';
-import { DATA_TYPE, floatTensor, sizeOf } from './onnx/tensor-data.ts';
+import { copyFloats, DATA_TYPE, floatTensor, sizeOf } from './onnx/tensor-data.ts';
 import {
   fixedBatch,
   nothingToTrain,
@@ -15,22 +17,17 @@ import {
   planTraining,
 } from './plan.ts';
 import { runInto } from './run-into.ts';
-import { initialValues, type ShapedPlan, shapePlan } from './shaped-plan.ts';
+import type { Schedule } from './schedules.ts';
+import { type ExecutionProvider, Sessions } from './sessions.ts';
+import { type ShapedPlan, shapePlan } from './shaped-plan.ts';
 import {
-  applyGraph,
   type Companion,
-  evaluateGraph,
   gradientName,
-  gradientsGraph,
   influentialParameters,
-  stepGraph,
   type TrainingGraph,
   targetsOf,
 } from './training-graphs.ts';
 import { TrainingState } from './training-state.ts';
-
-/** Where the graphs run; names are ONNX Runtime's execution providers. */
-export type ExecutionProvider = 'cpu' | 'cuda' | 'webgpu';
 
 export interface TrainerOptions extends Omit<PlanOptions, 'model'> {
   /** The ONNX file to train: its bytes, or its path when tensors lie in files beside it. */
@@ -54,47 +51,45 @@ export interface EvaluationResult extends StepResult {
   readonly output: Float32Array;
 }
 
-type GraphKind = 'step' | 'gradients' | 'evaluate' | 'apply';
-
-interface Session {
-  readonly graph: TrainingGraph;
-  readonly run: ort.InferenceSession;
-}
-
-/** Everything compiled for one batch size. */
-interface Compiled {
-  readonly shaped: ShapedPlan;
-  readonly sessions: Map<GraphKind, Promise<Session>>;
-}
-
-const WRITERS: Readonly<Record<GraphKind, (shaped: ShapedPlan) => TrainingGraph>> = {
-  step: stepGraph,
-  gradients: gradientsGraph,
-  evaluate: evaluateGraph,
-  apply: applyGraph,
-};
-
 const COMPILED_SIZES = 8;
+/** Parameters from which on a gradient less in memory is worth more than the time to ask for it again each step. */
+const LARGE_MODEL = 2 ** 25;
 /** Batch size on which a model is checked before the first batch comes. */
 const CHECK_BATCH = 2;
 
-function scalarOf(results: ort.InferenceSession.OnnxValueMapType, name: string): number {
-  const value = results[name]?.data[0];
+function scalarOf(results: ort.InferenceSession.OnnxValueMapType, name: string, at = 0): number {
+  const value = results[name]?.data[at];
   return typeof value === 'number' ? value : Number.NaN;
 }
 
 /**
- * Lets go of the file: trained tensors live in the state from now on, and what stays is copied out
- * of the file's bytes, so that a large model is not held twice.
+ * Lets go of the file: trained tensors live in the state from now on, and what stays is copied out of the file's
+ * bytes where that frees most of them, so that a large model is not held twice.
+ *
+ * @param isOwn Whether nobody else reads the bytes.
  */
-function dropTrained(plan: Plan, state: TrainingState): void {
+function dropTrained(plan: Plan, state: TrainingState, isOwn: boolean): void {
+  const staying = new Map<ArrayBufferLike, number>();
   for (const tensor of plan.model.graph?.initializer ?? []) {
-    if (state.has(tensor.name)) {
-      tensor.rawData = new Uint8Array();
-      tensor.floatData = [];
-    } else if (tensor.rawData.length * 2 < tensor.rawData.buffer.byteLength) {
-      tensor.rawData = tensor.rawData.slice();
-    }
+    const { buffer, length } = tensor.rawData;
+    const isTrained = state.has(tensor.name);
+    staying.set(buffer, (staying.get(buffer) ?? 0) + (isTrained ? 0 : length));
+    if (!isTrained) continue;
+    tensor.rawData = new Uint8Array();
+    tensor.floatData = [];
+  }
+  const buffers = [...staying].filter(([b, bytes]) => bytes * 2 < b.byteLength).map(([b]) => b);
+  letGoOf(buffers, [plan.model, plan.forward]);
+  if (isOwn) for (const buffer of buffers) freeNow(buffer);
+}
+
+/** What a function gives; undefined where it throws and may. */
+function orNothing<T>(make: () => T, mayFail: boolean): T | undefined {
+  try {
+    return make();
+  } catch (error) {
+    if (mayFail && isShoalError(error)) return undefined;
+    throw error;
   }
 }
 
@@ -127,25 +122,26 @@ function expectFloatOutput(shaped: ShapedPlan): void {
  */
 export class Trainer {
   readonly #plan: Plan;
-  readonly #options: ort.InferenceSession.SessionOptions;
   readonly #learningRate: number;
-  readonly #compiledSizes: number;
   readonly #state: TrainingState;
+  readonly #sessions: Sessions;
+  readonly #groupSize = new GroupSize();
+  /** Several steps go into one run where the runtime's loop is at home: on the CPU, outside of a browser. */
+  readonly #stepKind: 'step' | 'steps';
   #steps = 0;
-  readonly #compiled = new Map<number, Promise<Compiled>>();
+  /** Steps of the optimizer's present state. */
+  #age = 0;
 
   private constructor(plan: Plan, state: TrainingState, options: TrainerOptions) {
     this.#plan = plan;
     this.#state = state;
     this.#learningRate = options.optimizer.learningRate;
-    this.#compiledSizes = options.compiledSizes ?? COMPILED_SIZES;
-    this.#options = {
-      intraOpNumThreads: options.threads ?? 2,
-      interOpNumThreads: 1,
-      graphOptimizationLevel: 'all',
-      logSeverityLevel: 3,
-      ...(options.providers ? { executionProviders: options.providers } : {}),
-    };
+    const { compiledSizes: most = COMPILED_SIZES, threads = 2, providers } = options;
+    const keepsMemory = state.blocks.reduce((n, b) => n + b.size, 0) < LARGE_MODEL;
+    const sessions = { most, threads, providers, keepsMemory };
+    this.#sessions = new Sessions((batch) => this.#shape(batch), sessions);
+    const onCpu = providers?.every((p) => p === 'cpu') ?? true;
+    this.#stepKind = onCpu && ort.env.versions.web === undefined ? 'steps' : 'step';
   }
 
   /**
@@ -158,18 +154,23 @@ export class Trainer {
     const model =
       typeof options.model === 'string' ? readModelFile(options.model) : readModel(options.model);
     const plan = planTraining({ ...options, model });
-    const initial = initialValues(plan);
-    const candidates = blocksOf(plan.candidates, 'shoal/parameters');
-    const at = { batch: fixedBatch(plan) ?? CHECK_BATCH, values: initial, parameters: candidates };
-    const shaped = await shapePlan(plan, {
-      ...at,
-      buffers: blocksOf(plan.buffers, 'shoal/buffers'),
+    const tensors = new Map(plan.forward.initializer.map((t) => [t.name, t]));
+    const all = new TrainingState(plan, plan.candidates, (name, into) => {
+      const tensor = tensors.get(name);
+      if (tensor) copyFloats(tensor, into);
     });
+    const batch = fixedBatch(plan) ?? CHECK_BATCH;
+    const { blocks, bufferBlocks: buffers } = all;
+    const values = all.memberFeeds();
+    const shaped = await shapePlan(plan, { batch, values, parameters: blocks, buffers });
     expectFloatOutput(shaped);
     const parameters = influentialParameters(shaped);
     if (parameters.length === 0) throw nothingToTrain(plan.forward);
-    const state = new TrainingState(plan, parameters, initial);
-    dropTrained(plan, state);
+    const state =
+      parameters.length === plan.candidates.length
+        ? all
+        : new TrainingState(plan, parameters, (name, into) => into.set(all.values(name)));
+    dropTrained(plan, state, typeof options.model === 'string');
     return new Trainer(plan, state, options);
   }
 
@@ -194,79 +195,41 @@ export class Trainer {
     return shapePlan(this.#plan, { batch, values, parameters, buffers });
   }
 
-  #compile(batch: number): Promise<Compiled> {
-    const known = this.#compiled.get(batch);
-    if (known) {
-      this.#compiled.delete(batch);
-      this.#compiled.set(batch, known);
-      return known;
-    }
-    const compiled = this.#shape(batch).then((shaped) => ({ shaped, sessions: new Map() }));
-    this.#compiled.set(batch, compiled);
-    const [oldest] = this.#compiled.keys();
-    if (this.#compiled.size > this.#compiledSizes && oldest !== undefined) {
-      const dropped = this.#compiled.get(oldest);
-      this.#compiled.delete(oldest);
-      dropped?.then(releaseAll, () => undefined);
-    }
-    return compiled;
-  }
-
-  async #open(kind: GraphKind, graph: TrainingGraph): Promise<Session> {
-    try {
-      const run = await ort.InferenceSession.create(graph.bytes, this.#options);
-      return { graph: { ...graph, bytes: new Uint8Array() }, run };
-    } catch (error) {
-      const on = this.#options.executionProviders?.map(String).join(', ') ?? 'cpu';
-      throw new ShoalError(
-        'unsupported',
-        `the runtime cannot run the ${kind} graph on ${on}: ${messageOf(error)}`,
-        { cause: error },
-      );
-    }
-  }
-
-  async #session(kind: GraphKind, batch: number): Promise<Session & { shaped: ShapedPlan }> {
-    const { shaped, sessions } = await this.#compile(batch);
-    let session = sessions.get(kind);
-    if (!session) {
-      const graph = WRITERS[kind](shaped);
-      session = this.#open(kind, graph);
-      sessions.set(kind, session);
-    }
-    return { ...(await session), shaped };
-  }
-
   #batchFeeds(batch: Batch, shaped: ShapedPlan): Feeds {
     const targets = targetsOf(this.#plan, shaped.traced.facts);
     return batchFeeds(batch, this.#plan.inputs, targets);
   }
 
-  #expectBatch(batch: Batch): void {
+  #expectBatch(size: number): void {
     const fixed = fixedBatch(this.#plan);
-    if (fixed !== undefined && batch.size !== fixed)
+    if (fixed !== undefined && size !== fixed)
       throw new ShoalError(
         'invalid_argument',
-        `this model takes batches of ${fixed} samples only, got ${batch.size}; export it with a dynamic batch to train on others`,
+        `this model takes batches of ${fixed} samples only, got ${size}; export it with a dynamic batch to train on others`,
       );
-    if (Number.isInteger(batch.size) && batch.size > 0) return;
-    throw new ShoalError(
-      'invalid_argument',
-      `a batch needs at least one sample, got ${batch.size}`,
+    if (Number.isInteger(size) && size > 0) return;
+    throw new ShoalError('invalid_argument', `a batch needs at least one sample, got ${size}`);
+  }
+
+  /** The numbers that an update reads, `step` counted from 1 since the optimizer began. */
+  #scalarFeeds(step: number, learningRate: number): Feeds {
+    return Object.fromEntries(
+      this.#plan.optimizer.scalars.map((scalar) => [
+        scalar.name,
+        floats(Float32Array.of(scalar.at(step, learningRate)), []),
+      ]),
     );
   }
 
   /** What an update reads beside parameters and gradients. */
   #updateFeeds(learningRate: number): Feeds {
-    const feeds: Feeds = { ...this.#state.besideFeeds() };
-    for (const scalar of this.#plan.optimizer.scalars)
-      feeds[scalar.name] = floats(Float32Array.of(scalar.at(this.#steps + 1, learningRate)), []);
-    return feeds;
+    return { ...this.#state.besideFeeds(), ...this.#scalarFeeds(this.#age + 1, learningRate) };
   }
 
-  #advance(): void {
+  #advance(steps = 1): void {
     this.#state.swap();
-    this.#steps++;
+    this.#steps += steps;
+    this.#age += steps;
   }
 
   /**
@@ -277,23 +240,79 @@ export class Trainer {
    *   stay as they were before the step, the optimizer begins anew.
    */
   async step(batch: Batch, learningRate: number = this.#learningRate): Promise<StepResult> {
-    this.#expectBatch(batch);
-    expectRate(learningRate);
-    const { graph, run, shaped } = await this.#session('step', batch.size);
-    const feeds = {
-      ...this.#batchFeeds(batch, shaped),
-      ...this.#state.valueFeeds(),
-      ...this.#updateFeeds(learningRate),
-    };
-    const fetches: Record<string, ort.Tensor | null> = this.#state.fetches(graph);
-    fetches[graph.loss] = null;
-    fetches[graph.size ?? ''] = null;
-    for (const metric of Object.values(graph.metrics)) fetches[metric] = null;
+    const [result] = (await this.#take([batch], () => learningRate)) ?? [];
+    if (!result) throw new Error('a step gave nothing');
+    return result;
+  }
+
+  /**
+   * One optimizer step per batch, as {@link step} takes them and to the same bits, but several in one run of the
+   * runtime where they are short: small models train more than twice as fast.
+   *
+   * @param batches Read as they are needed, up to 32 ahead of the results.
+   * @param learningRate For all steps, or by step, counted from 1; default the optimizer's.
+   * @returns What each step gave, in order. Who leaves early finds up to 31 further steps taken.
+   * @throws ShoalError As {@link step}, after the results of all steps before.
+   */
+  async *train(
+    batches: Iterable<Batch> | AsyncIterable<Batch>,
+    learningRate: number | Schedule = this.#learningRate,
+  ): AsyncGenerator<StepResult, void, undefined> {
+    const rate = typeof learningRate === 'number' ? (): number => learningRate : learningRate;
+    const size = this.#stepKind === 'steps' ? this.#groupSize : new GroupSize();
+    for await (const group of grouped(batches, size)) {
+      const results = await this.#take(group, rate);
+      if (results) yield* results;
+      else for (const batch of group) yield await this.step(batch, rate(this.#steps + 1));
+    }
+  }
+
+  /** What the steps of a group are fed. */
+  #stepFeeds(group: readonly Batch[], rate: Schedule, shaped: ShapedPlan): Feeds {
+    const steps = group.map((batch, i) => {
+      const learningRate = rate(this.#steps + 1 + i);
+      expectRate(learningRate);
+      const scalars = this.#scalarFeeds(this.#age + 1 + i, learningRate);
+      return { ...this.#batchFeeds(batch, shaped), ...scalars };
+    });
+    const own = this.#stepKind === 'steps' ? stackFeeds(steps) : steps[0];
+    return { ...this.#state.valueFeeds(), ...this.#state.besideFeeds(), ...own };
+  }
+
+  /**
+   * Takes all steps of a group in one run, or none of them.
+   *
+   * @returns undefined when one of several steps cannot be taken.
+   * @throws ShoalError When the only one cannot.
+   */
+  async #take(group: readonly Batch[], rate: Schedule): Promise<StepResult[] | undefined> {
+    const size = group[0]?.size ?? 0;
+    this.#expectBatch(size);
+    const { graph, run, shaped } = await this.#sessions.get(this.#stepKind, size);
+    const isOne = group.length === 1;
+    const given = orNothing(() => this.#stepFeeds(group, rate, shaped), !isOne);
+    if (!given) return undefined;
+    const feeds = Object.fromEntries(
+      Object.entries(given).map(([name, tensor]) => [graph.renamed?.get(name) ?? name, tensor]),
+    );
+    const fetches = isOne ? this.#state.fetches(graph) : this.#state.fetchesOfMany(graph);
+    for (const name of [graph.loss, graph.size ?? '', ...Object.values(graph.metrics)])
+      fetches[name] = null;
+    const startedAt = performance.now();
     const results = await runInto(run, feeds, fetches);
-    const loss = scalarOf(results, graph.loss);
-    this.#expectFinite({ loss, size: scalarOf(results, graph.size ?? ''), learningRate });
-    this.#advance();
-    return { loss, metrics: this.#metrics(graph, results) };
+    this.#groupSize.took(performance.now() - startedAt, group.length);
+    const total = scalarOf(results, graph.size ?? '');
+    const losses = group.map((_, i) => scalarOf(results, graph.loss, i));
+    if (isOne)
+      this.#expectFinite({
+        loss: losses[0] ?? 0,
+        size: total,
+        learningRate: rate(this.#steps + 1),
+      });
+    else if (![total, ...losses].every(Number.isFinite)) return undefined;
+    else this.#state.takeState(graph, results);
+    this.#advance(group.length);
+    return losses.map((loss, i) => ({ loss, metrics: this.#metrics(graph, results, i) }));
   }
 
   /** Stops before a step takes effect that would leave nothing to go on with. */
@@ -304,7 +323,8 @@ export class Trainer {
     const what = Number.isFinite(loss)
       ? 'the gradient is not finite, or the step is too large,'
       : `the loss is ${loss}`;
-    this.resetOptimizer();
+    this.#state.resetOptimizer();
+    this.#age = 0;
     throw new ShoalError(
       'failed_precondition',
       `${what} at step ${step}; training stopped with the last good parameters. Lower the learning rate (now ${learningRate}) or check the data`,
@@ -323,7 +343,7 @@ export class Trainer {
     learningRate: number = this.#learningRate,
   ): Promise<void> {
     expectRate(learningRate);
-    const { graph, run } = await this.#session('apply', fixedBatch(this.#plan) ?? CHECK_BATCH);
+    const { graph, run } = await this.#sessions.get('apply', fixedBatch(this.#plan) ?? CHECK_BATCH);
     const feeds: Feeds = this.#updateFeeds(learningRate);
     for (const [name, tensor] of Object.entries(this.#state.join(gradients)))
       feeds[gradientName(name)] = tensor;
@@ -342,9 +362,10 @@ export class Trainer {
   #metrics(
     graph: TrainingGraph,
     results: ort.InferenceSession.OnnxValueMapType,
+    at = 0,
   ): Record<string, number> {
     return Object.fromEntries(
-      Object.entries(graph.metrics).map(([k, v]) => [k, scalarOf(results, v)]),
+      Object.entries(graph.metrics).map(([k, v]) => [k, scalarOf(results, v, at)]),
     );
   }
 
@@ -352,8 +373,8 @@ export class Trainer {
   async gradients(
     batch: Batch,
   ): Promise<StepResult & { readonly gradients: Map<string, Float32Array> }> {
-    this.#expectBatch(batch);
-    const { graph, run, shaped } = await this.#session('gradients', batch.size);
+    this.#expectBatch(batch.size);
+    const { graph, run, shaped } = await this.#sessions.get('gradients', batch.size);
     const results = await run.run({
       ...this.#batchFeeds(batch, shaped),
       ...this.#state.valueFeeds(),
@@ -370,8 +391,8 @@ export class Trainer {
 
   /** Loss, metrics and output on a batch, with running statistics and without dropout; nothing is changed. */
   async evaluate(batch: Batch): Promise<EvaluationResult> {
-    this.#expectBatch(batch);
-    const { graph, run, shaped } = await this.#session('evaluate', batch.size);
+    this.#expectBatch(batch.size);
+    const { graph, run, shaped } = await this.#sessions.get('evaluate', batch.size);
     const results = await run.run({
       ...this.#batchFeeds(batch, shaped),
       ...this.#state.valueFeeds(),
@@ -445,6 +466,7 @@ export class Trainer {
   /** Forgets the optimizer's state and step count, as at the start of a federated round. */
   resetOptimizer(): void {
     this.#state.resetOptimizer();
+    this.#age = 0;
     this.#steps = 0;
   }
 
@@ -472,14 +494,6 @@ export class Trainer {
 
   /** Frees the runtime's sessions. The trainer cannot be used afterwards. */
   async release(): Promise<void> {
-    const compiled = [...this.#compiled.values()];
-    this.#compiled.clear();
-    const opened = await Promise.allSettled(compiled);
-    for (const each of opened) if (each.status === 'fulfilled') await releaseAll(each.value);
+    await this.#sessions.release();
   }
-}
-
-async function releaseAll(compiled: Compiled): Promise<void> {
-  const opened = await Promise.allSettled(compiled.sessions.values());
-  for (const each of opened) if (each.status === 'fulfilled') await each.value.run.release();
 }

@@ -6,7 +6,7 @@ import { writeMetrics } from './losses/metrics.ts';
 import { lower } from './lower.ts';
 import { GraphBuilder, modelOf } from './onnx/graph-builder.ts';
 import { writeModel } from './onnx/model-file.ts';
-import type { NodeProto, TensorProto } from './onnx/onnx_pb.ts';
+import type { GraphProto, NodeProto, TensorProto } from './onnx/onnx_pb.ts';
 import { readsOf } from './onnx/reads.ts';
 import { revise } from './onnx/revise.ts';
 import { DATA_TYPE } from './onnx/tensor-data.ts';
@@ -62,6 +62,8 @@ export interface TrainingGraph {
   readonly size?: string;
   /** New optimizer state and running statistics by name (step, apply). */
   readonly state: ReadonlyMap<string, string>;
+  /** Inputs that have another name here than in the other graphs. */
+  readonly renamed?: ReadonlyMap<string, string>;
 }
 
 interface Draft {
@@ -102,7 +104,7 @@ function draftOf(shaped: ShapedPlan, forward: TracedGraph): Draft {
 }
 
 /** The model's nodes and constants, followed by ours. */
-function assemble(draft: Draft, forward: readonly NodeProto[], shaped: ShapedPlan): Uint8Array {
+function assemble(draft: Draft, forward: readonly NodeProto[], shaped: ShapedPlan): GraphProto {
   const graph = draft.builder.graph('shoal');
   const { nodes, constants: own } = lower(forward, draft.forward.facts, shaped.blockSize);
   const read = new Set([...nodes, ...graph.node].flatMap(readsOf));
@@ -110,12 +112,15 @@ function assemble(draft: Draft, forward: readonly NodeProto[], shaped: ShapedPla
   const constants: TensorProto[] = [...draft.forward.constants.values()].filter(
     (t) => read.has(t.name) && !fed.has(t.name),
   );
-  const merged = revise(graph, {
+  return revise(graph, {
     // The runtime sorts the nodes: those that open blocks stand behind what reads them.
     node: [...nodes, ...graph.node],
     initializer: [...constants, ...own, ...graph.initializer],
   });
-  return writeModel(modelOf(merged, shaped.plan.opset));
+}
+
+function written(graph: GraphProto, { plan }: ShapedPlan): Uint8Array {
+  return writeModel(modelOf(graph, plan.opset));
 }
 
 function membersOf(blocks: readonly Block[]): Member[] {
@@ -252,7 +257,7 @@ function writeSubtractions(
 }
 
 /** Σθ² over all blocks: one number that tells whether every new value is finite. */
-function writeSize(builder: GraphBuilder, results: ReadonlyMap<string, string>): string {
+export function writeSize(builder: GraphBuilder, results: ReadonlyMap<string, string>): string {
   const squares = [...results.values()].map((next) =>
     builder.node('ReduceSumSquare', [next], { keepdims: 0 }),
   );
@@ -262,8 +267,15 @@ function writeSize(builder: GraphBuilder, results: ReadonlyMap<string, string>):
   return size;
 }
 
-/** batch, targets, parameters, optimizer state, per-step numbers → loss, metrics, new parameters, new state. */
-export function stepGraph(shaped: ShapedPlan): TrainingGraph {
+/** A step's nodes, and what they make. */
+export interface Step extends Pick<TrainingGraph, 'loss' | 'metrics' | 'results' | 'state'> {
+  readonly builder: GraphBuilder;
+  /** The graph as written so far. */
+  readonly graph: () => GraphProto;
+}
+
+/** Writes forward pass, loss, backward pass and update. */
+export function writeStep(shaped: ShapedPlan): Step {
   const { graph: forward, buffers } = form(shaped);
   const draft = draftOf(shaped, forward);
   const { builder } = draft;
@@ -277,7 +289,6 @@ export function stepGraph(shaped: ShapedPlan): TrainingGraph {
     rate === undefined
       ? writeUpdates(builder, shaped, flat)
       : writeSubtractions(builder, shaped, flat);
-  const size = writeSize(builder, results);
   const next = new Map(state);
   const values = new Map(buffers.map((b) => [b.name, b.next]));
   for (const block of shaped.buffers) {
@@ -286,13 +297,20 @@ export function stepGraph(shaped: ShapedPlan): TrainingGraph {
     builder.output(joined, [block.size]);
   }
   return {
-    bytes: assemble(draft, nodes, shaped),
+    builder,
+    graph: () => assemble(draft, nodes, shaped),
     loss: draft.loss,
     metrics: { ...draft.metrics, ...metrics },
     results,
-    size,
     state: next,
   };
+}
+
+/** batch, targets, parameters, optimizer state, per-step numbers → loss, metrics, new parameters, new state. */
+export function stepGraph(shaped: ShapedPlan): TrainingGraph {
+  const { builder, graph, ...made } = writeStep(shaped);
+  const size = writeSize(builder, made.results);
+  return { ...made, size, bytes: written(graph(), shaped) };
 }
 
 /** batch, targets, parameters → loss, metrics, one gradient per block of parameters. */
@@ -303,7 +321,7 @@ export function gradientsGraph(shaped: ShapedPlan): TrainingGraph {
   for (const { name, size } of shaped.parameters)
     draft.builder.output(results.get(name) ?? '', [size]);
   return {
-    bytes: assemble(draft, nodes, shaped),
+    bytes: written(assemble(draft, nodes, shaped), shaped),
     loss: draft.loss,
     metrics: draft.metrics,
     results,
@@ -335,7 +353,7 @@ export function evaluateGraph(shaped: ShapedPlan): TrainingGraph {
   const draft = draftOf(shaped, traced);
   draft.builder.output(plan.output, traced.facts.get(plan.output)?.dims ?? []);
   return {
-    bytes: assemble(draft, traced.nodes, shaped),
+    bytes: written(assemble(draft, traced.nodes, shaped), shaped),
     loss: draft.loss,
     metrics: draft.metrics,
     results: new Map([['output', plan.output]]),

@@ -45,8 +45,12 @@ export class TrainingState {
   readonly #beside: Feeds = {};
   readonly #places = new Map<string, Place>();
 
-  /** @param initial First values of parameters and running statistics, by name. */
-  constructor(plan: Plan, parameters: readonly Parameter[], initial: Feeds) {
+  /** @param fill Writes the first values of a parameter or running statistic. */
+  constructor(
+    plan: Plan,
+    parameters: readonly Parameter[],
+    fill: (name: string, into: Float32Array) => void,
+  ) {
     this.parameters = parameters;
     this.buffers = plan.buffers;
     this.#slots = plan.optimizer.slots;
@@ -58,7 +62,7 @@ export class TrainingState {
       this.#spare[block.name] = flat(block.size);
       for (const member of block.members) {
         this.#places.set(member.name, { block, member });
-        this.values(member.name).set(dataOf(initial[member.name]));
+        fill(member.name, this.values(member.name));
       }
     }
     for (const { name, size } of this.blocks) {
@@ -120,6 +124,21 @@ export class TrainingState {
     for (const [name, result] of [...graph.results, ...graph.state])
       places[result] = this.#spare[name] ?? this.#beside[name] ?? null;
     return places;
+  }
+
+  /** Where several steps at once write their results: the state they began with stays until they have succeeded. */
+  fetchesOfMany(
+    graph: Pick<TrainingGraph, 'results' | 'state'>,
+  ): Record<string, ort.Tensor | null> {
+    const places = this.fetches(graph);
+    for (const [name, result] of graph.state) if (name in this.#beside) places[result] = null;
+    return places;
+  }
+
+  /** Takes the optimizer state that several steps gave. */
+  takeState(graph: Pick<TrainingGraph, 'state'>, results: Readonly<Record<string, unknown>>): void {
+    for (const [name, result] of graph.state)
+      if (name in this.#beside) this.#beside[name] = results[result] as ort.Tensor;
   }
 
   /** Makes the values written last the current ones. */

@@ -219,16 +219,18 @@ async function score(run: Run): Promise<Outcome> {
   };
 }
 
+function* batchesOf({ data, loss }: Run, parts: readonly Uint32Array[]): Generator<Batch> {
+  for (const part of parts) yield batchOf(data, part, loss);
+}
+
 async function trainEpoch(run: Run, order: Uint32Array, view: ProgressView): Promise<Scores> {
   const average = new Average();
   const parts = batched(order, run.numbers.batchSize);
-  for (const [i, part] of parts.entries()) {
-    const result = await run.trainer.step(
-      batchOf(run.data, part, run.loss),
-      run.rate(run.trainer.steps + 1),
-    );
-    average.add(result, part.length);
-    view.progress((i + 1) / parts.length, `loss ${result.loss.toFixed(4)}`);
+  let done = 0;
+  for await (const result of run.trainer.train(batchesOf(run, parts), run.rate)) {
+    average.add(result, parts[done]?.length ?? 0);
+    done++;
+    view.progress(done / parts.length, `loss ${result.loss.toFixed(4)}`);
   }
   return average.scores;
 }

@@ -1,7 +1,7 @@
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { fromNode, type Random, ShoalError, seededRandom } from '@shoal/core';
-import { type LossName, type OptimizerOptions, Trainer } from '@shoal/training';
+import { type Batch, type LossName, type OptimizerOptions, Trainer } from '@shoal/training';
 import * as ort from 'onnxruntime-node';
 import { batches, concatenate, type Samples, slice } from '../data/samples.ts';
 import { ContinualLearner } from '../lifelong-learning/continual/continual-learner.ts';
@@ -226,16 +226,17 @@ export class OnnxEstimator implements Estimator {
     let step = 0;
     let loss = 0;
     let hits = 0;
-    for (const batch of batches(samples, batchSize, at.random)) {
-      at.options.signal?.throwIfAborted();
-      const result = await trainer.step({
-        inputs: batch.inputs,
-        targets: isByClass ? batch.labels : columnsOf(batch.labels, at.classes),
-        size: batch.size,
-      });
+    function* parts(): Generator<Batch> {
+      for (const { inputs, labels, size } of batches(samples, batchSize, at.random)) {
+        at.options.signal?.throwIfAborted();
+        yield { inputs, targets: isByClass ? labels : columnsOf(labels, at.classes), size };
+      }
+    }
+    for await (const result of trainer.train(parts())) {
+      const size = Math.min(batchSize, samples.size - step * batchSize);
       step++;
-      loss += result.loss * batch.size;
-      hits += (result.metrics['accuracy'] ?? 0) * batch.size;
+      loss += result.loss * size;
+      hits += (result.metrics['accuracy'] ?? 0) * size;
       at.options.onProgress?.({ epoch: at.epoch, epochs, step, steps, loss: result.loss });
     }
     return { loss: loss / samples.size, accuracy: hits / samples.size };

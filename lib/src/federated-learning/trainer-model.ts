@@ -1,5 +1,5 @@
 import { ShoalError, seededRandom } from '@shoal/core';
-import { type LossName, type OptimizerOptions, Trainer } from '@shoal/training';
+import { type Batch, type LossName, type OptimizerOptions, Trainer } from '@shoal/training';
 import { batches, type Samples, slice } from '../data/samples.ts';
 import type {
   Carried,
@@ -33,6 +33,13 @@ const EVALUATION_BATCH = 256;
 
 function valuesOf(layout: readonly LayoutEntry[]): number {
   return layout.reduce((n, { shape }) => n + shape.reduce((a, b) => a * b, 1), 0);
+}
+
+function* untilAborted(parts: Iterable<Samples>, signal: AbortSignal): Generator<Batch> {
+  for (const { inputs, labels, size } of parts) {
+    signal.throwIfAborted();
+    yield { inputs, targets: labels, size };
+  }
 }
 
 /**
@@ -207,16 +214,14 @@ export class TrainerModel implements FederatedModel {
 
   async #epochs(trainer: Trainer, task: LocalTask, signal: AbortSignal): Promise<number> {
     const random = seededRandom(task.seed).fork(`round ${task.round}`);
+    const { samples } = this.#options;
     let steps = 0;
     for (let epoch = 0; epoch < task.epochs; epoch++) {
-      for (const batch of batches(this.#options.samples, task.batchSize, random)) {
-        signal.throwIfAborted();
-        await trainer.step(
-          { inputs: batch.inputs, targets: batch.labels, size: batch.size },
-          task.learningRate,
-        );
-        steps++;
-      }
+      const taken = trainer.train(
+        untilAborted(batches(samples, task.batchSize, random), signal),
+        task.learningRate,
+      );
+      for await (const _ of taken) steps++;
     }
     return steps;
   }

@@ -206,9 +206,16 @@ export class GraphBuilder {
 /** Versions of operator sets beside the standard one; others are 1. */
 const DOMAIN_VERSIONS: Readonly<Record<string, bigint>> = { 'ai.onnx.ml': 3n };
 
+function domainsOf({ node }: GraphProto): string[] {
+  return node.flatMap((n) => [
+    n.domain,
+    ...n.attribute.flatMap(({ g }) => (g ? domainsOf(g) : [])),
+  ]);
+}
+
 /** A model around a graph. */
 export function modelOf(graph: GraphProto, opset: number): ModelProto {
-  const domains = new Set(graph.node.map((n) => n.domain).filter((d) => d !== ''));
+  const domains = new Set(domainsOf(graph).filter((d) => d !== ''));
   return create(ModelProtoSchema, {
     irVersion: 9n,
     producerName: 'shoal',

@@ -72,6 +72,23 @@ export function floatsOf(tensor: TensorProto): Float32Array {
   return values;
 }
 
+/**
+ * Copies the values of a float32 initializer.
+ *
+ * @throws ShoalError `data_corrupt` when they are not as many.
+ */
+export function copyFloats(tensor: TensorProto, into: Float32Array): void {
+  refuseExternal(tensor);
+  const { rawData } = tensor;
+  if (rawData.length === 0) {
+    expectSize(tensor, tensor.floatData.length);
+    into.set(tensor.floatData);
+    return;
+  }
+  expectSize(tensor, rawData.length >> 2);
+  bytesOf(into).set(rawData);
+}
+
 /** Values of an integer or boolean initializer as numbers. */
 export function integersOf(tensor: TensorProto): number[] {
   refuseExternal(tensor);
