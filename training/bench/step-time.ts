@@ -31,8 +31,8 @@ interface Times {
 
 const BATCH = 32;
 const THREADS = 2;
-const ROUND_MS = 2_000;
-const ROUNDS = 3;
+const ROUND_MS = 3_000;
+const ROUNDS = 4;
 const SHAPES: Readonly<Record<string, readonly number[]>> = {
   mlp: [784],
   cnn: [1, 28, 28],

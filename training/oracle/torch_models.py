@@ -82,14 +82,14 @@ class UNetSlice(nn.Module):
         super().__init__()
         self.d1, self.d2 = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 3, stride=2, padding=1)
         self.up, self.u1 = nn.ConvTranspose2d(8, 4, 2, stride=2), nn.Conv2d(8, 4, 3, padding=1)
-        self.u2, self.head = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4 * 24 * 24, 5)
+        self.u2, self.head = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4 * 36 * 36, 5)
 
     def forward(self, x):
         a = F.leaky_relu(self.d1(x))
         b = F.relu(self.d2(a))
         y = F.relu(self.u1(torch.cat([self.up(b), a], 1)))
         y = self.u2(F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False))
-        y = F.interpolate(y, scale_factor=1.0 * 24 / 24, mode="nearest")
+        y = F.interpolate(y, scale_factor=1.5, mode="nearest")
         return self.head(torch.flatten(F.elu(y), 1))
 
 
@@ -177,6 +177,12 @@ def instance_norm():
                          nn.ReflectionPad2d(1), nn.Conv2d(6, 4, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 5)), (2, 12, 12)
 
 
+def conv_bn():
+    """Small enough to be recorded: batch normalization, a depthwise convolution, pooling."""
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+                         nn.Conv2d(4, 4, 3, 1, 1, groups=4, bias=False), nn.BatchNorm2d(4), nn.ReLU6(), nn.MaxPool2d(2),
+                         nn.Conv2d(4, 6, 3), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(6, 5)), (1, 8, 8)
+
 
 MODELS = {
     "mlp": mlp, "lenet": lenet, "resnet": resnet,
@@ -185,7 +191,7 @@ MODELS = {
     "lstm-unrolled": lambda: (Recurrent("lstm"), (6, 8)), "gru-unrolled": lambda: (Recurrent("gru"), (6, 8)),
     "transformer": lambda: (Transformer(), None),
     "layernorm-mlp": layernorm_mlp, "autoencoder": autoencoder, "depthwise-separable": separable,
-    "shared-weights": lambda: (Shared(), (10,)), "instance-norm": instance_norm,
+    "shared-weights": lambda: (Shared(), (10,)), "instance-norm": instance_norm, "conv-bn": conv_bn,
 }
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9, weight_decay=0.01),

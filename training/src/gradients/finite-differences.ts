@@ -1,6 +1,8 @@
 import { type Random, seededRandom } from '@shoal/core';
 import * as ort from 'onnxruntime-node';
+import { findBlockSize } from '../block-size.ts';
 import { differentiate } from '../differentiate.ts';
+import { lower } from '../lower.ts';
 import { GraphBuilder, modelOf, type NodeOptions } from '../onnx/graph-builder.ts';
 import { writeModel } from '../onnx/model-file.ts';
 import type { GraphProto } from '../onnx/onnx_pb.ts';
@@ -40,6 +42,8 @@ export interface OperatorCase {
   /** Step of the finite difference. */
   readonly step?: number;
   readonly opset?: number;
+  /** Depthwise convolutions in the runtime's own blocked layout, where this machine has one. */
+  readonly blocked?: boolean;
 }
 
 const MOST_CHECKED = 48;
@@ -125,12 +129,15 @@ async function prepare(c: OperatorCase, values: Values, dims: Shapes): Promise<P
   for (const [name, shape] of dims) builder.input(name, shape);
   const seeds = new Map([...read].map(([y, shape]) => [y, builder.input(`seed/${y}`, shape)]));
   const parameters = [...values.keys()];
-  const { nodes, gradients } = differentiate({ forward: traced, seeds, parameters, builder });
+  const blockSize = c.blocked ? await findBlockSize() : undefined;
+  const found = differentiate({ forward: traced, seeds, parameters, builder, blockSize });
+  const { gradients } = found;
+  const { nodes, constants } = lower(found.nodes, traced.facts, blockSize);
   for (const [name, g] of gradients) builder.output(g, dims.get(name) ?? []);
   const own = builder.graph('g');
   const merged = revise(own, {
     node: [...nodes, ...own.node],
-    initializer: [...traced.constants.values(), ...own.initializer],
+    initializer: [...traced.constants.values(), ...constants, ...own.initializer],
   });
   const open = (graph: GraphProto): Promise<ort.InferenceSession> =>
     ort.InferenceSession.create(writeModel(modelOf(graph, opset)), THREADS);
