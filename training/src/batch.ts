@@ -103,13 +103,19 @@ function named<T extends object>(
 }
 
 /** A label out of range would count as no label at all. */
-function expectClasses(values: BigInt64Array | Float32Array, classes: number | undefined): void {
+function expectClasses(
+  values: BigInt64Array | Float32Array,
+  { classes, ignored, dims }: TargetSpec,
+): void {
   if (classes === undefined || !(values instanceof BigInt64Array)) return;
-  const bad = values.findIndex((v) => v < 0n || v >= BigInt(classes));
+  const none = ignored === undefined ? undefined : BigInt(ignored);
+  const bad = values.findIndex((v) => v !== none && (v < 0n || v >= BigInt(classes)));
   if (bad < 0) return;
+  const perSample = sizeOf(dims.slice(1));
+  const place = perSample > 1 ? `, place ${bad % perSample},` : '';
   throw new ShoalError(
     'invalid_argument',
-    `sample ${bad} of the batch has class ${values[bad]}; the model has classes 0 to ${classes - 1}`,
+    `sample ${Math.floor(bad / perSample)} of the batch${place} has class ${values[bad]}; the model has classes 0 to ${classes - 1}${ignored === undefined ? '' : `, and ${ignored} is none`}`,
   );
 }
 
@@ -137,7 +143,7 @@ export function batchFeeds(
       only,
       what: 'targets',
     });
-    expectClasses(values, spec.classes);
+    expectClasses(values, spec);
     feeds[targetName(name)] = fed(name === 'targets' ? name : `target "${name}"`, values, spec);
   }
   return feeds;

@@ -88,9 +88,10 @@ function draftOf(shaped: ShapedPlan, forward: TracedGraph): Draft {
   const nodes =
     'write' in plan.loss
       ? plan.loss.write(builder, output, targets)
-      : { loss: plan.loss.value, gradient: builder.float(1) };
+      : { loss: plan.loss.value, gradient: builder.float(1), ranked: undefined };
   const suited = 'write' in plan.loss ? plan.loss.metrics : [];
-  const metrics = writeMetrics(plan.metrics, { builder, output, targets }, suited);
+  const scored = { builder, output: plan.output, targets, ranked: nodes.ranked };
+  const metrics = writeMetrics(plan.metrics, scored, suited);
   builder.output(nodes.loss, dimsOf(nodes.loss));
   for (const metric of Object.values(metrics)) builder.output(metric, []);
   const seeded = 'write' in plan.loss ? plan.output : plan.loss.value;

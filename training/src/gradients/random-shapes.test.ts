@@ -19,7 +19,7 @@ const flag = fc.constantFrom(0, 1);
 const shape = fc.tuple(side, side, side).map(([a, b, c]): number[] => [a, b * 2, c]);
 const image = fc.tuple(fc.integer({ min: 1, max: 2 }), side, size, size);
 
-async function hold(cases: fc.Arbitrary<OperatorCase>, numRuns = RUNS): Promise<void> {
+async function expectHeld(cases: fc.Arbitrary<OperatorCase>, numRuns = RUNS): Promise<void> {
   const seeds = fc.integer({ min: 0, max: 1e6 });
   await fc.assert(
     fc.asyncProperty(cases, seeds, async (c, seed) => {
@@ -64,14 +64,14 @@ const UNARY: [string, More?][] = [
 ];
 
 test.each(UNARY)('%s', async (op, more = {}) => {
-  await hold(shape.map((x) => ({ op, inputs: [x], ...more })));
+  await expectHeld(shape.map((x) => ({ op, inputs: [x], ...more })));
 });
 
 test.each(['Add', 'Sub', 'Mul', 'Div', 'Sum', 'Mean', 'Max', 'Min', 'Pow'])(
   '%s, either side broadcast',
   async (op) => {
     const away = op === 'Div' || op === 'Pow';
-    await hold(
+    await expectHeld(
       fc
         .tuple(shape, fc.array(flag, { minLength: 3, maxLength: 3 }), flag)
         .map(([x, ones, turn]) => {
@@ -84,15 +84,15 @@ test.each(['Add', 'Sub', 'Mul', 'Div', 'Sum', 'Mean', 'Max', 'Min', 'Pow'])(
 );
 
 test('PRelu, Clip and Where', async () => {
-  await hold(shape.map((x) => ({ op: 'PRelu', inputs: [x, [x[1] ?? 1, 1]] })));
-  await hold(
+  await expectHeld(shape.map((x) => ({ op: 'PRelu', inputs: [x, [x[1] ?? 1, 1]] })));
+  await expectHeld(
     shape.map((x) => ({
       op: 'Clip',
       inputs: [x, { float: -0.31 }, { float: 0.57 }],
       kinks: [-0.31, 0.57],
     })),
   );
-  await hold(
+  await expectHeld(
     fc.tuple(shape, fc.integer()).map(([x, bits]) => ({
       op: 'Where',
       inputs: [
@@ -108,14 +108,14 @@ test('PRelu, Clip and Where', async () => {
 });
 
 test('Gemm and MatMul', async () => {
-  await hold(
+  await expectHeld(
     fc.tuple(shape, flag, flag, flag).map(([[a = 1, b = 1, c = 1], transA, transB, wide]) => ({
       op: 'Gemm',
       inputs: [transA ? [b, a] : [a, b], transB ? [c, b] : [b, c], wide ? [a, c] : [c]],
       attributes: { transA, transB, alpha: { float: 0.5 }, beta: { float: 2 } },
     })),
   );
-  await hold(
+  await expectHeld(
     fc.tuple(shape, side, flag, flag).map(([[a = 1, b = 1, c = 1], d, lead, own]) => ({
       op: 'MatMul',
       inputs: [lead ? [d, a, b, c] : [b, c], own ? [a, c, d] : [c, d]],
@@ -133,7 +133,7 @@ const window = fc.record({
 
 test('Conv and ConvTranspose', async () => {
   for (const op of ['Conv', 'ConvTranspose'])
-    await hold(
+    await expectHeld(
       fc.tuple(image, window, side).map(([[n, c, h, w], { groups, k, s, d, p }, m]) => {
         const [kh, kw] = k;
         const pads = kh > 1 && kw > 1 ? [p, 0, 0, p] : [0, 0, 0, 0];
@@ -148,7 +148,7 @@ test('Conv and ConvTranspose', async () => {
 
 test('depthwise Conv in the blocked layout of the runtime', async () => {
   const channels = fc.constantFrom(4, 8, 16, 24, 32);
-  await hold(
+  await expectHeld(
     fc.tuple(image, channels, window, flag).map(([[n, , h, w], c, { s, p }, bias]) => ({
       op: 'Conv',
       inputs: [[n, c, h, w], [c, 1, 3, 3], ...(bias ? [[c]] : [])],
@@ -161,7 +161,7 @@ test('depthwise Conv in the blocked layout of the runtime', async () => {
 
 test('MaxPool and AveragePool', async () => {
   for (const op of ['MaxPool', 'AveragePool'])
-    await hold(
+    await expectHeld(
       fc.tuple(image, window, flag, flag).map(([x, { k, s, p }, ceil_mode, count_include_pad]) => ({
         op,
         inputs: [x],
@@ -184,13 +184,13 @@ test('BatchNormalization, with statistics kept and of the batch', async () => {
     dims: [length],
     asFloat: true,
   });
-  await hold(
+  await expectHeld(
     shape.map(([a = 1, b = 1, c = 1]) => ({
       op: 'BatchNormalization',
       inputs: [[a, b, c], [b], [b], given(b, 0), given(b, 1)],
     })),
   );
-  await hold(
+  await expectHeld(
     fc.tuple(image, fc.constantFrom(0.1, 1)).map(([[n, c, h, w], epsilon]) => ({
       op: 'BatchNormalization',
       inputs: [[n, c, h, w], [c], [c], given(c, 0), given(c, 1)],
@@ -249,7 +249,7 @@ test('normalizations where nothing varies, and of one sample', async () => {
 
 test('LayerNormalization, InstanceNormalization and GroupNormalization', async () => {
   const epsilon = { float: 0.01 };
-  await hold(
+  await expectHeld(
     fc.tuple(shape, fc.integer({ min: 1, max: 2 })).map(([x, axis]) => ({
       op: 'LayerNormalization',
       inputs: [x, x.slice(axis), x.slice(axis)],
@@ -257,7 +257,7 @@ test('LayerNormalization, InstanceNormalization and GroupNormalization', async (
       step: 4e-3,
     })),
   );
-  await hold(
+  await expectHeld(
     image.map(([n, c, h, w]) => ({
       op: 'InstanceNormalization',
       inputs: [[n, c, h, w], [c], [c]],
@@ -265,7 +265,7 @@ test('LayerNormalization, InstanceNormalization and GroupNormalization', async (
       step: 1e-2,
     })),
   );
-  await hold(
+  await expectHeld(
     fc.tuple(image, side).map(([[n, c, h, w], num_groups]) => ({
       op: 'GroupNormalization',
       inputs: [[n, c * num_groups, h, w], [c * num_groups], [c * num_groups]],
@@ -288,7 +288,7 @@ test.each([
 ])('%s over any axes', async (op) => {
   const axes = fc.constantFrom([0], [1], [2], [-1, 0], [1, 2], [0, 1, 2], []);
   const sums = op !== 'ReduceMax' && op !== 'ReduceMin';
-  await hold(
+  await expectHeld(
     fc.tuple(shape, axes, flag).map(([x, over, keepdims]) => ({
       op,
       inputs: over.length === 0 ? [x] : [x, { ints: over }],
@@ -301,7 +301,7 @@ test.each([
 });
 
 test('CumSum, Trilu, Softmax over the last axis', async () => {
-  await hold(
+  await expectHeld(
     fc
       .tuple(shape, fc.integer({ min: -3, max: 2 }), flag, flag)
       .map(([x, axis, exclusive, reverse]) => ({
@@ -310,19 +310,19 @@ test('CumSum, Trilu, Softmax over the last axis', async () => {
         attributes: { exclusive, reverse },
       })),
   );
-  await hold(
+  await expectHeld(
     fc.tuple(shape, flag, fc.integer({ min: -1, max: 1 })).map(([x, upper, k]) => ({
       op: 'Trilu',
       inputs: [x, { ints: [k], scalar: true }],
       attributes: { upper },
     })),
   );
-  await hold(shape.map((x) => ({ op: 'Softmax', inputs: [x], attributes: { axis: -1 } })));
+  await expectHeld(shape.map((x) => ({ op: 'Softmax', inputs: [x], attributes: { axis: -1 } })));
 });
 
 test('Reshape, Flatten, Squeeze, Unsqueeze, Expand, Tile, Transpose', async () => {
-  await hold(shape.map((x) => ({ op: 'Reshape', inputs: [x, { ints: [0, -1, 2] }] })));
-  await hold(
+  await expectHeld(shape.map((x) => ({ op: 'Reshape', inputs: [x, { ints: [0, -1, 2] }] })));
+  await expectHeld(
     fc.tuple(shape, fc.integer({ min: 0, max: 3 })).map(([x, axis]) => ({
       op: 'Flatten',
       inputs: [x],
@@ -330,29 +330,29 @@ test('Reshape, Flatten, Squeeze, Unsqueeze, Expand, Tile, Transpose', async () =
     })),
   );
   const place = fc.integer({ min: 0, max: 3 });
-  await hold(
+  await expectHeld(
     fc.tuple(shape, place).map(([x, at]) => ({
       op: 'Squeeze',
       inputs: [x.toSpliced(at, 0, 1), { ints: [at] }],
     })),
   );
-  await hold(
+  await expectHeld(
     fc.tuple(shape, place).map(([x, at]) => ({ op: 'Unsqueeze', inputs: [x, { ints: [at - 4] }] })),
   );
-  await hold(
+  await expectHeld(
     fc.tuple(shape, fc.integer({ min: 0, max: 2 }), side).map(([x, at, times]) => ({
       op: 'Expand',
       inputs: [x.with(at, 1), { ints: [2, ...x.with(at, times)] }],
     })),
   );
-  await hold(
+  await expectHeld(
     fc.tuple(shape, fc.tuple(side, side, side)).map(([x, times]) => ({
       op: 'Tile',
       inputs: [x, { ints: [...times] }],
     })),
   );
   const perms = fc.constantFrom([0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]);
-  await hold(
+  await expectHeld(
     fc
       .tuple(shape, perms)
       .map(([x, perm]) => ({ op: 'Transpose', inputs: [x], attributes: { perm } })),
@@ -361,14 +361,14 @@ test('Reshape, Flatten, Squeeze, Unsqueeze, Expand, Tile, Transpose', async () =
 
 test('Concat, Split, Slice and Pad', async () => {
   const axis = fc.integer({ min: -3, max: 2 });
-  await hold(
+  await expectHeld(
     fc.tuple(shape, axis, side, side).map(([x, at, a, b]) => ({
       op: 'Concat',
       inputs: [x, x.with(at, a), x.with(at, b)],
       attributes: { axis: at },
     })),
   );
-  await hold(
+  await expectHeld(
     fc.tuple(shape, axis, side, side).map(([x, at, a, b]) => ({
       op: 'Split',
       inputs: [x.with(at, a + b), { ints: [a, b] }],
@@ -376,7 +376,7 @@ test('Concat, Split, Slice and Pad', async () => {
       outputs: 2,
     })),
   );
-  await hold(
+  await expectHeld(
     fc.tuple(shape, axis, side, fc.integer({ min: 1, max: 3 })).map(([x, at, from, step]) => ({
       op: 'Slice',
       inputs: [
@@ -389,7 +389,7 @@ test('Concat, Split, Slice and Pad', async () => {
     })),
   );
   const pads = fc.array(fc.integer({ min: 0, max: 2 }), { minLength: 6, maxLength: 6 });
-  await hold(
+  await expectHeld(
     fc
       .tuple(shape, pads, fc.constantFrom('constant', 'reflect', 'edge'))
       .map(([x, ints, mode]) => ({
@@ -405,21 +405,21 @@ test('Gather, GatherElements and GatherND', async () => {
   const picks = fc.array(fc.integer({ min: 0, max: 999 }), { minLength: 4, maxLength: 4 });
   const within = (numbers: readonly number[], below: number): number[] =>
     numbers.map((v) => v % below);
-  await hold(
+  await expectHeld(
     fc.tuple(shape, fc.integer({ min: 0, max: 2 }), picks).map(([x, axis, chosen]) => ({
       op: 'Gather',
       inputs: [x, { indices: within(chosen, x[axis] ?? 1), dims: [2, 2] }],
       attributes: { axis },
     })),
   );
-  await hold(
+  await expectHeld(
     fc.tuple(side, side, picks).map(([rows, columns, chosen]) => ({
       op: 'GatherElements',
       inputs: [[rows, columns + 1], { indices: within(chosen, rows).slice(0, 2), dims: [1, 2] }],
       attributes: { axis: 0 },
     })),
   );
-  await hold(
+  await expectHeld(
     fc.tuple(shape, picks).map(([x, chosen]) => ({
       op: 'GatherND',
       inputs: [x, { indices: chosen.map((v, i) => v % (x[i % 2] ?? 1)), dims: [2, 2] }],
@@ -429,14 +429,14 @@ test('Gather, GatherElements and GatherND', async () => {
 
 test('DepthToSpace, SpaceToDepth and Resize', async () => {
   const side2 = fc.integer({ min: 1, max: 3 });
-  await hold(
+  await expectHeld(
     fc.tuple(side2, side2, side2, fc.constantFrom('DCR', 'CRD')).map(([n, h, w, mode]) => ({
       op: 'DepthToSpace',
       inputs: [[n, 8, h, w]],
       attributes: { blocksize: 2, mode },
     })),
   );
-  await hold(
+  await expectHeld(
     fc.tuple(side2, side2, side2).map(([n, h, w]) => ({
       op: 'SpaceToDepth',
       inputs: [[n, 2, h * 2, w * 2]],
@@ -449,7 +449,7 @@ test('DepthToSpace, SpaceToDepth and Resize', async () => {
     'asymmetric',
     'align_corners',
   );
-  await hold(
+  await expectHeld(
     fc
       .tuple(image, size, size, fc.constantFrom('nearest', 'linear'), coordinates)
       .map(([[n, c, h, w], oh, ow, mode, coordinate_transformation_mode]) => ({

@@ -9,6 +9,19 @@ export interface LossNodes {
   readonly loss: string;
   /** ∂loss/∂output, of the output's shape. */
   readonly gradient: string;
+  /** What metrics of classes look at; only from losses of class indices. */
+  readonly ranked?: Ranked;
+}
+
+/** Scores of classes and right answers, row by row. */
+export interface Ranked {
+  /** `[rows, classes]` */
+  readonly scores: string;
+  readonly classes: number;
+  /** `[rows]`, int64 */
+  readonly labels: string;
+  /** `[rows]`: 1 where a row counts, 0 where not; all do when not given. */
+  readonly counted?: string | undefined;
 }
 
 /** Shape and element type of one tensor of targets. */
@@ -17,6 +30,8 @@ export interface TargetSpec {
   readonly elementType: number;
   /** For class indices: how many classes there are. */
   readonly classes?: number;
+  /** For class indices: the one that marks what does not count. */
+  readonly ignored?: number | undefined;
 }
 
 export interface LossDefinition {
@@ -37,14 +52,14 @@ export interface LossDefinition {
 }
 
 /** Scores computed in the graph beside the loss. */
-export type MetricName = 'accuracy' | 'top5' | 'mae';
+export type MetricName = 'accuracy' | 'mae' | `top${number}`;
 
 export function floatTargets(dims: Dims): TargetSpec {
   return { dims, elementType: DATA_TYPE.float };
 }
 
-export function classTargets(dims: Dims, classes: number): TargetSpec {
-  return { dims, elementType: DATA_TYPE.int64, classes };
+export function classTargets(dims: Dims, classes: number, ignored?: number): TargetSpec {
+  return { dims, elementType: DATA_TYPE.int64, classes, ignored };
 }
 
 /** The classes of an output `[batch, classes, …]`. @throws ShoalError `invalid_argument` for other shapes. */

@@ -2,7 +2,7 @@ import { seededRandom } from '@shoal/core';
 import * as ort from 'onnxruntime-node';
 import { expect, test } from 'vitest';
 import { type Batch, Trainer } from '../index.ts';
-import { dense, sequential } from '../layers.ts';
+import { dense, embedding, sequential } from '../layers.ts';
 import { GraphBuilder, modelOf } from '../onnx/graph-builder.ts';
 import { writeModel } from '../onnx/model-file.ts';
 import { DATA_TYPE, sizeOf } from '../onnx/tensor-data.ts';
@@ -109,6 +109,67 @@ const CASES: readonly {
         rows(z, 3).map((r, i) =>
           logSoftmax(r).reduce((s, l, k) => s + (l * (((i * 3 + k) * 7) % 5)) / 6, 0),
         ),
+      ),
+  },
+  {
+    options: { name: 'softmax-cross-entropy', classAxis: 'last', labelSmoothing: 0.2 },
+    dims: [2, 2, 3],
+    targets: { targets: LABELS },
+    oracle: (z) =>
+      -mean(
+        rows(z, 3).map((r, i) =>
+          logSoftmax(r).reduce(
+            (s, l, k) => s + l * (0.2 / 3 + (k === Number(LABELS[i]) ? 0.8 : 0)),
+            0,
+          ),
+        ),
+      ),
+  },
+  {
+    options: {
+      name: 'softmax-cross-entropy',
+      classAxis: 'second',
+      ignoreIndex: -100,
+      classWeights: [1, 2, 0.5],
+    },
+    dims: [2, 3, 2],
+    targets: { targets: BigInt64Array.of(2n, -100n, 1n, 0n) },
+    oracle: (z) => {
+      // Places (0, 0), (1, 0), (1, 1); the scores of a place are two apart.
+      const places = [
+        [0, 2],
+        [6, 1],
+        [7, 0],
+      ] as const;
+      const w = [1, 2, 0.5];
+      const terms = places.map(([at, y]) => {
+        const l = logSoftmax([z[at] ?? 0, z[at + 2] ?? 0, z[at + 4] ?? 0])[y] ?? 0;
+        return [(w[y] ?? 0) * l, w[y] ?? 0] as const;
+      });
+      return -terms.reduce((s, [l]) => s + l, 0) / terms.reduce((s, [, v]) => s + v, 0);
+    },
+  },
+  {
+    options: { name: 'softmax-cross-entropy', ignoreIndex: 9 },
+    targets: { targets: BigInt64Array.of(2n, 9n, 1n, 9n) },
+    oracle: (z) => {
+      const [first = [], , third = []] = rows(z, 3).map(logSoftmax);
+      return -((first[2] ?? 0) + (third[1] ?? 0)) / 2;
+    },
+  },
+  {
+    options: { name: 'softmax-cross-entropy', targets: 'distribution', classAxis: 'second' },
+    dims: [2, 3, 2],
+    targets: { targets: Float32Array.from({ length: 12 }, (_, i) => ((i * 7) % 5) / 6) },
+    oracle: (z) =>
+      -mean(
+        [0, 1, 6, 7].map((at) => {
+          const places = [at, at + 2, at + 4];
+          return logSoftmax(places.map((i) => z[i] ?? 0)).reduce(
+            (s, l, k) => s + (l * (((places[k] ?? 0) * 7) % 5)) / 6,
+            0,
+          );
+        }),
       ),
   },
   {
@@ -281,5 +342,86 @@ test('unknown losses and numbers out of range are named', () => {
   ).toThrow(/2 class weights for 3 classes/);
   expect(() => lossDefinition({ name: 'softmax-cross-entropy' }).targets([4])).toThrow(
     /\[batch, classes\]/,
+  );
+});
+
+test('a batch in which nothing counts has loss 0 and gradient 0', async () => {
+  const options = { name: 'softmax-cross-entropy', ignoreIndex: -1 } as const;
+  const targets = { targets: new BigInt64Array(4).fill(-1n) };
+  const { loss, gradient } = await lossAt(options, Z, DIMS, targets);
+  expect(loss).toBe(0);
+  expect(gradient.every((g) => g === 0)).toBe(true);
+});
+
+test('where the classes are has to be said, and what does not count is no class', () => {
+  const given = (options: object): unknown => {
+    const all = { name: 'softmax-cross-entropy', ...options } as { name: 'softmax-cross-entropy' };
+    return lossDefinition(all).targets([8, 5, 7]);
+  };
+  expect(() => given({})).toThrow(
+    /the model gives \[8, 5, 7\]: say where its classes are, classAxis: 'last' \(7\) or 'second' \(5\)/,
+  );
+  expect(given({ classAxis: 'last' })).toMatchObject({ targets: { dims: [8, 5], classes: 7 } });
+  expect(given({ classAxis: 'second' })).toMatchObject({ targets: { dims: [8, 7], classes: 5 } });
+  expect(() => given({ classAxis: 'last', ignoreIndex: 6 })).toThrow(
+    /ignoreIndex 6 is one of the 7 classes; choose another, as -100/,
+  );
+  expect(() => given({ classWeights: [1, -2] })).toThrow(
+    /the weight of class 1 must be a number ≥ 0, got -2/,
+  );
+  expect(() => given({ ignoreIndex: 0.5 })).toThrow(/ignoreIndex must be a whole number, got 0.5/);
+  expect(() => given({ ignoreIndex: -1, targets: 'distribution' })).toThrow(
+    /ignoreIndex needs targets given as class indices/,
+  );
+});
+
+test('tokens are classified each by itself; padding counts neither in loss nor in metrics', async () => {
+  // Token t of a sample has as scores row x[t] of the embedding: 4 tokens, 5 classes.
+  const model = sequential({
+    input: [3],
+    inputType: 'int64',
+    layers: [embedding(4, 5)],
+    random: seededRandom(3),
+  });
+  const trainer = await Trainer.create({
+    model,
+    loss: { name: 'softmax-cross-entropy', classAxis: 'last', ignoreIndex: -100 },
+    optimizer: { name: 'adam', learningRate: 0.1 },
+    metrics: ['accuracy', 'top2', 'top9'],
+    threads: 1,
+  });
+  const batch = {
+    inputs: BigInt64Array.of(0n, 1n, 2n, 3n, 0n, 1n),
+    targets: BigInt64Array.of(4n, 2n, -100n, -100n, 4n, 1n),
+    size: 2,
+  };
+  const { metrics, output } = await trainer.evaluate(batch);
+  const ranks = [0, 1, 4, 5].map((place) => {
+    const scores = Array.from(output.subarray(place * 5, place * 5 + 5));
+    const own = scores[Number(batch.targets[place])] ?? 0;
+    return scores.filter((v) => v > own).length;
+  });
+  expect(metrics['accuracy']).toBeCloseTo(ranks.filter((r) => r < 1).length / 4, 6);
+  expect(metrics['top2']).toBeCloseTo(ranks.filter((r) => r < 2).length / 4, 6);
+  expect(metrics['top9']).toBe(1);
+  for (let i = 0; i < 60; i++) await trainer.step(batch);
+  const learned = await trainer.evaluate(batch);
+  // Token 1 is of class 2 once and of class 1 once: three of four can be right.
+  expect(learned.metrics['accuracy']).toBeCloseTo(0.75, 6);
+  expect(learned.metrics['top2']).toBe(1);
+  await expect(
+    trainer.step({ ...batch, targets: BigInt64Array.of(4n, 2n, 5n, 0n, 0n, 0n) }),
+  ).rejects.toThrow(
+    /sample 0 of the batch, place 2, has class 5; the model has classes 0 to 4, and -100 is none/,
+  );
+  await trainer.release();
+  const odd = Trainer.create({
+    model,
+    loss: { name: 'softmax-cross-entropy', classAxis: 'last' },
+    optimizer: { name: 'sgd', learningRate: 1 },
+    metrics: ['top0'],
+  });
+  await expect(odd).rejects.toThrow(
+    /there is no metric "top0"; choose accuracy, top<k> as in top5/,
   );
 });
