@@ -1,4 +1,4 @@
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { seededRandom } from '@shoal/core';
 import {
@@ -12,6 +12,8 @@ import {
 } from '@shoal/training';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { stringify } from 'yaml';
+import { toNpy } from '../lib/src/data/npy.ts';
+import { GraphBuilder, modelOf } from '../training/src/onnx/graph-builder.ts';
 import { ClusterFixture, template } from './cluster-fixture.ts';
 
 let c: ClusterFixture;
@@ -185,4 +187,63 @@ test('tokens, and models with a fixed batch, are fine-tuned as they are', async 
     expect(told.samples).toBe(samples);
     expect(told.after.train.metrics.accuracy).toBeGreaterThan(0.9);
   }
+});
+
+/** A word of ten and two numbers → two classes: by the word's row plus a product with the numbers. */
+function twoInputModel(): Uint8Array {
+  const random = seededRandom(5);
+  const normal = (length: number): Float32Array =>
+    Float32Array.from({ length }, () => random.normal() * 0.3);
+  const builder = new GraphBuilder('');
+  const word = builder.input('word', ['batch', 1], 7);
+  const numbers = builder.input('numbers', ['batch', 2]);
+  const rows = builder.node('Gather', [builder.floats(normal(20), [10, 2]), word], { axis: 0 });
+  const of = builder.node('Squeeze', [rows, builder.ints([1])]);
+  const product = builder.node('MatMul', [numbers, builder.floats(normal(4), [2, 2])]);
+  builder.output(builder.node('Add', [of, product], {}, 'scores'), ['batch', 2]);
+  return writeModel(modelOf(builder.graph('two'), 17));
+}
+
+test('a model with several inputs gets its columns in their order; tokens are told apart', async () => {
+  const random = seededRandom(6);
+  const file = join(c.folder, 'two.onnx');
+  writeFileSync(file, twoInputModel());
+  const rows = Array.from({ length: 300 }, () => {
+    const [word, a, b] = [random.int(10), random.normal(), random.normal()];
+    return [word, a, b, (word > 4 ? 1 : -1) + a - b > 0 ? 1 : 0].join(',');
+  });
+  const data = join(c.folder, 'two.csv');
+  writeFileSync(data, `word,a,b,label\n${rows.join('\n')}\n`);
+  const train = `model train ${file} --data ${data} --epochs 30 --learning-rate 0.05`;
+  const { output } = await shoal(train);
+  const told = JSON.parse(output.trim().split('\n').at(-1) ?? '') as {
+    after: { heldOut: { metrics: { accuracy: number } } };
+  };
+  expect(told.after.heldOut.metrics.accuracy).toBeGreaterThan(0.9);
+  writeFileSync(data, 'word,a,label\n1,2,0\n');
+  expect((await shoal(train)).output).toMatch(
+    /a sample of .*two\.csv has 2 values, the inputs take 3, in this order: word 1, numbers 2/,
+  );
+  const layers = [embedding(10, 3)];
+  const tokens = join(c.folder, 'tagger.onnx');
+  writeFileSync(tokens, sequential({ input: [4], inputType: 'int64', layers, random }));
+  writeFileSync(data, 'a,b,c,d,label\n1,2,3,4,0\n');
+  const tag = `model train ${tokens} --data ${data} --validation 0`;
+  expect((await shoal(tag)).output).toMatch(/say where its classes are, classAxis: 'last' \(3\)/);
+  expect((await shoal(`${tag} --class-axis middle`)).output).toMatch(
+    /--class-axis must be last or second, got "middle"/,
+  );
+  expect((await shoal(`${tag} --loss huber --ignore-index 3`)).output).toMatch(
+    /--ignore-index goes with --loss softmax-cross-entropy only/,
+  );
+  const folder = join(c.folder, 'tags');
+  mkdirSync(folder);
+  const x = Array.from({ length: 200 }, () => random.int(10));
+  writeFileSync(join(folder, 'x.npy'), toNpy([50, 4], Float32Array.from(x)));
+  const y = Float32Array.from(x, (v, i) => (i % 4 === 3 ? -100 : v % 3));
+  writeFileSync(join(folder, 'y.npy'), toNpy([50, 4], y));
+  const tagged = await shoal(
+    `model train ${tokens} --data ${folder} --class-axis last --ignore-index -100 --epochs 30 --learning-rate 0.1`,
+  );
+  expect(tagged.output).toMatch(/"heldOut":\{"loss":[\d.]+,"metrics":\{"accuracy":1\}/);
 });

@@ -93,7 +93,7 @@ export function addModelCommands(program: Command): void {
     .argument('<file>', 'an ONNX file')
     .requiredOption(
       '--data <path>',
-      '.csv, .jsonl (image lines), .npz (x and y), .parquet, .txt (index of images), a folder of images by class, or of IDX files',
+      '.csv, .jsonl (image lines), .npz (x and y), .parquet, .txt (index of images), a folder of images by class, or of IDX files; of a model with several inputs, their values one after another',
     )
     .option(
       '--loss <name>',
@@ -108,6 +108,11 @@ export function addModelCommands(program: Command): void {
     .option('--validation <share>', 'share of the samples held out', '0.1')
     .option('--freeze <pattern>', 'parameters to leave alone, * for any; repeatable', collect, [])
     .option('--target <column>', 'column of a CSV file to predict')
+    .option(
+      '--class-axis <place>',
+      'where an output of several dimensions has its classes: last, second',
+    )
+    .option('--ignore-index <n>', 'class that marks what does not count (padding)')
     .option('--dimension <name=size>', 'size of a symbolic dimension; repeatable', collect, [])
     .option('--threads <n>', 'threads of the runtime', '2')
     .option('--seed <n>', 'order of samples and dropout', '1')

@@ -1,14 +1,13 @@
 import { accessSync, constants, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { fromNode, isShoalError, ShoalError, seededRandom } from '@shoal/core';
-import { loadDataset, type TrainingData } from '@shoal/lib';
+import { loadDataset } from '@shoal/lib';
 import {
   type Batch,
   constantRate,
   cosineDecay,
-  inspectModel,
   LOSS_NAMES,
-  type LossName,
+  type LossOptions,
   OPTIMIZER_NAMES,
   type OptimizerOptions,
   type Schedule,
@@ -16,6 +15,7 @@ import {
 } from '@shoal/training';
 import { ProgressView } from '../terminal/progress.ts';
 import { renderTable } from '../terminal/table.ts';
+import { batchOf, type FedData, fedData, fedOf } from './model-data.ts';
 import { parseDimensions } from './model-inspect.ts';
 
 export interface TrainFlags {
@@ -31,6 +31,8 @@ export interface TrainFlags {
   readonly threads: string;
   readonly out?: string;
   readonly target?: string;
+  readonly classAxis?: string;
+  readonly ignoreIndex?: string;
   readonly freeze: readonly string[];
   readonly dimension: readonly string[];
   readonly json?: boolean;
@@ -83,32 +85,30 @@ export const SINGLE_TARGET_LOSSES: readonly string[] = LOSS_NAMES.filter(
   (n) => n !== 'distillation' && n !== 'cox-partial-likelihood',
 );
 
-/** Samples, and whether the model wants whole numbers. */
-type FedData = TrainingData & Pick<Fed, 'isWhole'>;
-
-/** The samples at some positions as a batch the trainer takes. */
-function batchOf(data: FedData, positions: Uint32Array, loss: string): Batch {
-  const pixels = data.inputs.length / data.size;
-  const inputs = new Float32Array(positions.length * pixels);
-  const values = new Float32Array(positions.length * data.targetWidth);
-  for (const [i, at] of positions.entries()) {
-    inputs.set(data.inputs.subarray(at * pixels, (at + 1) * pixels), i * pixels);
-    values.set(
-      data.targets.subarray(at * data.targetWidth, (at + 1) * data.targetWidth),
-      i * data.targetWidth,
-    );
-  }
-  const targets =
-    loss === 'softmax-cross-entropy'
-      ? BigInt64Array.from(values, (v) => BigInt(Math.round(v)))
-      : values;
-  const whole = data.isWhole ? BigInt64Array.from(inputs, (v) => BigInt(Math.round(v))) : inputs;
-  return { inputs: whole, targets, size: positions.length };
-}
-
 interface Scores {
   readonly loss: number;
   readonly metrics: Readonly<Record<string, number>>;
+}
+
+/** The loss as the flags describe it. @throws ShoalError `invalid_argument` for flags that do not go with it. */
+function lossOf({ loss, classAxis, ignoreIndex }: TrainFlags): LossOptions {
+  if (loss !== 'softmax-cross-entropy') {
+    if ((classAxis ?? ignoreIndex) === undefined) return { name: loss } as LossOptions;
+    throw new ShoalError(
+      'invalid_argument',
+      `--${classAxis === undefined ? 'ignore-index' : 'class-axis'} goes with --loss softmax-cross-entropy only`,
+    );
+  }
+  if (classAxis !== undefined && classAxis !== 'last' && classAxis !== 'second')
+    throw new ShoalError(
+      'invalid_argument',
+      `--class-axis must be last or second, got "${classAxis}"`,
+    );
+  return {
+    name: loss,
+    ...(classAxis ? { classAxis } : {}),
+    ...(ignoreIndex === undefined ? {} : { ignoreIndex: Number(ignoreIndex) }),
+  };
 }
 
 /** Mean of per-batch scores, weighted by batch size. */
@@ -160,39 +160,6 @@ function row(label: string, scores: Scores, rest: Scores | undefined, seconds: s
     'accuracy' in metrics ? percent(metrics['accuracy']) : (metrics['mae']?.toFixed(4) ?? ''),
   ];
   return [label, ...score(scores), ...(rest ? score(rest) : ['', '']), seconds];
-}
-
-/** What a model is fed. */
-interface Fed {
-  /** Shape of one sample. */
-  readonly shape: readonly number[];
-  /** Whether its values are whole numbers: tokens, categories. */
-  readonly isWhole: boolean;
-  /** The batch, where the model has it fixed. */
-  readonly batch: number | undefined;
-}
-
-/** @throws ShoalError `unsupported` for a model of several inputs, or of one that a file of numbers cannot feed. */
-async function fedOf(file: string, flags: TrainFlags): Promise<Fed> {
-  const sizes = parseDimensions(flags.dimension);
-  const { inputs } = await inspectModel({ model: file, dimensions: sizes });
-  const [input, ...others] = inputs;
-  if (!input || others.length > 0)
-    throw new ShoalError(
-      'unsupported',
-      `${file} has ${inputs.length} inputs (${inputs.map((i) => i.name).join(', ')}); this command feeds one. Train it from TypeScript: Trainer.step({ inputs: { … } })`,
-    );
-  if (input.type !== 'float' && input.type !== 'int64')
-    throw new ShoalError(
-      'unsupported',
-      `input "${input.name}" of ${file} is ${input.type}; this command feeds float and int64`,
-    );
-  const [batch, ...rest] = input.dims;
-  return {
-    shape: rest.map((d) => (typeof d === 'number' ? d : (sizes[d] ?? 0))),
-    isWhole: input.type === 'int64',
-    batch: typeof batch === 'number' && batch > 0 ? batch : undefined,
-  };
 }
 
 interface Run {
@@ -262,19 +229,21 @@ function whole(order: Uint32Array, batch: number | undefined): Uint32Array {
 }
 
 async function openRun(file: string, flags: TrainFlags, given: Numbers): Promise<Run> {
-  const { shape, isWhole, batch } = await fedOf(file, flags);
+  const dimensions = parseDimensions(flags.dimension);
+  const fed = await fedOf(file, dimensions);
+  const { shape, batch } = fed;
   const numbers = { ...given, batchSize: batch ?? given.batchSize };
   const read = await loadDataset(flags.data, {
     shape,
     ...(flags.target === undefined ? {} : { target: flags.target }),
   });
-  const data = { ...read, isWhole };
+  const data = fedData(read, fed, flags.data);
   const trainer = await Trainer.create({
     model: file,
-    loss: flags.loss as LossName,
+    loss: lossOf(flags),
     optimizer: { name: flags.optimizer, learningRate: numbers.learningRate } as OptimizerOptions,
     stopGradient: flags.freeze,
-    dimensions: parseDimensions(flags.dimension),
+    dimensions,
     threads: numbers.threads,
     seed: numbers.seed,
   });
