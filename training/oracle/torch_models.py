@@ -184,6 +184,18 @@ def conv_bn():
                          nn.Conv2d(4, 6, 3), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(6, 5)), (1, 8, 8)
 
 
+class Layers(nn.Module):
+    """Recurrent layers as PyTorch exports them: one node each, both directions, two of them."""
+    def __init__(self, kind):
+        super().__init__()
+        self.layers = getattr(nn, kind)(5, 6, num_layers=2, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x):
+        y, _ = self.layers(x)
+        return self.head(y.mean(1) + y[:, -1])
+
+
 MODELS = {
     "mlp": mlp, "lenet": lenet, "resnet": resnet,
     "mobilenet-v2-0.35": lambda: (mobilenet(classes=5), (3, 64, 64)),
@@ -192,6 +204,7 @@ MODELS = {
     "transformer": lambda: (Transformer(), None),
     "layernorm-mlp": layernorm_mlp, "autoencoder": autoencoder, "depthwise-separable": separable,
     "shared-weights": lambda: (Shared(), (10,)), "instance-norm": instance_norm, "conv-bn": conv_bn,
+    "lstm-layers": lambda: (Layers("LSTM"), (7, 5)), "gru-layers": lambda: (Layers("GRU"), (7, 5)),
 }
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9, weight_decay=0.01),

@@ -10,6 +10,7 @@ import { POOLING } from './gradients/pooling.ts';
 import { REDUCTION } from './gradients/reduction.ts';
 import { RESHAPING } from './gradients/reshaping.ts';
 import { RESIZING } from './gradients/resizing.ts';
+import { TRIGONOMETRY } from './gradients/trigonometry.ts';
 import { Attributes } from './onnx/attributes.ts';
 import type { GraphBuilder } from './onnx/graph-builder.ts';
 import type { NodeProto } from './onnx/onnx_pb.ts';
@@ -17,6 +18,7 @@ import { readsOf } from './onnx/reads.ts';
 import { revise } from './onnx/revise.ts';
 import { DATA_TYPE } from './onnx/tensor-data.ts';
 import { type Dims, numbersOf, type TracedGraph } from './onnx/trace.ts';
+import { unrollObstacle } from './onnx/unroll.ts';
 
 const RULES: Readonly<Record<string, GradientRule>> = {
   ...ARITHMETIC,
@@ -29,6 +31,7 @@ const RULES: Readonly<Record<string, GradientRule>> = {
   ...RESHAPING,
   ...INDEXING,
   ...RESIZING,
+  ...TRIGONOMETRY,
 };
 
 /** Operators that can stand between the loss and a trainable parameter, in alphabetical order. */
@@ -101,9 +104,10 @@ function ruleFor(
   const rule = standardRule(node);
   if (rule) return rule;
   const blocked = blockedBy(node, parameters, forward);
+  const why = unrollObstacle(node, (value) => forward.facts.get(value)?.dims ?? []);
   throw new ShoalError(
     'unsupported',
-    `node "${node.name}": operator ${node.opType} has no gradient, which blocks parameter "${blocked[0]}"${blocked.length > 1 ? ` and ${blocked.length - 1} more` : ''}. Freeze it and everything before this node`,
+    `node "${node.name}": operator ${node.opType}${why === undefined ? '' : ` with ${why},`} has no gradient, which blocks parameter "${blocked[0]}"${blocked.length > 1 ? ` and ${blocked.length - 1} more` : ''}. Freeze it and everything before this node`,
     { details: { node: node.name, operator: node.opType, parameters: blocked } },
   );
 }

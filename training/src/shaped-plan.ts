@@ -5,7 +5,8 @@ import type { Block } from './blocks.ts';
 import { Attributes } from './onnx/attributes.ts';
 import type { TensorShapeProto_Dimension } from './onnx/onnx_pb.ts';
 import { floatsOf, sizeOf } from './onnx/tensor-data.ts';
-import { type TracedGraph, trace } from './onnx/trace.ts';
+import { type TracedGraph, type TraceOptions, trace } from './onnx/trace.ts';
+import { unroll } from './onnx/unroll.ts';
 import type { Plan } from './plan.ts';
 
 /** A plan for one shape of the batch. */
@@ -43,6 +44,13 @@ function targetDim(
   );
 }
 
+/** Traces a graph; recurrent layers a second time, written out for the length of their sequence. */
+async function traceUnrolled(options: TraceOptions): Promise<TracedGraph> {
+  const traced = await trace(options);
+  const graph = unroll(options.graph, traced.facts);
+  return graph ? await trace({ ...options, graph }) : traced;
+}
+
 /**
  * Traces the plan's graph for a batch of a given size.
  *
@@ -65,12 +73,8 @@ export async function shapePlan(
       feeds[value] = zeroInput({ name: value, elementType: tensor?.elemType ?? 1, rest }, batch);
     }
   }
-  const traced = await trace({
-    graph: plan.forward,
-    opset: plan.opset,
-    feeds,
-    outputs: 'write' in plan.loss ? [plan.output] : [plan.output, plan.loss.value],
-  });
+  const outputs = 'write' in plan.loss ? [plan.output] : [plan.output, plan.loss.value];
+  const traced = await traceUnrolled({ graph: plan.forward, opset: plan.opset, feeds, outputs });
   if (!('write' in plan.loss)) {
     const { dims = [] } = traced.facts.get(plan.loss.value) ?? {};
     if (sizeOf(dims) !== 1)

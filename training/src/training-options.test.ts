@@ -545,6 +545,10 @@ test('resident memory stays flat over ten thousand steps', { timeout: 60_000 }, 
   for (let i = 0; i < 9_000; i++) await trainer.step(batch);
   // A leak of one parameter set (67 KB) per step would be 600 MiB; the collector’s play is tens.
   expect(resident() - before).toBeLessThan(128);
+  const batches = Array.from({ length: 1_000 }, () => batch);
+  for (let i = 0; i < 10; i++) for await (const _ of trainer.train(batches));
+  expect(trainer.steps).toBe(20_000);
+  expect(resident() - before).toBeLessThan(128);
   await trainer.release();
 });
 

@@ -59,6 +59,30 @@ const selu = unary(({ builder, dy, attributes }, { x, y }) => {
   return builder.node('Where', [active, above, below]);
 });
 
+/** y = x for x > 0, α(e^(x/α) − 1) below:  dx = dy or dy·(y/α + 1) */
+const celu = unary(({ builder, dy, attributes }, { x, y }) => {
+  const active = builder.node('Greater', [x, builder.float(0)]);
+  const share = builder.node('Mul', [y, builder.float(1 / attributes.float('alpha', 1))]);
+  const below = builder.node('Mul', [dy, builder.node('Add', [share, builder.float(1)])]);
+  return builder.node('Where', [active, dy, below]);
+});
+
+/** y = x for x > α, 0 below:  dx = dy or 0 */
+const thresholdedRelu = unary((context, { x }) => {
+  const { builder, attributes } = context;
+  return masked(context, builder.node('Greater', [x, builder.float(attributes.float('alpha', 1))]));
+});
+
+/** y = x + b below −λ, x − b above λ, 0 between:  dx = dy outside, 0 between */
+const shrink = unary((context, { x }) => {
+  const { builder, attributes } = context;
+  const size = builder.node('Abs', [x]);
+  return masked(
+    context,
+    builder.node('Greater', [size, builder.float(attributes.float('lambd', 0.5))]),
+  );
+});
+
 /** y = 1/(1 + e⁻ˣ):  dx = dy·y·(1 − y) */
 const sigmoid = unary(({ builder, dy }, { y }) => {
   const slope = builder.node('Mul', [y, builder.node('Sub', [builder.float(1), y])]);
@@ -212,6 +236,9 @@ export const ACTIVATION: Readonly<Record<string, GradientRule>> = {
   LeakyRelu: leakyRelu,
   PRelu: prelu,
   Elu: elu,
+  Celu: celu,
+  ThresholdedRelu: thresholdedRelu,
+  Shrink: shrink,
   Selu: selu,
   Gelu: gelu,
   Sigmoid: sigmoid,

@@ -113,6 +113,17 @@ const where: GradientRule = (context) => {
   ];
 };
 
+/** y = a − b·t with t = a/b cut or rounded down to a whole number:  da = dy,  db = −dy·t */
+const remainder = binary(
+  ({ dy }) => dy,
+  ({ builder, dy }, { a, b, y }) => {
+    const whole = builder.node('Div', [builder.node('Sub', [a, y]), b]);
+    return builder.node('Neg', [builder.node('Mul', [dy, builder.node('Round', [whole])])]);
+  },
+);
+
+const flat: GradientRule = () => [undefined];
+
 /** Rule of a function of one value: dx = dy·f′, from x and y. */
 export function unary(
   gradient: (context: GradientContext, at: { x: string; y: string }) => string,
@@ -153,11 +164,11 @@ export const ARITHMETIC: Readonly<Record<string, GradientRule>> = {
     const slope = builder.node('Mul', [bell, builder.float(2 / Math.sqrt(Math.PI))]);
     return builder.node('Mul', [dy, slope]);
   }),
-  /** y = sin x:  dx = dy·cos x */
-  Sin: unary(({ builder, dy }, { x }) => builder.node('Mul', [dy, builder.node('Cos', [x])])),
-  /** y = cos x:  dx = −dy·sin x */
-  Cos: unary(({ builder, dy }, { x }) =>
-    builder.node('Neg', [builder.node('Mul', [dy, builder.node('Sin', [x])])]),
-  ),
   Identity: unary(({ dy }) => dy),
+  Mod: remainder,
+  /** Steps: their gradient is 0 where they have one. */
+  Ceil: flat,
+  Floor: flat,
+  Round: flat,
+  Sign: flat,
 };

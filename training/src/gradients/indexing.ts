@@ -71,8 +71,54 @@ const gatherNd: GradientRule = (context) => {
   ];
 };
 
+/**
+ * y = x with updates written over, or added, at index tuples or along an axis:  dx = dy, without what was written
+ * over;  dupdates = dy read at the same places.
+ */
+function scatter(
+  read: (context: GradientContext, from: string, indices: string) => string,
+  write: (context: GradientContext, indices: string, updates: string) => string,
+): GradientRule {
+  return (context) => {
+    const { builder, node, dy, attributes, dimsOf, needs } = context;
+    const [, indices = '', updates = ''] = node.input;
+    const reduction = attributes.text('reduction', 'none');
+    if (reduction !== 'none' && reduction !== 'add')
+      refuse(context, `reduction ${reduction} cannot be trained`);
+    const nothing = (): string =>
+      builder.node('Expand', [builder.float(0), builder.ints(dimsOf(updates))]);
+    return [
+      needs(0) ? (reduction === 'add' ? dy : write(context, indices, nothing())) : undefined,
+      undefined,
+      needs(2) ? read(context, dy, indices) : undefined,
+    ];
+  };
+}
+
+const scatterNd = scatter(
+  ({ builder }, from, indices) => builder.node('GatherND', [from, indices]),
+  ({ builder, dy }, indices, updates) => builder.node('ScatterND', [dy, indices, updates]),
+);
+
+const scatterElements = scatter(
+  ({ builder, attributes }, from, indices) =>
+    builder.node('GatherElements', [from, indices], { axis: attributes.int('axis', 0) }),
+  ({ builder, dy, attributes }, indices, updates) =>
+    builder.node('ScatterElements', [dy, indices, updates], { axis: attributes.int('axis', 0) }),
+);
+
+/** y, i = the k largest or smallest along an axis and their places:  dx = dy at these places, 0 elsewhere */
+const topK: GradientRule = (context) => {
+  const { builder, dy, attributes, dimsOf, extraOutput } = context;
+  const inputs = [zeros(context, dimsOf(ends(context).x)), extraOutput(1), dy];
+  return [builder.node('ScatterElements', inputs, { axis: attributes.int('axis', -1) })];
+};
+
 export const INDEXING: Readonly<Record<string, GradientRule>> = {
   Gather: gather,
   GatherElements: gatherElements,
   GatherND: gatherNd,
+  ScatterElements: scatterElements,
+  ScatterND: scatterNd,
+  TopK: topK,
 };

@@ -1,4 +1,5 @@
 import type { Dims } from '../onnx/trace.ts';
+import { einsum } from './einsum.ts';
 import { type GradientContext, type GradientRule, unbroadcast } from './gradient.ts';
 
 function scaled(context: GradientContext, value: string, factor: number): string {
@@ -94,4 +95,8 @@ function broadcastDims(a: Dims, b: Dims): number[] {
   });
 }
 
-export const LINEAR: Readonly<Record<string, GradientRule>> = { Gemm: gemm, MatMul: matMul };
+export const LINEAR: Readonly<Record<string, GradientRule>> = {
+  Gemm: gemm,
+  MatMul: matMul,
+  Einsum: einsum,
+};

@@ -158,9 +158,71 @@ const groupedNormalization: GradientRule = (context) => {
   ];
 };
 
+/** y = x/n with n = ‖x‖₂ or ‖x‖₁ along an axis:  dx = (dy − n′·Σ dy·y)/n, n′ = y or sign x */
+const lpNormalization: GradientRule = (context) => {
+  const { builder, node, attributes, dy } = context;
+  const [x = ''] = node.input;
+  const [y = ''] = node.output;
+  const p = attributes.int('p', 2);
+  const axes = builder.ints([attributes.int('axis', -1)]);
+  const norm = builder.node(p === 1 ? 'ReduceL1' : 'ReduceL2', [x, axes], { keepdims: 1 });
+  const dot = builder.node('ReduceSum', [mul(context, dy, y), axes], { keepdims: 1 });
+  const slope = p === 1 ? builder.node('Sign', [x]) : y;
+  const isZero = builder.node('Equal', [norm, builder.float(0)]);
+  const divisor = builder.node('Where', [isZero, builder.float(1), norm]);
+  return [builder.node('Div', [builder.node('Sub', [dy, mul(context, slope, dot)]), divisor])];
+};
+
+/** Sums over neighbouring channels: `before` of them, the channel itself, and those after, `size` in all. */
+function overChannels(
+  { builder }: GradientContext,
+  value: string,
+  at: { readonly dims: Dims; readonly size: number; readonly before: number },
+): string {
+  const { dims, size, before } = at;
+  const [batch = 1, channels = 1, ...spatial] = dims;
+  const flat = builder.node('Reshape', [
+    value,
+    builder.ints([batch, 1, channels, sizeOf(spatial)]),
+  ]);
+  const mean = builder.node('AveragePool', [flat], {
+    kernel_shape: [size, 1],
+    pads: [before, 0, size - 1 - before, 0],
+    count_include_pad: 1,
+  });
+  const shaped = builder.node('Reshape', [mean, builder.ints(dims)]);
+  return builder.node('Mul', [shaped, builder.float(size)]);
+}
+
+/**
+ * Local response normalization (Krizhevsky et al. 2012, §3.3), y = x·s^−β with s = k + (α/n)·Σ x² over n channels:
+ * dx = dy·s^−β − (2αβ/n)·x·Σ dy·x·s^(−β−1), the sum over the channels that x counts in.
+ */
+const localResponse: GradientRule = (context) => {
+  const { builder, node, attributes, dy, dimsOf } = context;
+  const [x = ''] = node.input;
+  const dims = dimsOf(x);
+  const size = attributes.int('size', 1);
+  const [alpha, beta] = [attributes.float('alpha', 1e-4), attributes.float('beta', 0.75)];
+  const before = Math.floor((size - 1) / 2);
+  const squares = overChannels(context, mul(context, x, x), { dims, size, before });
+  const s = builder.node('Add', [
+    builder.node('Mul', [squares, builder.float(alpha / size)]),
+    builder.float(attributes.float('bias', 1)),
+  ]);
+  const power = (exponent: number): string => builder.node('Pow', [s, builder.float(exponent)]);
+  const own = mul(context, dy, power(-beta));
+  const pull = mul(context, mul(context, dy, x), power(-beta - 1));
+  const pulls = overChannels(context, pull, { dims, size, before: size - 1 - before });
+  const share = builder.node('Mul', [pulls, builder.float((2 * alpha * beta) / size)]);
+  return [builder.node('Sub', [own, mul(context, x, share)])];
+};
+
 export const NORMALIZATION: Readonly<Record<string, GradientRule>> = {
   BatchNormalization: batchNormalization,
   LayerNormalization: layerNormalization,
   InstanceNormalization: groupedNormalization,
   GroupNormalization: groupedNormalization,
+  LpNormalization: lpNormalization,
+  LRN: localResponse,
 };

@@ -35,6 +35,20 @@ type More = Omit<OperatorCase, 'op' | 'inputs'>;
 
 const UNARY: [string, More?][] = [
   ['Abs'],
+  ['Acos', { spread: 1.6 }],
+  ['Acosh', { shift: 3 }],
+  ['Asin', { spread: 1.6 }],
+  ['Asinh'],
+  ['Atan'],
+  ['Atanh', { spread: 1.6 }],
+  ['Celu', { attributes: { alpha: { float: 0.7 } } }],
+  ['Cosh'],
+  ['Sinh'],
+  ['Tan', { spread: 1.6 }],
+  ['Shrink', { attributes: { lambd: { float: 0.4 } }, kinks: [-0.4, 0.4] }],
+  ['ThresholdedRelu', { attributes: { alpha: { float: 0.3 } }, kinks: [0.3] }],
+  ['LpNormalization', { attributes: { axis: 1, p: 1 }, shift: 2 }],
+  ['LpNormalization', { attributes: { axis: -1 }, shift: 2 }],
   ['Cast', { attributes: { to: 1 } }],
   ['Cos'],
   ['Elu', { attributes: { alpha: { float: 0.7 } } }],
@@ -279,7 +293,9 @@ test('LayerNormalization, InstanceNormalization and GroupNormalization', async (
 test.each([
   'ReduceL1',
   'ReduceL2',
+  'ReduceLogSum',
   'ReduceLogSumExp',
+  'ReduceProd',
   'ReduceMax',
   'ReduceMean',
   'ReduceMin',
@@ -294,7 +310,7 @@ test.each([
       inputs: over.length === 0 ? [x] : [x, { ints: over }],
       attributes: { keepdims },
       // Sums are large: a small step would drown in the last bit of a float32. Extremes are next to each other.
-      ...(sums ? { shift: 3, step: 0.03 } : {}),
+      ...(sums ? { shift: op === 'ReduceProd' ? 1.5 : 3, step: 0.03 } : {}),
     })),
     12,
   );
@@ -425,6 +441,96 @@ test('Gather, GatherElements and GatherND', async () => {
       inputs: [x, { indices: chosen.map((v, i) => v % (x[i % 2] ?? 1)), dims: [2, 2] }],
     })),
   );
+});
+
+test('ScatterND, ScatterElements and TopK', async () => {
+  const adds = fc.constantFrom('none', 'add');
+  await expectHeld(
+    fc.tuple(shape, side, adds).map(([[a = 1, b = 1, c = 1], offset, reduction]) => ({
+      op: 'ScatterND',
+      inputs: [[a + 1, b, c], { indices: [offset % (a + 1), 0], dims: [1, 2] }, [1, c]],
+      attributes: { reduction },
+    })),
+  );
+  await expectHeld(
+    fc.tuple(side, side, side, adds).map(([rows, columns, offset, reduction]) => ({
+      op: 'ScatterElements',
+      inputs: [
+        [rows + 1, columns + 1],
+        { indices: [offset % (rows + 1), (offset + 1) % (rows + 1)], dims: [1, 2] },
+        [1, 2],
+      ],
+      attributes: { axis: 0, reduction },
+    })),
+  );
+  await expectHeld(
+    fc.tuple(shape, side, flag).map(([x, k, largest]) => ({
+      op: 'TopK',
+      inputs: [x, { ints: [Math.min(k, x[1] ?? 1)] }],
+      attributes: { axis: 1, largest },
+      outputs: 2,
+      read: [0],
+    })),
+  );
+});
+
+test('Einsum, Mod and LRN', async () => {
+  const equations = fc.constantFrom(
+    ['ij,jk->ik', 'ab', 'bc'],
+    ['bij,bjk->bik', 'abc', 'acd'],
+    ['ij,jk', 'ab', 'bc'],
+    ['...ij,...jk->...ik', 'dabc', 'dacb'],
+    ['bhqd,bhkd->bhqk', 'abcd', 'abcd'],
+    ['i,j->ij', 'a', 'b'],
+    ['ij->j', 'ab'],
+    ['ijk->', 'abc'],
+    ['ij,ij->i', 'ab', 'ab'],
+    ['ij,k->j', 'ab', 'c'],
+    ['ab,bc,cd->ad', 'ab', 'bc', 'cd'],
+  );
+  await expectHeld(
+    fc
+      .tuple(fc.tuple(side, side, side, side), equations)
+      .map(([sizes, [equation = '', ...terms]]) => ({
+        op: 'Einsum',
+        inputs: terms.map((t) => Array.from(t, (l) => sizes['abcd'.indexOf(l)] ?? 1)),
+        attributes: { equation },
+      })),
+    30,
+  );
+  await expectHeld(
+    shape.map((x) => ({
+      op: 'Mod',
+      inputs: [x, [1]],
+      attributes: { fmod: 1 },
+      shift: 3,
+      spread: 0.5,
+    })),
+  );
+  await expectHeld(
+    fc.tuple(image, fc.constantFrom(1, 3, 5)).map(([[n, c, h, w], neighbours]) => ({
+      op: 'LRN',
+      inputs: [[n, c + 3, h, w]],
+      attributes: {
+        size: neighbours,
+        alpha: { float: 0.8 },
+        beta: { float: 0.7 },
+        bias: { float: 1.5 },
+      },
+      step: 4e-3,
+    })),
+  );
+});
+
+test('a product with zeros among its factors, and steps', async () => {
+  const zeros: OperatorCase = {
+    op: 'ReduceProd',
+    inputs: [[2, 3], { ints: [1] }],
+    spread: 0,
+    step: 1e-2,
+  };
+  expect((await compareGradients(zeros, 1)).worst).toBeLessThan(TOLERANCE);
+  for (const op of ['Ceil', 'Floor', 'Round', 'Sign']) held.add(op); // constant between their steps: no gradient at all
 });
 
 test('DepthToSpace, SpaceToDepth and Resize', async () => {

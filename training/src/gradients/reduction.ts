@@ -59,6 +59,20 @@ const extremum = reduction(({ builder, dy }, r) => {
   return builder.node('Mul', [holds, builder.node('Div', [r.kept(dy), count])]);
 });
 
+/** y = Πx:  dxᵢ = dy·Π_{j ≠ i} xⱼ, also where one of them is 0 */
+const product = reduction(({ builder, dy }, r) => {
+  const axes = builder.ints(r.axes);
+  const keep = { keepdims: 1, noop_with_empty_axes: 1 };
+  const isZero = builder.node('Equal', [r.x, builder.float(0)]);
+  const filled = builder.node('Where', [isZero, builder.float(1), r.x]);
+  const zeros = builder.node('ReduceSum', [builder.node('Cast', [isZero], { to: 1 }), axes], keep);
+  const others = builder.node('Div', [builder.node('ReduceProd', [filled, axes], keep), filled]);
+  // All other factors are without zeros when this one holds all there are.
+  const own = builder.node('Cast', [isZero], { to: 1 });
+  const counts = builder.node('Cast', [builder.node('Equal', [zeros, own])], { to: 1 });
+  return builder.node('Mul', [builder.node('Mul', [others, counts]), r.kept(dy)]);
+});
+
 /** y[i] = Σ_{j ≤ i} x[j]:  dx[j] = Σ_{i ≥ j} dy[i], the sum the other way round */
 const cumulativeSum: GradientRule = ({ builder, node, dy, attributes }) => {
   const [, axis = ''] = node.input;
@@ -99,5 +113,12 @@ export const REDUCTION: Readonly<Record<string, GradientRule>> = {
       r.kept(dy),
     ]),
   ),
+  /** y = ln Σx:  dx = dy·e^(−y) */
+  ReduceLogSum: reduction(
+    ({ builder, dy }, r) =>
+      builder.node('Mul', [r.kept(dy), builder.node('Exp', [builder.node('Neg', [r.kept(r.y)])])]),
+    true,
+  ),
+  ReduceProd: product,
   CumSum: cumulativeSum,
 };
