@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { Trainer } from '../src/index.ts';
 
 /**
- * Opens the model of a file, takes a few steps, and prints the most memory the process ever held, resident, in MiB:
+ * Opens the model of a file, takes a few steps, writes it, and prints the most memory the process ever held, resident, in MiB:
  * the kernel's own count where there is one (Linux), the largest seen after a step elsewhere.
  */
 const [file = '', width = '0', batchSize = '0', optimizer = 'sgd'] = process.argv.slice(2);
@@ -27,5 +27,7 @@ for (let i = 0; i < 10; i++) {
   await trainer.step({ inputs: values(), targets: values(), size });
   peak = Math.max(peak, peakMiB());
 }
+trainer.deployTo(`${file}.trained`);
+const written = Math.max(peak, peakMiB());
 await trainer.release();
-console.log(JSON.stringify({ opened, peak }));
+console.log(JSON.stringify({ opened, peak, written }));

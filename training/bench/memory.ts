@@ -12,16 +12,24 @@ export interface Memory {
   /** Most while opening the file, most until ten steps were taken; the process itself taken off. */
   readonly openedMiB: number;
   readonly peakMiB: number;
+  /** Most until the trained model was written to a file. */
+  readonly writtenMiB: number;
+}
+
+interface Peaks {
+  readonly opened: number;
+  readonly peak: number;
+  readonly written: number;
 }
 
 const BATCH = 16;
 const child = join(import.meta.dirname, 'memory-child.ts');
 
-function measure(file: string, width: number, optimizer: string): { opened: number; peak: number } {
+function measure(file: string, width: number, optimizer: string): Peaks {
   const args = [child, file, String(width), String(BATCH), optimizer];
   const { stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' });
   if (stdout === '') throw new Error(`memory-child.ts failed: ${stderr.slice(-500)}`);
-  return JSON.parse(stdout) as { opened: number; peak: number };
+  return JSON.parse(stdout) as Peaks;
 }
 
 function write(file: string, width: number, layers: number): string {
@@ -40,13 +48,14 @@ export function memoryOfTraining(dir: string): Memory[] {
   ] as const;
   return wanted.map(([name, width, layers, optimizer]) => {
     const file = write(join(dir, 'large.onnx'), width, layers);
-    const { opened, peak } = measure(file, width, optimizer);
+    const { opened, peak, written } = measure(file, width, optimizer);
     return {
       name,
       optimizer,
       parametersMiB: statSync(file).size / 2 ** 20,
       openedMiB: opened - small.opened,
       peakMiB: peak - small.peak,
+      writtenMiB: written - small.written,
     };
   });
 }

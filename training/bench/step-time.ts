@@ -218,7 +218,7 @@ try {
   report.memory = memoryOfTraining(dir);
   for (const m of report.memory)
     console.log(
-      `memory, ${m.name}, ${m.optimizer}: ${m.parametersMiB.toFixed(0)} MiB of parameters; opening ${(m.openedMiB / m.parametersMiB).toFixed(2)} ×, training ${(m.peakMiB / m.parametersMiB).toFixed(2)} × them${m.optimizer === 'sgd' ? `: 3 × and ${(m.peakMiB - 3 * m.parametersMiB).toFixed(1)} MiB (target 3 × and one batch's activations)` : ''}`,
+      `memory, ${m.name}, ${m.optimizer}: ${m.parametersMiB.toFixed(0)} MiB of parameters; opening ${(m.openedMiB / m.parametersMiB).toFixed(2)} ×, training ${(m.peakMiB / m.parametersMiB).toFixed(2)} × them${m.optimizer === 'sgd' ? `: 3 × and ${(m.peakMiB - 3 * m.parametersMiB).toFixed(1)} MiB (target 3 × and one batch's activations)` : ''}; with writing ${(m.writtenMiB / m.parametersMiB).toFixed(2)} ×`,
     );
 } finally {
   rmSync(dir, { recursive: true, force: true });

@@ -6,12 +6,14 @@ import {
   readSync,
   statSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { dirname, isAbsolute, join, relative } from 'node:path';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { fromNode, ShoalError } from '@shoal/core';
 import { checkGraph } from './check-graph.ts';
 import {
+  GraphProtoSchema,
   type ModelProto,
   ModelProtoSchema,
   StringStringEntryProtoSchema,
@@ -146,8 +148,53 @@ export function readModelFile(path: string): ModelProto {
   return model;
 }
 
-/** Writes a model as the bytes of an ONNX file. @throws ShoalError `out_of_range` beyond 2 GiB. */
-export function writeModel(model: ModelProto): Uint8Array {
+/** Numbers of the fields that are written by hand (onnx.proto3). */
+const GRAPH_FIELD = 7;
+const INITIALIZER_FIELD = 5;
+const RAW_DATA_FIELD = 9;
+
+/** The head of a field of bytes: its tag and the length of what follows (protobuf encoding, "Length-Delimited Records"). */
+function fieldHead(field: number, length: number): Uint8Array {
+  const bytes = [(field << 3) | 2];
+  let rest = length;
+  for (; rest > 127; rest = Math.floor(rest / 128)) bytes.push((rest % 128) | 128);
+  bytes.push(rest);
+  return Uint8Array.from(bytes);
+}
+
+function lengthOf(pieces: readonly Uint8Array[]): number {
+  return pieces.reduce((n, p) => n + p.length, 0);
+}
+
+/** A tensor with the values as they lie in memory. */
+function tensorPieces(tensor: TensorProto): Uint8Array[] {
+  const { rawData } = tensor;
+  if (rawData.length === 0) return [toBinary(TensorProtoSchema, tensor)];
+  const others = revise(tensor, {});
+  Reflect.deleteProperty(others, 'rawData');
+  const rest = toBinary(TensorProtoSchema, others);
+  return [rest, fieldHead(RAW_DATA_FIELD, rawData.length), rawData];
+}
+
+/**
+ * The bytes of a model, in order, without copying tensors: the library would copy each of them once for every
+ * message around it.
+ */
+function modelPieces(model: ModelProto): Uint8Array[] {
+  const { graph } = model;
+  if (!graph) return [toBinary(ModelProtoSchema, model)];
+  const own = toBinary(GraphProtoSchema, revise(graph, { initializer: [] }));
+  const inside: Uint8Array[] = [own];
+  for (const tensor of graph.initializer) {
+    const pieces = tensorPieces(tensor);
+    inside.push(fieldHead(INITIALIZER_FIELD, lengthOf(pieces)), ...pieces);
+  }
+  const around = toBinary(ModelProtoSchema, revise(model, { graph: undefined }));
+  return [around, fieldHead(GRAPH_FIELD, lengthOf(inside)), ...inside];
+}
+
+/** @throws ShoalError `out_of_range` beyond 2 GiB. */
+function expectFits(model: ModelProto): void {
   const size = model.graph?.initializer.reduce((n, t) => n + t.rawData.length, 0) ?? 0;
   if (size > PROTOBUF_LIMIT_BYTES) {
     throw new ShoalError(
@@ -155,7 +202,29 @@ export function writeModel(model: ModelProto): Uint8Array {
       `the model holds ${size} bytes of values, a protobuf file at most ${PROTOBUF_LIMIT_BYTES}; write it with writeModelFile(path, model, { externalData: true })`,
     );
   }
-  return toBinary(ModelProtoSchema, model);
+}
+
+/** Writes a model as the bytes of an ONNX file. @throws ShoalError `out_of_range` beyond 2 GiB. */
+export function writeModel(model: ModelProto): Uint8Array {
+  expectFits(model);
+  const pieces = modelPieces(model);
+  const bytes = new Uint8Array(lengthOf(pieces));
+  let at = 0;
+  for (const piece of pieces) {
+    bytes.set(piece, at);
+    at += piece.length;
+  }
+  return bytes;
+}
+
+function writePieces(path: string, pieces: readonly Uint8Array[]): void {
+  const file = openSync(path, 'w');
+  try {
+    for (const piece of pieces)
+      for (let at = 0; at < piece.length; ) at += writeSync(file, piece, at, piece.length - at);
+  } finally {
+    closeSync(file);
+  }
 }
 
 /** Tensors smaller than this stay in the model file. */
@@ -173,7 +242,8 @@ export function writeModelFile(
   mkdirSync(dirname(path), { recursive: true });
   const { graph } = model;
   if (!options.externalData || !graph) {
-    writeFileSync(path, writeModel(model));
+    expectFits(model);
+    writePieces(path, modelPieces(model));
     return;
   }
   const location = `${path}.data`;
@@ -196,7 +266,6 @@ export function writeModelFile(
       externalData,
     });
   });
-  writeFileSync(location, new Uint8Array());
-  for (const chunk of chunks) writeFileSync(location, chunk, { flag: 'a' });
+  writePieces(location, chunks);
   writeFileSync(path, writeModel(revise(model, { graph: revise(graph, { initializer }) })));
 }
