@@ -204,6 +204,15 @@ function twoInputModel(): Uint8Array {
   return writeModel(modelOf(builder.graph('two'), 17));
 }
 
+/** Tokens `[batch, words]` → their own class, as rows of an identity matrix. */
+function namedClasses(): Uint8Array {
+  const builder = new GraphBuilder('');
+  const input = builder.input('input', ['batch', 'words'], 7);
+  const eye = builder.floats(Float32Array.of(4, 0, 0, 0, 4, 0, 0, 0, 4), [3, 3]);
+  builder.output(builder.node('Gather', [eye, input], { axis: 0 }, 'y'), ['batch', 'words', 3]);
+  return writeModel(modelOf(builder.graph('named'), 17));
+}
+
 test('a model with several inputs gets its columns in their order; tokens are told apart', async () => {
   const random = seededRandom(6);
   const file = join(c.folder, 'two.onnx');
@@ -233,6 +242,9 @@ test('a model with several inputs gets its columns in their order; tokens are to
   expect((await shoal(`${tag} --class-axis middle`)).output).toMatch(
     /--class-axis must be last or second, got "middle"/,
   );
+  expect((await shoal(`${tag} --class-axis last --ignore-index x`)).output).toMatch(
+    /--ignore-index must be a whole number, got "x"/,
+  );
   expect((await shoal(`${tag} --loss huber --ignore-index 3`)).output).toMatch(
     /--ignore-index goes with --loss softmax-cross-entropy only/,
   );
@@ -245,5 +257,21 @@ test('a model with several inputs gets its columns in their order; tokens are to
   const tagged = await shoal(
     `model train ${tokens} --data ${folder} --class-axis last --ignore-index -100 --epochs 30 --learning-rate 0.1`,
   );
+  // Five places of one sample are right, one of the other is wrong: 5 of 6, whatever the batches.
+  const fixed = join(c.folder, 'fixed.onnx');
+  writeFileSync(fixed, namedClasses());
+  writeFileSync(
+    join(folder, 'x.npy'),
+    toNpy([2, 5], Float32Array.of(0, 1, 2, 0, 1, 2, 0, 0, 0, 0)),
+  );
+  const sure = Float32Array.of(0, 1, 2, 0, 1, 0, -100, -100, -100, -100);
+  writeFileSync(join(folder, 'y.npy'), toNpy([2, 5], sure));
+  for (const size of [1, 2]) {
+    const still = `--epochs 1 --optimizer sgd --learning-rate 1e-9 --batch-size ${size} --validation 0`;
+    const run = `model train ${fixed} --data ${folder} --class-axis last --ignore-index -100 ${still}`;
+    expect((await shoal(run)).output).toMatch(/no fixed size; give it one: --dimension words=SIZE/);
+    const { output: scored } = await shoal(`${run} --dimension words=5`);
+    expect(scored).toMatch(/"accuracy":0\.8333/);
+  }
   expect(tagged.output).toMatch(/"heldOut":\{"loss":[\d.]+,"metrics":\{"accuracy":1\}/);
 });

@@ -149,13 +149,22 @@ export function batchFeeds(
   return feeds;
 }
 
-/** One tensor behind the other, along a new first dimension; a single one is not copied. */
+/** One tensor behind the other, along a new first dimension; what lies so already is not copied. */
 function stacked(tensors: readonly ort.Tensor[]): ort.Tensor {
   const [first] = tensors;
   if (!first) throw new Error('nothing to stack');
   const dims = [tensors.length, ...first.dims];
   const { data, type } = first as ort.TypedTensor<'float32'>;
   if (tensors.length === 1) return new ort.Tensor(type, data, dims);
+  const lie = ({ data: own }: ort.Tensor, i: number): boolean =>
+    ArrayBuffer.isView(own) &&
+    own.buffer === data.buffer &&
+    own.byteOffset === data.byteOffset + i * data.byteLength;
+  if (tensors.every(lie)) {
+    const row = data.constructor as new (b: ArrayBufferLike, o: number, n: number) => Float32Array;
+    const length = data.length * tensors.length;
+    return new ort.Tensor(type, new row(data.buffer, data.byteOffset, length), dims);
+  }
   const all = new (data.constructor as Float32ArrayConstructor)(data.length * tensors.length);
   for (const [i, tensor] of tensors.entries())
     all.set(tensor.data as Float32Array, i * data.length);

@@ -320,3 +320,28 @@ test('scores far apart neither overflow the Cox loss nor its gradient', async ()
   expect(gradients.get('W')?.[0]).toBeCloseTo((-share * 3 + share * -5) / 2, 4);
   await trainer.release();
 });
+
+test('statistics of a normalization that serves another output stay, and the rest trains', async () => {
+  const builder = new GraphBuilder('');
+  const x = builder.input('x', ['batch', 2]);
+  const parameter = (name: string, dims: readonly number[], values: readonly number[]): string => {
+    builder.initializers.push(floatTensor(name, dims, Float32Array.from(values)));
+    return name;
+  };
+  const w = parameter('w', [2, 2], [1, 2, 3, 4]);
+  const y = builder.node('MatMul', [x, w], {}, 'y');
+  const statistics = ['scale', 'bias', 'mean', 'var'].map((n, i) => parameter(n, [2], [1, i]));
+  const z = builder.node('BatchNormalization', [x, ...statistics], {}, 'z');
+  builder.output(y, ['batch', 2]);
+  builder.output(z, ['batch', 2]);
+  const trainer = await Trainer.create({
+    model: writeModel(modelOf(builder.graph('two'), 17)),
+    loss: 'mean-squared-error',
+    optimizer: { name: 'sgd', learningRate: 0.1 },
+  });
+  const buffers = trainer.getBuffers();
+  await trainer.step({ inputs: Float32Array.of(1, 2), targets: Float32Array.of(0, 0), size: 1 });
+  expect(trainer.getBuffers()).toEqual(buffers);
+  expect(trainer.getParameters().get('w')).not.toEqual(Float32Array.of(1, 2, 3, 4));
+  await trainer.release();
+});

@@ -1,10 +1,11 @@
 import { create } from '@bufbuild/protobuf';
 import { checkGraph } from './onnx/check-graph.ts';
-import { GraphBuilder, modelOf, valueInfo } from './onnx/graph-builder.ts';
+import { modelOf, valueInfo } from './onnx/graph-builder.ts';
 import { writeModel } from './onnx/model-file.ts';
 import {
   AttributeProtoSchema,
   type GraphProto,
+  GraphProtoSchema,
   type NodeProto,
   NodeProtoSchema,
   type ValueInfoProto,
@@ -54,12 +55,13 @@ function scanNode(body: GraphProto, perStep: number): NodeProto {
 
 /**
  * Any number of steps in one run: batches, targets and per-step numbers, stacked; parameters, optimizer state →
- * losses and metrics, one per step; last parameters, last state.
+ * losses, metrics and Σθ², one per step; last parameters, last state.
  *
  * Parameters and state go from step to step inside the runtime, which hands out (and copies) only the last.
  */
 export function stepsGraph(shaped: ShapedPlan): TrainingGraph {
-  const { graph, loss, metrics, results, state } = writeStep(shaped);
+  const { builder, graph, loss, metrics, results, state } = writeStep(shaped);
+  const size = writeSize(builder, results);
   const each = graph();
   checkGraph(each); // puts the nodes in order, which the runtime wants inside of a loop
   const beside = new Set(
@@ -78,13 +80,11 @@ export function stepsGraph(shaped: ShapedPlan): TrainingGraph {
     input: [...carried, ...perStep],
     output: [...carriedOut, ...perStepOut],
   });
-  const builder = new GraphBuilder('shoal/steps/all/');
-  builder.nodes.push(scanNode(body, perStep.length));
   const last = (names: ReadonlyMap<string, string>): Map<string, string> =>
     new Map([...names].map(([name, value]) => [name, outside(value)]));
-  const size = writeSize(builder, last(results));
-  const whole = builder.graph('shoal/steps');
-  const outer = revise(whole, {
+  const outer = create(GraphProtoSchema, {
+    name: 'shoal/steps',
+    node: [scanNode(body, perStep.length)],
     input: [
       ...constant,
       ...carried.map((i) => outsideInfo(i, false)),
@@ -93,7 +93,6 @@ export function stepsGraph(shaped: ShapedPlan): TrainingGraph {
     output: [
       ...carriedOut.map((o) => outsideInfo(o, false)),
       ...perStepOut.map((o) => outsideInfo(o, true)),
-      ...whole.output,
     ],
   });
   return {
@@ -102,7 +101,7 @@ export function stepsGraph(shaped: ShapedPlan): TrainingGraph {
     metrics: Object.fromEntries(Object.entries(metrics).map(([k, v]) => [k, outside(v)])),
     results: last(results),
     state: last(state),
-    size,
+    size: outside(size),
     renamed: new Map(fed.map((i) => [i.name, outside(i.name)])),
   };
 }

@@ -1,9 +1,8 @@
-import { isShoalError, ShoalError } from '@shoal/core';
+import { messageOf, ShoalError } from '@shoal/core';
 import * as ort from 'onnxruntime-node';
 import { type Batch, batchFeeds, type Feeds, floats, stackFeeds, TYPE_NAMES } from './batch.ts';
-import { freeNow } from './free-now.ts';
-import { GroupSize, grouped } from './groups.ts';
-import { letGoOf } from './onnx/let-go.ts';
+import { dropTrained } from './drop-trained.ts';
+import { GroupSize, grouped, MOST_STEPS } from './groups.ts';
 import { readModel, readModelFile, writeModel, writeModelFile } from './onnx/model-file.ts';
 import type { ModelProto } from './onnx/onnx_pb.ts';
 import { revise } from './onnx/revise.ts';
@@ -18,8 +17,9 @@ import {
 } from './plan.ts';
 import { runInto } from './run-into.ts';
 import type { Schedule } from './schedules.ts';
-import { type ExecutionProvider, Sessions } from './sessions.ts';
+import { type ExecutionProvider, type Session, Sessions } from './sessions.ts';
 import { type ShapedPlan, shapePlan } from './shaped-plan.ts';
+import { drawsNumbers } from './training-form.ts';
 import {
   type Companion,
   gradientName,
@@ -62,37 +62,6 @@ function scalarOf(results: ort.InferenceSession.OnnxValueMapType, name: string, 
   return typeof value === 'number' ? value : Number.NaN;
 }
 
-/**
- * Lets go of the file: trained tensors live in the state from now on, and what stays is copied out of the file's
- * bytes where that frees most of them, so that a large model is not held twice.
- *
- * @param isOwn Whether nobody else reads the bytes.
- */
-function dropTrained(plan: Plan, state: TrainingState, isOwn: boolean): void {
-  const staying = new Map<ArrayBufferLike, number>();
-  for (const tensor of plan.model.graph?.initializer ?? []) {
-    const { buffer, length } = tensor.rawData;
-    const isTrained = state.has(tensor.name);
-    staying.set(buffer, (staying.get(buffer) ?? 0) + (isTrained ? 0 : length));
-    if (!isTrained) continue;
-    tensor.rawData = new Uint8Array();
-    tensor.floatData = [];
-  }
-  const buffers = [...staying].filter(([b, bytes]) => bytes * 2 < b.byteLength).map(([b]) => b);
-  letGoOf(buffers, [plan.model, plan.forward]);
-  if (isOwn) for (const buffer of buffers) freeNow(buffer);
-}
-
-/** What a function gives; undefined where it throws and may. */
-function orNothing<T>(make: () => T, mayFail: boolean): T | undefined {
-  try {
-    return make();
-  } catch (error) {
-    if (mayFail && isShoalError(error)) return undefined;
-    throw error;
-  }
-}
-
 /** @throws ShoalError `invalid_argument` for a rate below 0, infinite or NaN. */
 function expectRate(learningRate: number): void {
   if (!(learningRate >= 0 && learningRate < Number.POSITIVE_INFINITY))
@@ -128,6 +97,8 @@ export class Trainer {
   readonly #groupSize = new GroupSize();
   /** Several steps go into one run where the runtime's loop is at home: on the CPU, outside of a browser. */
   readonly #stepKind: 'step' | 'steps';
+  /** Whether steps draw random numbers: then none may be taken a second time. */
+  readonly #draws: boolean;
   #steps = 0;
   /** Steps of the optimizer's present state. */
   #age = 0;
@@ -141,6 +112,7 @@ export class Trainer {
     const sessions = { most, threads, providers, keepsMemory };
     this.#sessions = new Sessions((batch) => this.#shape(batch), sessions);
     const onCpu = providers?.every((p) => p === 'cpu') ?? true;
+    this.#draws = drawsNumbers(plan.forward, plan.form.dropout);
     this.#stepKind = onCpu && ort.env.versions.web === undefined ? 'steps' : 'step';
   }
 
@@ -240,79 +212,120 @@ export class Trainer {
    *   stay as they were before the step, the optimizer begins anew.
    */
   async step(batch: Batch, learningRate: number = this.#learningRate): Promise<StepResult> {
-    const [result] = (await this.#take([batch], () => learningRate)) ?? [];
+    expectRate(learningRate);
+    const [result] = (await this.#take([batch], [learningRate])) ?? [];
     if (!result) throw new Error('a step gave nothing');
     return result;
   }
 
   /**
    * One optimizer step per batch, as {@link step} takes them and to the same bits, but several in one run of the
-   * runtime where they are short: small models train more than twice as fast.
+   * runtime where they are short: small models train up to twice as fast. Models that draw random numbers (dropout) are
+   * trained step by step.
    *
-   * @param batches Read as they are needed, up to 32 ahead of the results.
+   * @param batches Read as they are needed, and copied: a source may use its arrays again. What was read before the
+   *   source fails is trained on.
    * @param learningRate For all steps, or by step, counted from 1; default the optimizer's.
+   * @param options.together Most steps in one run, from 1 to 32. Default 32; 1 for batches that depend on what the step
+   *   before gave.
    * @returns What each step gave, in order. Who leaves early finds up to 31 further steps taken.
    * @throws ShoalError As {@link step}, after the results of all steps before.
    */
   async *train(
     batches: Iterable<Batch> | AsyncIterable<Batch>,
     learningRate: number | Schedule = this.#learningRate,
+    { together = MOST_STEPS }: { readonly together?: number } = {},
   ): AsyncGenerator<StepResult, void, undefined> {
     const rate = typeof learningRate === 'number' ? (): number => learningRate : learningRate;
-    const size = this.#stepKind === 'steps' ? this.#groupSize : new GroupSize();
-    for await (const group of grouped(batches, size)) {
-      const results = await this.#take(group, rate);
-      if (results) yield* results;
-      else for (const batch of group) yield await this.step(batch, rate(this.#steps + 1));
+    const isSingle = this.#stepKind === 'step' || this.#draws;
+    const most = (): number => (isSingle ? 1 : Math.min(together, this.#groupSize.most));
+    for await (const group of grouped(batches, most)) yield* this.#takeAll(group, rate);
+  }
+
+  /** The steps of a group, in one run or one by one; up to the first whose rate is none. */
+  async *#takeAll(group: readonly Batch[], rate: Schedule): AsyncGenerator<StepResult> {
+    const rates: number[] = [];
+    let refusal: unknown;
+    try {
+      for (const [i] of group.entries()) {
+        const learningRate = rate(this.#steps + 1 + i);
+        expectRate(learningRate);
+        rates.push(learningRate);
+      }
+    } catch (error) {
+      refusal = error;
     }
+    const ready = group.slice(0, rates.length);
+    // What stands in the way of several is told by the one it is about.
+    const results =
+      ready.length > 1 ? await this.#take(ready, rates).catch(() => undefined) : undefined;
+    if (results) yield* results;
+    else for (const [i, batch] of ready.entries()) yield await this.step(batch, rates[i]);
+    if (refusal !== undefined) throw refusal;
   }
 
   /** What the steps of a group are fed. */
-  #stepFeeds(group: readonly Batch[], rate: Schedule, shaped: ShapedPlan): Feeds {
-    const steps = group.map((batch, i) => {
-      const learningRate = rate(this.#steps + 1 + i);
-      expectRate(learningRate);
-      const scalars = this.#scalarFeeds(this.#age + 1 + i, learningRate);
-      return { ...this.#batchFeeds(batch, shaped), ...scalars };
-    });
+  #stepFeeds(group: readonly Batch[], rates: readonly number[], shaped: ShapedPlan): Feeds {
+    const steps = group.map((batch, i) => ({
+      ...this.#batchFeeds(batch, shaped),
+      ...this.#scalarFeeds(this.#age + 1 + i, rates[i] ?? 0),
+    }));
     const own = this.#stepKind === 'steps' ? stackFeeds(steps) : steps[0];
     return { ...this.#state.valueFeeds(), ...this.#state.besideFeeds(), ...own };
+  }
+
+  /** @throws ShoalError `invalid_argument` with what the runtime says against a batch. */
+  async #run(
+    { run, graph }: Session,
+    given: Feeds,
+    fetches: Record<string, ort.Tensor | null>,
+  ): Promise<ort.InferenceSession.OnnxValueMapType> {
+    const feeds = Object.fromEntries(
+      Object.entries(given).map(([name, tensor]) => [graph.renamed?.get(name) ?? name, tensor]),
+    );
+    try {
+      return await runInto(run, feeds, fetches);
+    } catch (error) {
+      throw new ShoalError(
+        'invalid_argument',
+        `step ${this.#steps + 1} cannot be taken: ${messageOf(error)}`,
+        { cause: error },
+      );
+    }
   }
 
   /**
    * Takes all steps of a group in one run, or none of them.
    *
-   * @returns undefined when one of several steps cannot be taken.
-   * @throws ShoalError When the only one cannot.
+   * @returns undefined when one of several leaves something that is not finite.
+   * @throws ShoalError When the only one does, and for batches that cannot be fed.
    */
-  async #take(group: readonly Batch[], rate: Schedule): Promise<StepResult[] | undefined> {
+  async #take(
+    group: readonly Batch[],
+    rates: readonly number[],
+  ): Promise<StepResult[] | undefined> {
     const size = group[0]?.size ?? 0;
     this.#expectBatch(size);
-    const { graph, run, shaped } = await this.#sessions.get(this.#stepKind, size);
+    const session = await this.#sessions.get(this.#stepKind, size);
+    const { graph, shaped } = session;
     const isOne = group.length === 1;
-    const given = orNothing(() => this.#stepFeeds(group, rate, shaped), !isOne);
-    if (!given) return undefined;
-    const feeds = Object.fromEntries(
-      Object.entries(given).map(([name, tensor]) => [graph.renamed?.get(name) ?? name, tensor]),
-    );
+    const feeds = this.#stepFeeds(group, rates, shaped);
     const fetches = isOne ? this.#state.fetches(graph) : this.#state.fetchesOfMany(graph);
     for (const name of [graph.loss, graph.size ?? '', ...Object.values(graph.metrics)])
       fetches[name] = null;
     const startedAt = performance.now();
-    const results = await runInto(run, feeds, fetches);
+    const results = await this.#run(session, feeds, fetches);
     this.#groupSize.took(performance.now() - startedAt, group.length);
-    const total = scalarOf(results, graph.size ?? '');
-    const losses = group.map((_, i) => scalarOf(results, graph.loss, i));
-    if (isOne)
-      this.#expectFinite({
-        loss: losses[0] ?? 0,
-        size: total,
-        learningRate: rate(this.#steps + 1),
-      });
-    else if (![total, ...losses].every(Number.isFinite)) return undefined;
+    const numbers = group.map((_, i) => ({
+      loss: scalarOf(results, graph.loss, i),
+      size: scalarOf(results, graph.size ?? '', i),
+    }));
+    if (isOne) this.#expectFinite({ size: 0, ...numbers[0], learningRate: rates[0] ?? 0 });
+    else if (!numbers.every((n) => Number.isFinite(n.loss) && Number.isFinite(n.size)))
+      return undefined;
     else this.#state.takeState(graph, results);
     this.#advance(group.length);
-    return losses.map((loss, i) => ({ loss, metrics: this.#metrics(graph, results, i) }));
+    return numbers.map(({ loss }, i) => ({ loss, metrics: this.#metrics(graph, results, i) }));
   }
 
   /** Stops before a step takes effect that would leave nothing to go on with. */

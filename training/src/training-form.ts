@@ -1,6 +1,7 @@
 import { Attributes } from './onnx/attributes.ts';
-import { attribute, GraphBuilder } from './onnx/graph-builder.ts';
-import type { NodeProto } from './onnx/onnx_pb.ts';
+import { attribute, GraphBuilder, RANDOM } from './onnx/graph-builder.ts';
+import type { GraphProto, NodeProto } from './onnx/onnx_pb.ts';
+import { bodiesOf } from './onnx/reads.ts';
 import { revise } from './onnx/revise.ts';
 import type { TracedGraph, ValueFacts } from './onnx/trace.ts';
 
@@ -88,6 +89,15 @@ function dropping(draft: Draft, node: NodeProto, seed: number): void {
       input: [x, ratio, builder.bool(true)],
       attribute: [attribute('seed', seed)],
     }),
+  );
+}
+
+/** Whether some node gives another result each time. */
+export function drawsNumbers({ node }: GraphProto, dropout: boolean): boolean {
+  return node.some(
+    (n) =>
+      (RANDOM.has(n.opType) && (dropout || n.opType !== 'Dropout')) ||
+      bodiesOf(n).some((body) => drawsNumbers(body, dropout)),
   );
 }
 

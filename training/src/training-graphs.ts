@@ -291,7 +291,9 @@ export function writeStep(shaped: ShapedPlan): Step {
       ? writeUpdates(builder, shaped, flat)
       : writeSubtractions(builder, shaped, flat);
   const next = new Map(state);
-  const values = new Map(buffers.map((b) => [b.name, b.next]));
+  // Statistics of nodes that serve another output stay as they are.
+  const values = new Map(membersOf(shaped.buffers).map((b) => [b.name, b.name]));
+  for (const { name, next: value } of buffers) values.set(name, value);
   for (const block of shaped.buffers) {
     const joined = joinBlock(builder, block, values);
     next.set(block.name, joined);

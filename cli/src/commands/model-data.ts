@@ -24,7 +24,10 @@ function valuesOf(shape: readonly number[]): number {
   return shape.reduce((n, d) => n * d, 1);
 }
 
-/** @throws ShoalError `unsupported` for an input that a file of numbers cannot feed. */
+/**
+ * @throws ShoalError `unsupported` for an input that a file of numbers cannot feed; `invalid_argument` for one whose
+ *   size is not known.
+ */
 export async function fedOf(
   file: string,
   dimensions: Readonly<Record<string, number>>,
@@ -39,7 +42,16 @@ export async function fedOf(
       );
     const [first, ...rest] = dims;
     if (typeof first === 'number' && first > 0) batch = first;
-    const shape = rest.map((d) => (typeof d === 'number' ? d : (dimensions[d] ?? 0)));
+    const shape = rest.map((d, i) => {
+      if (typeof d === 'number' && d > 0) return d;
+      const place = `${name}.${i + 1}`;
+      const size = dimensions[String(d)] ?? dimensions[place];
+      if (size !== undefined) return size;
+      throw new ShoalError(
+        'invalid_argument',
+        `dimension ${i + 1} of input "${name}" of ${file} has no fixed size; give it one: --dimension ${typeof d === 'string' && d !== '?' ? d : place}=SIZE`,
+      );
+    });
     return { name, shape, isWhole: type === 'int64' };
   });
   const [only, ...others] = inputs;
@@ -50,6 +62,21 @@ export async function fedOf(
 /** Samples, and the inputs their values go to, in this order. */
 export interface FedData extends TrainingData {
   readonly fed: Fed;
+  /** The class that marks what does not count. */
+  readonly ignored?: number | undefined;
+}
+
+/** What the mean over a batch is a mean over: its samples, or those of their places that count. */
+export function weightOf(
+  { targets, targetWidth, ignored }: FedData,
+  positions: Uint32Array,
+): number {
+  if (ignored === undefined) return positions.length;
+  let count = 0;
+  for (const at of positions)
+    for (let k = at * targetWidth; k < (at + 1) * targetWidth; k++)
+      if (Math.round(targets[k] ?? ignored) !== ignored) count++;
+  return count;
 }
 
 /** @throws ShoalError `invalid_argument` when the samples have not as many values as the inputs together. */

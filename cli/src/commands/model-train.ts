@@ -1,6 +1,6 @@
 import { accessSync, constants, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { fromNode, isShoalError, ShoalError, seededRandom } from '@shoal/core';
+import { fromNode, ShoalError, seededRandom } from '@shoal/core';
 import { loadDataset } from '@shoal/lib';
 import {
   type Batch,
@@ -15,7 +15,7 @@ import {
 } from '@shoal/training';
 import { ProgressView } from '../terminal/progress.ts';
 import { renderTable } from '../terminal/table.ts';
-import { batchOf, type FedData, fedData, fedOf } from './model-data.ts';
+import { batchOf, type FedData, fedData, fedOf, weightOf } from './model-data.ts';
 import { parseDimensions } from './model-inspect.ts';
 
 export interface TrainFlags {
@@ -104,6 +104,11 @@ function lossOf({ loss, classAxis, ignoreIndex }: TrainFlags): LossOptions {
       'invalid_argument',
       `--class-axis must be last or second, got "${classAxis}"`,
     );
+  if (ignoreIndex !== undefined && !/^-?\d+$/.test(ignoreIndex))
+    throw new ShoalError(
+      'invalid_argument',
+      `--ignore-index must be a whole number, got "${ignoreIndex}"`,
+    );
   return {
     name: loss,
     ...(classAxis ? { classAxis } : {}),
@@ -111,7 +116,7 @@ function lossOf({ loss, classAxis, ignoreIndex }: TrainFlags): LossOptions {
   };
 }
 
-/** Mean of per-batch scores, weighted by batch size. */
+/** Mean of per-batch scores, weighted by what they are means over. */
 class Average {
   #size = 0;
   #loss = 0;
@@ -146,7 +151,7 @@ async function scoresOn(
 ): Promise<Scores> {
   const average = new Average();
   for (const part of batched(at.order, at.batchSize))
-    average.add(await trainer.evaluate(batchOf(data, part, at.loss)), part.length);
+    average.add(await trainer.evaluate(batchOf(data, part, at.loss)), weightOf(data, part));
   return average.scores;
 }
 
@@ -195,7 +200,7 @@ async function trainEpoch(run: Run, order: Uint32Array, view: ProgressView): Pro
   const parts = batched(order, run.numbers.batchSize);
   let done = 0;
   for await (const result of run.trainer.train(batchesOf(run, parts), run.rate)) {
-    average.add(result, parts[done]?.length ?? 0);
+    average.add(result, weightOf(run.data, parts[done] ?? new Uint32Array()));
     done++;
     view.progress(done / parts.length, `loss ${result.loss.toFixed(4)}`);
   }
@@ -237,10 +242,12 @@ async function openRun(file: string, flags: TrainFlags, given: Numbers): Promise
     shape,
     ...(flags.target === undefined ? {} : { target: flags.target }),
   });
-  const data = fedData(read, fed, flags.data);
+  const loss = lossOf(flags);
+  const ignored = loss.name === 'softmax-cross-entropy' ? loss.ignoreIndex : undefined;
+  const data = { ...fedData(read, fed, flags.data), ignored };
   const trainer = await Trainer.create({
     model: file,
-    loss: lossOf(flags),
+    loss,
     optimizer: { name: flags.optimizer, learningRate: numbers.learningRate } as OptimizerOptions,
     stopGradient: flags.freeze,
     dimensions,
@@ -286,9 +293,7 @@ async function trainAndKeep(run: Run, keep: () => void): ReturnType<typeof train
   try {
     return await trainAll(run);
   } catch (error) {
-    if (!isShoalError(error) || error.code !== 'failed_precondition' || run.trainer.steps === 0)
-      throw error;
-    keep();
+    if (run.trainer.steps > 0) keep();
     throw error;
   }
 }

@@ -93,6 +93,14 @@ function smoothed(
   ]);
 }
 
+function expectAxis(axis: SoftmaxCrossEntropyOptions['classAxis']): void {
+  if (axis === undefined || axis === 'last' || axis === 'second') return;
+  throw new ShoalError(
+    'invalid_argument',
+    `classAxis must be 'last' or 'second', got ${JSON.stringify(axis)}`,
+  );
+}
+
 function expectOptions(options: SoftmaxCrossEntropyOptions): void {
   const { targets = 'indices', labelSmoothing = 0, classWeights, ignoreIndex } = options;
   if (!(labelSmoothing >= 0 && labelSmoothing < 1))
@@ -153,13 +161,18 @@ function weightedMean(
   builder: GraphBuilder,
   { logP, p, wq, weights }: { logP: string; p: string; wq: string; weights: string },
 ): LossNodes {
-  const some = builder.node('Max', [sumAll(builder, weights), builder.float(1e-12)]);
+  const sum = sumAll(builder, weights);
+  const counts = builder.node('Greater', [sum, builder.float(0)]);
+  const some = builder.node('Where', [counts, sum, builder.float(1)]);
+  const factor = builder.node('Cast', [counts], { to: DATA_TYPE.float });
+  const mean = (value: string): string =>
+    builder.node('Mul', [builder.node('Div', [value, some]), factor]);
   const total = sumAll(builder, builder.node('Mul', [logP, wq]));
   const rows = builder.node('Unsqueeze', [sumRows(builder, wq), builder.ints([1])]);
   const difference = builder.node('Sub', [builder.node('Mul', [p, rows]), wq]);
   return {
-    loss: builder.node('Neg', [builder.node('Div', [total, some])]),
-    gradient: builder.node('Div', [difference, some]),
+    loss: mean(builder.node('Neg', [total])),
+    gradient: mean(difference),
   };
 }
 
@@ -181,6 +194,7 @@ function countedRows(builder: GraphBuilder, labels: string, ignored: number): st
 export function softmaxCrossEntropy(options: SoftmaxCrossEntropyOptions): LossDefinition {
   const { targets = 'indices', labelSmoothing = 0, classWeights, classAxis, ignoreIndex } = options;
   expectOptions(options);
+  expectAxis(classAxis);
   const isByIndex = targets === 'indices';
   return {
     metrics: isByIndex ? ['accuracy'] : [],

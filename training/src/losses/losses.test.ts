@@ -353,6 +353,19 @@ test('a batch in which nothing counts has loss 0 and gradient 0', async () => {
   expect(gradient.every((g) => g === 0)).toBe(true);
 });
 
+test('labels whose classes weigh nothing give loss 0, smoothed or not; small weights are weights', async () => {
+  const of = async (classWeights: number[], labelSmoothing: number): Promise<number[]> => {
+    const options = { name: 'softmax-cross-entropy', classWeights, labelSmoothing } as const;
+    const { loss, gradient } = await lossAt(options, Z, DIMS, {
+      targets: new BigInt64Array(4).fill(2n),
+    });
+    return [loss, ...gradient];
+  };
+  expect((await of([1, 1, 0], 0.1)).every((v) => v === 0)).toBe(true);
+  const [tiny, whole] = [await of([1e-13, 1e-13, 1e-13], 0), await of([1, 1, 1], 0)];
+  for (const [i, v] of whole.entries()) expect(tiny[i]).toBeCloseTo(v, 5);
+});
+
 test('where the classes are has to be said, and what does not count is no class', () => {
   const given = (options: object): unknown => {
     const all = { name: 'softmax-cross-entropy', ...options } as { name: 'softmax-cross-entropy' };
@@ -368,6 +381,9 @@ test('where the classes are has to be said, and what does not count is no class'
   );
   expect(() => given({ classWeights: [1, -2] })).toThrow(
     /the weight of class 1 must be a number ≥ 0, got -2/,
+  );
+  expect(() => given({ classAxis: 'first' })).toThrow(
+    /classAxis must be 'last' or 'second', got "first"/,
   );
   expect(() => given({ ignoreIndex: 0.5 })).toThrow(/ignoreIndex must be a whole number, got 0.5/);
   expect(() => given({ ignoreIndex: -1, targets: 'distribution' })).toThrow(
