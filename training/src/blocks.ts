@@ -1,6 +1,6 @@
+import type { Parameter } from './candidates.ts';
 import type { GraphBuilder } from './onnx/graph-builder.ts';
 import { sizeOf } from './onnx/tensor-data.ts';
-import type { Parameter } from './plan.ts';
 
 /** A parameter's place in a block. */
 export interface Member extends Parameter {

@@ -77,6 +77,44 @@ function influencedBy(forward: TracedGraph, parameters: readonly string[]): Set<
   return active;
 }
 
+/** Operators of finite values with infinite slopes. */
+const STEEP: ReadonlySet<string> = new Set(['Sqrt', 'Log', 'Asin', 'Acos', 'Acosh', 'Atanh']);
+
+/** Operators whose results are as long as the data says. */
+const SIZED_BY_DATA: ReadonlySet<string> = new Set([
+  'NonZero',
+  'Compress',
+  'Unique',
+  'NonMaxSuppression',
+]);
+
+/** Values whose shape depends on the data, with the node that makes it so. */
+function unsizedValues(forward: TracedGraph): Map<string, string> {
+  const unsized = new Map<string, string>();
+  for (const node of forward.nodes) {
+    const source = SIZED_BY_DATA.has(node.opType)
+      ? `${node.opType} (node "${node.name}")`
+      : node.input.map((i) => unsized.get(i)).find((s) => s !== undefined);
+    if (source === undefined) continue;
+    for (const o of node.output)
+      if ((forward.facts.get(o)?.dims.length ?? 1) > 0) unsized.set(o, source);
+  }
+  return unsized;
+}
+
+/** The values that go on to an operator whose slope can be infinite. */
+function steepValues(forward: TracedGraph): Set<string> {
+  const steep = new Set<string>();
+  for (const node of forward.nodes.toReversed()) {
+    const [, exponent = ''] = node.input;
+    const isRoot =
+      node.opType === 'Pow' && !numbersOf(forward, exponent)?.every((p) => p === 0 || p >= 1);
+    if (!STEEP.has(node.opType) && !isRoot && !node.output.some((o) => steep.has(o))) continue;
+    for (const i of readsOf(node)) steep.add(i);
+  }
+  return steep;
+}
+
 function standardRule(node: NodeProto): GradientRule | undefined {
   return node.domain === '' || node.domain === 'ai.onnx' ? RULES[node.opType] : undefined;
 }
@@ -163,12 +201,27 @@ function expectSingle(node: NodeProto, forward: TracedGraph, active: ReadonlySet
   );
 }
 
+/** What is known while gradients are written. */
+interface Backward {
+  readonly active: ReadonlySet<string>;
+  readonly sums: Accumulator;
+  readonly steep: ReadonlySet<string>;
+  /** Values by the operator that gives them a shape of the data's making. */
+  readonly unsized: ReadonlyMap<string, string>;
+}
+
+/** Gradients are written for the shapes of the trace. */
+function expectSized(node: NodeProto, unsized: Backward['unsized']): void {
+  const source = node.input.map((i) => unsized.get(i)).find((s) => s !== undefined);
+  if (source === undefined) return;
+  throw new ShoalError(
+    'unsupported',
+    `node "${node.name}" (${node.opType}): its shape depends on the data, through ${source}; write the model with masks of a fixed shape (a product with the mask, torch.where), or freeze it and everything before it`,
+  );
+}
+
 /** Writes the gradients of one node's inputs, given that something depends on its outputs. */
-function backward(
-  node: NodeProto,
-  options: DifferentiateOptions,
-  at: { active: ReadonlySet<string>; sums: Accumulator },
-): void {
+function backward(node: NodeProto, options: DifferentiateOptions, at: Backward): void {
   const { forward, builder, parameters } = options;
   const dyOf = (output: number): string | undefined => at.sums.total(node.output[output] ?? '');
   const known = node.output.map((_, i) => dyOf(i));
@@ -181,6 +234,7 @@ function backward(
     );
   }
   expectSingle(node, forward, at.active);
+  expectSized(node, at.unsized);
   const gradients = rule({
     builder,
     node,
@@ -191,6 +245,7 @@ function backward(
     typeOf: (value) => forward.facts.get(value)?.elementType ?? DATA_TYPE.float,
     numbersOf: (value) => numbersOf(forward, value),
     needs: (input) => at.active.has(node.input[input] ?? ''),
+    isSteep: (value) => at.steep.has(value),
     blockSize: options.blockSize,
     extraOutput: (output) => {
       while (node.output.length <= output) node.output.push('');
@@ -217,9 +272,10 @@ export function differentiate(options: DifferentiateOptions): Differentiated {
   const { forward, seeds, parameters, builder } = options;
   const active = influencedBy(forward, parameters);
   const sums = new Accumulator(builder, seeds);
+  const at = { active, sums, steep: steepValues(forward), unsized: unsizedValues(forward) };
   const nodes = forward.nodes.map((n) => revise(n, { output: [...n.output] }));
   for (const node of nodes.toReversed()) {
-    if (node.output.some((o) => active.has(o))) backward(node, options, { active, sums });
+    if (node.output.some((o) => active.has(o))) backward(node, options, at);
   }
   const gradients = new Map<string, string>();
   for (const parameter of parameters) {

@@ -1,4 +1,5 @@
 export type { Batch, InputValues } from './batch.ts';
+export type { Parameter } from './candidates.ts';
 export { DIFFERENTIABLE_OPERATORS, isDifferentiable } from './differentiate.ts';
 export { glorotUniform, heNormal, type Initializer, orthogonal, zeros } from './initializers.ts';
 export {
@@ -43,7 +44,7 @@ export { readModel, readModelFile, writeModel, writeModelFile } from './onnx/mod
 export { type ModelStage, type SplitModelOptions, splitModel } from './onnx/split-model.ts';
 export { type EnsembleTree, type TreeEnsemble, treeEnsembleModel } from './onnx/tree-ensemble.ts';
 export { OPTIMIZER_NAMES, type OptimizerOptions } from './optimizers.ts';
-export type { Parameter, Penalty } from './plan.ts';
+export type { Penalty } from './plan.ts';
 export { constantRate, cosineDecay, type Schedule, stepDecay, warmup } from './schedules.ts';
 export type { ExecutionProvider } from './sessions.ts';
 export {

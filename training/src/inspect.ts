@@ -1,5 +1,6 @@
 import { isShoalError } from '@shoal/core';
 import { differentiate, unsupportedNodes } from './differentiate.ts';
+import { constantTensors } from './onnx/from-torch.ts';
 import { GraphBuilder } from './onnx/graph-builder.ts';
 import { opsetOf, readModel, readModelFile } from './onnx/model-file.ts';
 import type { ModelProto, ValueInfoProto } from './onnx/onnx_pb.ts';
@@ -50,6 +51,8 @@ export interface Inspection {
   readonly parameters: readonly InspectedParameter[];
   /** Why training would be refused all the same: a form of an operator, an output of integers. */
   readonly refusal?: string;
+  /** Float tensors taken for numbers, masks or buffers: not trained. */
+  readonly constants: readonly string[];
   /** Nodes without a gradient between a parameter and the output. */
   readonly blockers: readonly {
     readonly node: string;
@@ -174,6 +177,7 @@ export async function inspectModel(options: InspectOptions): Promise<Inspection>
       };
     }),
     ...(refusal === undefined ? {} : { refusal }),
+    constants: [...constantTensors(plan.model)],
     blockers: blockers.map(({ node, parameters: blocked }) => ({
       node: node.name,
       operator: node.opType,

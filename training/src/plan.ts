@@ -1,9 +1,16 @@
 import { ShoalError } from '@shoal/core';
+import {
+  type Choice,
+  candidatesOf,
+  type Parameter,
+  statisticsOf,
+  withOwnStatistics,
+} from './candidates.ts';
 import type { LossDefinition, MetricName } from './losses/loss.ts';
 import { type LossName, type LossOptions, lossDefinition } from './losses/losses.ts';
+import { constantTensors, withOwnParameters } from './onnx/from-torch.ts';
 import { opsetOf, readModel } from './onnx/model-file.ts';
 import type { GraphProto, ModelProto, ValueInfoProto } from './onnx/onnx_pb.ts';
-import { readsOf } from './onnx/reads.ts';
 import { revise } from './onnx/revise.ts';
 import { DATA_TYPE } from './onnx/tensor-data.ts';
 import { upgrade, WORKING_OPSET } from './onnx/upgrade.ts';
@@ -17,16 +24,12 @@ export type Penalty =
   /** g + λ·F·(θ − θ*): elastic weight consolidation (Kirkpatrick et al. 2017, eq. 3), F the importance. */
   | { readonly name: 'elastic'; readonly strength: number };
 
-export interface PlanOptions {
+export interface PlanOptions extends Choice {
   readonly model: ModelProto;
   readonly loss: LossName | LossOptions;
   readonly optimizer: OptimizerOptions;
   /** Output the loss is computed from; default the first. */
   readonly output?: string;
-  /** Which float initializers are trained; default all that influence the output. */
-  readonly trainable?: (name: string) => boolean;
-  /** Parameters to freeze, by name; `*` stands for any characters: `['backbone.*']`. */
-  readonly stopGradient?: readonly string[];
   /** Scores computed beside the loss; default what suits the loss. */
   readonly metrics?: readonly MetricName[];
   /** Largest global L2 norm of the gradient, > 0; larger ones are scaled down. Default unlimited. */
@@ -42,12 +45,6 @@ export interface PlanOptions {
   readonly seed?: number;
   /** Sizes of the symbolic dimensions of the inputs, other than the batch. */
   readonly dimensions?: Readonly<Record<string, number>>;
-}
-
-/** A trainable initializer. */
-export interface Parameter {
-  readonly name: string;
-  readonly shape: readonly number[];
 }
 
 /** An input of the model; the first dimension of a symbolic one is the batch. */
@@ -137,92 +134,6 @@ function inputOf(info: ValueInfoProto, sizes: Readonly<Record<string, number>>):
   return { name, elementType: elementTypeOf(info), rest, ...(batch > 0 ? { batch } : {}) };
 }
 
-function globOf(pattern: string): RegExp {
-  const escaped = pattern.replaceAll(/[.+?^${}()|[\]\\]/g, String.raw`\$&`).replaceAll('*', '.*');
-  return new RegExp(`^${escaped}$`);
-}
-
-/**
- * Exporters write Identity where two tensors of a model are equal: running statistics are read from where they
- * are, so that a step can replace them.
- */
-function withOwnStatistics(forward: GraphProto): GraphProto {
-  const sources = new Map(
-    forward.node
-      .filter((n) => n.opType === 'Identity')
-      .map((n) => [n.output[0] ?? '', n.input[0] ?? '']),
-  );
-  const sourceOf = (name: string): string => {
-    const source = sources.get(name);
-    return source === undefined ? name : sourceOf(source);
-  };
-  const node = forward.node.map((n) =>
-    n.opType === 'BatchNormalization'
-      ? revise(n, { input: n.input.map((name, i) => (i < 3 ? name : sourceOf(name))) })
-      : n,
-  );
-  return revise(forward, { node });
-}
-
-/** Running statistics are float initializers too, but no gradient trains them. */
-function statisticsOf(forward: GraphProto): Parameter[] {
-  const names = new Set(
-    forward.node.flatMap((n) => (n.opType === 'BatchNormalization' ? n.input.slice(3, 5) : [])),
-  );
-  return forward.initializer
-    .filter((t) => names.has(t.name))
-    .map((t) => ({ name: t.name, shape: t.dims.map(Number) }));
-}
-
-function candidatesOf(forward: GraphProto, options: PlanOptions): Parameter[] {
-  const { trainable = (): boolean => true, stopGradient = [] } = options;
-  const used = new Set(forward.node.flatMap(readsOf));
-  const statistics = new Set(statisticsOf(forward).map((s) => s.name));
-  const frozen = stopGradient.map(globOf);
-  const idle = stopGradient.find(
-    (_, i) => !forward.initializer.some((t) => frozen[i]?.test(t.name)),
-  );
-  if (idle !== undefined)
-    throw new ShoalError(
-      'invalid_argument',
-      `"${idle}" freezes nothing: no parameter has such a name; there are ${forward.initializer
-        .slice(0, 8)
-        .map((t) => t.name)
-        .join(', ')}`,
-    );
-  // Scalars are constants of the exporter, as good as never weights; choose one by name to train it.
-  const smallest = options.trainable ? 0 : 1;
-  const parameters = forward.initializer
-    .filter(
-      (t) =>
-        t.dataType === DATA_TYPE.float &&
-        t.dims.length >= smallest &&
-        used.has(t.name) &&
-        !statistics.has(t.name) &&
-        trainable(t.name) &&
-        !frozen.some((f) => f.test(t.name)),
-    )
-    .map((t) => ({ name: t.name, shape: t.dims.map(Number) }));
-  if (parameters.length === 0) throw nothingToTrain(forward);
-  return parameters;
-}
-
-function typeName({ dataType }: { readonly dataType: number }): string {
-  return Object.entries(DATA_TYPE).find(([, type]) => type === dataType)?.[0] ?? `${dataType}`;
-}
-
-/** No parameter can be trained: says which initializers there are. */
-export function nothingToTrain(forward: GraphProto): ShoalError {
-  const names = forward.initializer
-    .map((t) => (t.dataType === DATA_TYPE.float ? t.name : `${t.name} of type ${typeName(t)}`))
-    .slice(0, 8)
-    .join(', ');
-  return new ShoalError(
-    'invalid_argument',
-    `no trainable parameter: none of the model's initializers (${names || 'it has none'}) is a float32 tensor that is selected, not frozen, and read on the way to the output`,
-  );
-}
-
 /** Appends a user-given loss graph to the forward graph, its values renamed out of the way. */
 function withGraphLoss(
   forward: GraphProto,
@@ -292,12 +203,13 @@ function expectPositive(name: string, value: number | undefined): void {
 
 /** Reads a model for training: inputs, parameters, loss, optimizer. */
 export function planTraining(options: PlanOptions): Plan {
-  const { model } = options;
+  const model = withOwnParameters(options.model);
   if (!model.graph) throw new ShoalError('data_corrupt', 'the model has no graph');
   expectPositive('clipNorm', options.clipNorm);
   expectPositive('the strength of the penalty', options.penalty?.strength);
   const opset = Math.max(opsetOf(model), WORKING_OPSET);
   const own = withOwnStatistics(upgrade(model.graph, opsetOf(model)));
+  const constants = constantTensors(model);
   const output = outputOf(own, options.output);
   const given = typeof options.loss === 'string' ? { name: options.loss } : options.loss;
   const { forward, loss } =
@@ -313,7 +225,7 @@ export function planTraining(options: PlanOptions): Plan {
       .filter((i) => !initialized.has(i.name))
       .map((i) => inputOf(i, options.dimensions ?? {})),
     output,
-    candidates: candidatesOf(own, options),
+    candidates: candidatesOf(own, constants, options),
     buffers: options.batchNormalization === 'frozen' ? [] : statisticsOf(own),
     chosen: options.trainable !== undefined,
     loss,

@@ -3,6 +3,7 @@ import { type Feeds, floats, zeroInput } from './batch.ts';
 import { findBlockSize } from './block-size.ts';
 import type { Block } from './blocks.ts';
 import { Attributes } from './onnx/attributes.ts';
+import { inlineBranches } from './onnx/inline-branches.ts';
 import type { TensorShapeProto_Dimension } from './onnx/onnx_pb.ts';
 import { floatsOf, sizeOf } from './onnx/tensor-data.ts';
 import { type TracedGraph, type TraceOptions, trace } from './onnx/trace.ts';
@@ -44,11 +45,23 @@ function targetDim(
   );
 }
 
-/** Traces a graph; recurrent layers a second time, written out for the length of their sequence. */
-async function traceUnrolled(options: TraceOptions): Promise<TracedGraph> {
-  const traced = await trace(options);
-  const graph = unroll(options.graph, traced.facts);
-  return graph ? await trace({ ...options, graph }) : traced;
+/** Branches may hold branches, and recurrent layers. */
+const MOST_TRACES = 8;
+
+/**
+ * Traces a graph; once more where the trace tells which branch is taken, or how long the sequence of a recurrent layer
+ * is, with these written out.
+ */
+async function traceWritten(options: TraceOptions): Promise<TracedGraph> {
+  let traced = await trace(options);
+  let { graph } = options;
+  for (let i = 1; i < MOST_TRACES; i++) {
+    const next = inlineBranches(graph, traced) ?? unroll(graph, traced.facts);
+    if (!next) return traced;
+    graph = next;
+    traced = await trace({ ...options, graph });
+  }
+  return traced;
 }
 
 /**
@@ -74,7 +87,7 @@ export async function shapePlan(
     }
   }
   const outputs = 'write' in plan.loss ? [plan.output] : [plan.output, plan.loss.value];
-  const traced = await traceUnrolled({ graph: plan.forward, opset: plan.opset, feeds, outputs });
+  const traced = await traceWritten({ graph: plan.forward, opset: plan.opset, feeds, outputs });
   if (!('write' in plan.loss)) {
     const { dims = [] } = traced.facts.get(plan.loss.value) ?? {};
     if (sizeOf(dims) !== 1)

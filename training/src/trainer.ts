@@ -1,20 +1,14 @@
 import { messageOf, ShoalError } from '@shoal/core';
 import * as ort from 'onnxruntime-node';
 import { type Batch, batchFeeds, type Feeds, floats, stackFeeds, TYPE_NAMES } from './batch.ts';
+import { nothingToTrain, type Parameter } from './candidates.ts';
 import { dropTrained } from './drop-trained.ts';
 import { GroupSize, grouped, MOST_STEPS } from './groups.ts';
 import { readModel, readModelFile, writeModel, writeModelFile } from './onnx/model-file.ts';
 import type { ModelProto } from './onnx/onnx_pb.ts';
 import { revise } from './onnx/revise.ts';
 import { copyFloats, DATA_TYPE, floatTensor, sizeOf } from './onnx/tensor-data.ts';
-import {
-  fixedBatch,
-  nothingToTrain,
-  type Parameter,
-  type Plan,
-  type PlanOptions,
-  planTraining,
-} from './plan.ts';
+import { fixedBatch, type Plan, type PlanOptions, planTraining } from './plan.ts';
 import { runInto } from './run-into.ts';
 import type { Schedule } from './schedules.ts';
 import { type ExecutionProvider, type Session, Sessions } from './sessions.ts';
@@ -333,8 +327,10 @@ export class Trainer {
     const { loss = 0, size, learningRate } = at;
     if (Number.isFinite(loss) && Number.isFinite(size)) return;
     const step = this.#steps + 1;
+    const name = Number.isFinite(loss) ? this.#state.notFinite() : undefined;
+    const where = name === undefined ? '' : ` for parameter "${name}"`;
     const what = Number.isFinite(loss)
-      ? 'the gradient is not finite, or the step is too large,'
+      ? `the gradient is not finite, or the step is too large,${where}`
       : `the loss is ${loss}`;
     this.#state.resetOptimizer();
     this.#age = 0;

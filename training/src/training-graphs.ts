@@ -1,5 +1,6 @@
 import { ShoalError } from '@shoal/core';
 import { type Block, joinBlock, type Member, openBlocks } from './blocks.ts';
+import type { Parameter } from './candidates.ts';
 import { type Differentiated, differentiate } from './differentiate.ts';
 import type { TargetSpec } from './losses/loss.ts';
 import { writeMetrics } from './losses/metrics.ts';
@@ -11,7 +12,7 @@ import { readsOf } from './onnx/reads.ts';
 import { revise } from './onnx/revise.ts';
 import { DATA_TYPE } from './onnx/tensor-data.ts';
 import type { Dims, TracedGraph } from './onnx/trace.ts';
-import { type Parameter, type Plan, targetName } from './plan.ts';
+import { type Plan, targetName } from './plan.ts';
 import type { ShapedPlan } from './shaped-plan.ts';
 import { type TrainingForm, trainingForm } from './training-form.ts';
 

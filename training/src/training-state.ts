@@ -2,8 +2,9 @@ import { ShoalError } from '@shoal/core';
 import type * as ort from 'onnxruntime-node';
 import { type Feeds, floats } from './batch.ts';
 import { type Block, blocksOf, type Member } from './blocks.ts';
+import type { Parameter } from './candidates.ts';
 import { sizeOf } from './onnx/tensor-data.ts';
-import type { Parameter, Plan } from './plan.ts';
+import type { Plan } from './plan.ts';
 import {
   type Companion,
   companionName,
@@ -139,6 +140,14 @@ export class TrainingState {
   takeState(graph: Pick<TrainingGraph, 'state'>, results: Readonly<Record<string, unknown>>): void {
     for (const [name, result] of graph.state)
       if (name in this.#beside) this.#beside[name] = results[result] as ort.Tensor;
+  }
+
+  /** A parameter whose values written last are not finite; undefined when they all are. */
+  notFinite(): string | undefined {
+    return this.parameters.find(({ name }) => {
+      const values = this.#view(name, (block) => this.#spare[block]);
+      return !values.every(Number.isFinite);
+    })?.name;
   }
 
   /** Makes the values written last the current ones. */

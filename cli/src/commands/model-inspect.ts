@@ -76,6 +76,11 @@ export async function modelInspectCommand(file: string, flags: InspectFlags): Pr
     p.blockedBy === undefined ? 'yes' : `no: ${p.blockedBy}`,
   ]);
   lines.push(renderTable([['PARAMETER', 'SHAPE', 'VALUES', 'TRAINABLE'], ...rows]), '');
+  const { constants } = inspection;
+  if (constants.length > 0)
+    lines.push(
+      `Not trained, taken for numbers, masks or buffers: ${constants.slice(0, 8).join(', ')}${constants.length > 8 ? ` and ${constants.length - 8} more` : ''}`,
+    );
   lines.push(`${thousands(total)} values. ${verdict(inspection)}`);
   process.stdout.write(`${lines.join('\n')}\n`);
 }

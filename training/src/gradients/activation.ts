@@ -14,10 +14,16 @@ function positive({ builder }: GradientContext, value: string): string {
   return builder.node('HardSigmoid', [value], { alpha: { float: 3e38 }, beta: { float: 0 } });
 }
 
+/** dy where a value ≥ 0 is positive, else 0: by a product, or by choice where dy may be infinite. */
+function wherePositive(context: GradientContext, value: string): string {
+  const { builder, dy, node, isSteep } = context;
+  if (isSteep(node.output[0] ?? ''))
+    return masked(context, builder.node('Greater', [value, builder.float(0)]));
+  return builder.node('Mul', [dy, positive(context, value)]);
+}
+
 /** y = max(x, 0):  dx = dy·1[y > 0]; the gradient at 0 is 0 */
-const relu = unary((context, { y }) =>
-  context.builder.node('Mul', [context.dy, positive(context, y)]),
-);
+const relu = unary((context, { y }) => wherePositive(context, y));
 
 /** y = x for x > 0, αx below:  dx = dy or α·dy */
 const leakyRelu = unary(({ builder, dy, attributes }, { x }) => {
@@ -161,7 +167,7 @@ const clip: GradientRule = (context) => {
   if (bounds[0] === 0 && bounds[1] !== undefined) {
     // The rectifier with a ceiling (ReLU6): y·(c − y) is positive strictly inside.
     const inside = builder.node('Mul', [y, builder.node('Sub', [high, y])]);
-    return [builder.node('Mul', [dy, positive(context, inside)])];
+    return [wherePositive(context, inside)];
   }
   const conditions = [
     ...(low === '' ? [] : [builder.node('Greater', [y, low])]),

@@ -22,6 +22,8 @@ export interface GradientContext {
   readonly numbersOf: (value: string) => readonly number[] | undefined;
   /** Whether the gradient of this input is needed by anything. */
   readonly needs: (input: number) => boolean;
+  /** Whether a value goes on to an operator whose slope can be infinite: a gradient that a mask of zeros does not end. */
+  readonly isSteep: (value: string) => boolean;
   /** Channels per block of the runtime's own convolution layout on this machine, if it was found. */
   readonly blockSize: number | undefined;
   /** Asks the forward node for an output it does not give yet; returns its name. */

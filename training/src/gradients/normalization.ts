@@ -34,7 +34,8 @@ function inverseDeviation({ builder, attributes }: GradientContext, variance: st
 /**
  * BatchNormalization (Ioffe & Szegedy 2015), y = γ·x̂ + β with x̂ = (x − μ)/σ per channel.
  * With frozen statistics  dx = dy·γ/σ. With statistics of the batch (m values per channel):
- * dx = γ/σ · (dy − mean(dy) − x̂·mean(dy·x̂)).  dγ = Σ dy·x̂,  dβ = Σ dy.
+ * dx = γ/σ · (dy − mean(dy) − x̂·mean(dy·x̂)).  dγ = Σ dy·x̂,  dβ = Σ dy. Given statistics that are computed get
+ * dμ = −γ/σ·Σ dy,  dσ² = −γ/(2σ²)·Σ dy·x̂.
  *
  * Per channel dx = a·dy + b·x + c, in two passes: the runtime's own BatchNormalization computes
  * a·dy + c in one.
@@ -63,7 +64,20 @@ const batchNormalization: GradientRule = (context) => {
       mul(context, centered, perChannel(context, slope, dims.length)),
     ]);
   };
-  return [needs(0) ? dx() : undefined, needs(1) ? dot : undefined, needs(2) ? sumDy : undefined];
+  const ofStatistics = byBatch
+    ? []
+    : [
+        needs(3) ? builder.node('Neg', [mul(context, sumDy, gain)]) : undefined,
+        needs(4)
+          ? mul(context, mul(context, dot, gain), mul(context, inverse, builder.float(-0.5)))
+          : undefined,
+      ];
+  return [
+    needs(0) ? dx() : undefined,
+    needs(1) ? dot : undefined,
+    needs(2) ? sumDy : undefined,
+    ...ofStatistics,
+  ];
 };
 
 /** factor·x + offset per channel, in one pass: a BatchNormalization with mean 0 and variance 1. */

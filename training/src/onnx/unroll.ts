@@ -280,16 +280,17 @@ function writeLayer(layer: Layer): void {
  * traced; undefined where there are none. What comes out keeps its names. Layers with an obstacle stay as they are.
  */
 export function unroll(graph: GraphProto, facts: TracedGraph['facts']): GraphProto | undefined {
-  if (!graph.node.some((n) => n.domain === '' && n.opType in KINDS)) return undefined;
   const builder = new GraphBuilder('shoal/unroll/');
   const dimsOf = (value: string): Dims => facts.get(value)?.dims ?? [];
+  const isPlain = (n: NodeProto): boolean =>
+    n.domain === '' && n.opType in KINDS && unrollObstacle(n, dimsOf) === undefined;
+  if (!graph.node.some(isPlain)) return undefined;
   const nodes = graph.node.flatMap((node) => {
-    const kind = node.domain === '' ? KINDS[node.opType] : undefined;
-    if (!kind) return [node];
+    const kind = KINDS[node.opType];
+    if (!kind || !isPlain(node)) return [node];
     const attributes = new Attributes(node);
     const [steps = 0, batch = 0] = dimsOf(node.input[0] ?? '');
     const [, , hidden = 0] = dimsOf(node.input[2] ?? '');
-    if (unrollObstacle(node, dimsOf) !== undefined) return [node];
     writeLayer({ builder, node, kind, attributes, steps, batch, hidden, dimsOf });
     return builder.nodes.splice(0);
   });
