@@ -92,6 +92,11 @@ test('masks, scales and buffers are told from parameters where the file tells th
   const all =
     "\n# inputs\np_gain: PARAMETER target='gain'\nb_mean: BUFFER target='mean' persistent=True\n";
   expect(await namesOf(torchModel(withConstants, { signature: all }))).toEqual(['gain']);
+  expect(await namesOf(torchModel(withConstants, { signature: 'in another form' }))).toEqual([
+    'gain',
+    'mean',
+    'val_1',
+  ]);
   const trainer = await trained(torchModel(withConstants, { signature }));
   await trainer.step(BATCH);
   await trainer.release();

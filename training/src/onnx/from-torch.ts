@@ -36,7 +36,9 @@ function signatureOf(graph: GraphProto): Signature | undefined {
         k === kind ? [n] : [],
       ),
     );
-  return { parameters: named('PARAMETER'), buffers: named('BUFFER') };
+  const parameters = named('PARAMETER');
+  // Of a form nobody knows, or of a module without parameters: it tells nothing.
+  return parameters.size === 0 ? undefined : { parameters, buffers: named('BUFFER') };
 }
 
 /** The first values of a float tensor; a large one is not copied for it. */
