@@ -6,7 +6,7 @@ import { compareAll, describe } from '../../training/oracle/compare.ts';
 import { exportWithTorch, findTorch } from '../../training/oracle/torch.ts';
 import type { Outcome } from './outcome.ts';
 
-/** Ten training steps of sixteen models agree with PyTorch's. */
+/** Ten training steps of seventeen models agree with PyTorch's. */
 export async function torchOracle(): Promise<Outcome[]> {
   const name = 'training steps agree with PyTorch';
   const python = findTorch({ install: process.env['SHOAL_NO_INSTALL'] === undefined });

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { compareAll, describe } from './compare.ts';
 import { exportWithTorch, findTorch } from './torch.ts';
 
-/** `npm run oracle:torch`: ten training steps of sixteen models, here and in PyTorch. */
+/** `npm run oracle:torch`: ten training steps of seventeen models, here and in PyTorch. */
 const python = findTorch({ install: true });
 if (python === undefined) {
   console.error(

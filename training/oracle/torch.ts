@@ -24,7 +24,7 @@ export function findTorch(options: { readonly install: boolean }): string | unde
   if (found !== undefined || !options.install) return found;
   const made = spawnSync('python3', ['-m', 'venv', cache], { timeout: 60_000 });
   if (made.status !== 0) return undefined;
-  const install = ['-m', 'pip', 'install', '-q', 'torch', 'onnx', 'numpy'];
+  const install = ['-m', 'pip', 'install', '-q', 'torch', 'onnx', 'onnxscript', 'numpy'];
   spawnSync(cached, install, { timeout: INSTALL_MS, stdio: 'ignore' });
   return works(cached) ? cached : undefined;
 }

@@ -4,7 +4,7 @@ python3 torch_models.py OUT [MODEL ...]: for each model OUT/<name>.onnx and OUT/
 with inputs, labels, and for float32 and float64 each: losses, the gradients of the first step and the
 parameters after the last (base64 of float32).
 """
-import base64, json, sys, warnings
+import base64, importlib.util, json, sys, warnings
 from pathlib import Path
 import numpy as np
 import torch
@@ -196,6 +196,23 @@ class Layers(nn.Module):
         return self.head(y.mean(1) + y[:, -1])
 
 
+class CausalAttention(nn.Module):
+    """What only the newer exporter writes: a mask and a scale lifted into the file, weights transposed and renamed."""
+    def __init__(self, d=8, heads=2, steps=6):
+        super().__init__()
+        self.norm, self.qkv, self.head = nn.LayerNorm(d), nn.Linear(d, 3 * d), nn.Linear(d, 5)
+        nn.init.normal_(self.norm.weight, 1, 0.2)
+        self.heads, self.steps = heads, steps
+        self.register_buffer("shift", torch.randn(d) * 0.3)
+
+    def forward(self, x):
+        d = x.shape[-1]
+        q, k, v = self.qkv(self.norm(x) + self.shift).view(-1, self.steps, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        mask = torch.ones(self.steps, self.steps, dtype=torch.bool).tril()
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.head(y.transpose(1, 2).reshape(-1, self.steps, d).mean(1))
+
+
 MODELS = {
     "mlp": mlp, "lenet": lenet, "resnet": resnet,
     "mobilenet-v2-0.35": lambda: (mobilenet(classes=5), (3, 64, 64)),
@@ -204,6 +221,7 @@ MODELS = {
     "transformer": lambda: (Transformer(), None),
     "layernorm-mlp": layernorm_mlp, "autoencoder": autoencoder, "depthwise-separable": separable,
     "shared-weights": lambda: (Shared(), (10,)), "instance-norm": instance_norm, "conv-bn": conv_bn,
+    "causal-attention-dynamo": lambda: (CausalAttention(), (6, 8)),
     "lstm-layers": lambda: (Layers("LSTM"), (7, 5)), "gru-layers": lambda: (Layers("GRU"), (7, 5)),
 }
 OPTIMIZERS = {
@@ -235,7 +253,8 @@ def run(model, optimizer_of, x, targets, dtype):
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
     for name, make in MODELS.items():
-        if ONLY and name not in ONLY:
+        dynamo = name.endswith("-dynamo")
+        if ONLY and name not in ONLY or dynamo and importlib.util.find_spec("onnxscript") is None:
             continue
         torch.manual_seed(7)
         model, shape = make()
@@ -248,9 +267,13 @@ def main():
             model.load_state_dict(start)
             if optimizer_name == "sgd":
                 model.train()
-                torch.onnx.export(model, (x[0],), str(OUT / f"{name}.onnx"), input_names=["input"], output_names=["output"],
-                                  dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}}, opset_version=17,
-                                  do_constant_folding=False, training=torch.onnx.TrainingMode.TRAINING, dynamo=False)
+                if dynamo:
+                    torch.onnx.export(model, (x[0],), str(OUT / f"{name}.onnx"), input_names=["input"], output_names=["output"],
+                                      dynamic_shapes=({0: "batch"},), opset_version=18, dynamo=True, external_data=False)
+                else:
+                    torch.onnx.export(model, (x[0],), str(OUT / f"{name}.onnx"), input_names=["input"], output_names=["output"],
+                                      dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}}, opset_version=17,
+                                      do_constant_folding=False, training=torch.onnx.TrainingMode.TRAINING, dynamo=False)
                 model.load_state_dict(start)
             plain = run(model, optimizer_of, x, targets, torch.float32)
             model.load_state_dict(start)
