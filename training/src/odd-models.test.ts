@@ -345,3 +345,29 @@ test('statistics of a normalization that serves another output stay, and the res
   expect(trainer.getParameters().get('w')).not.toEqual(Float32Array.of(1, 2, 3, 4));
   await trainer.release();
 });
+
+test('steps, and numbers drawn for a shape, pass no gradient and stand in no way', async () => {
+  const builder = new GraphBuilder('');
+  const x = builder.input('x', ['batch', 2]);
+  builder.initializers.push(floatTensor('w', [2, 2], Float32Array.of(1, 2, 3, 4)));
+  const z = builder.node('MatMul', [x, 'w']);
+  const still = ['Round', 'Floor', 'Ceil', 'Sign'].reduce(
+    (sum, op) => builder.node('Add', [sum, builder.node(op, [z])]),
+    builder.node('Mul', [builder.node('RandomUniformLike', [z]), builder.float(0)]),
+  );
+  builder.output(builder.node('Add', [z, still], {}, 'y'), ['batch', 2]);
+  const trainer = await Trainer.create({
+    model: writeModel(modelOf(builder.graph('steps'), 17)),
+    loss: 'mean-squared-error',
+    optimizer: { name: 'sgd', learningRate: 0.1 },
+  });
+  // z = (1.4, 2.2), y = z + (1 + 1 + 2 + 1, 2 + 2 + 3 + 1): d(loss)/dz = y − target.
+  const { gradients } = await trainer.gradients({
+    inputs: Float32Array.of(0.5, 0.3),
+    targets: Float32Array.of(6, 10),
+    size: 1,
+  });
+  const wanted = [0.5 * 0.4, 0.5 * 0.2, 0.3 * 0.4, 0.3 * 0.2];
+  for (const [i, v] of wanted.entries()) expect(gradients.get('w')?.[i]).toBeCloseTo(v, 4);
+  await trainer.release();
+});

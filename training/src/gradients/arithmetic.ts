@@ -171,4 +171,8 @@ export const ARITHMETIC: Readonly<Record<string, GradientRule>> = {
   Floor: flat,
   Round: flat,
   Sign: flat,
+  /** Only the shape of x goes in. */
+  EyeLike: flat,
+  RandomNormalLike: flat,
+  RandomUniformLike: flat,
 };

@@ -530,7 +530,9 @@ test('a product with zeros among its factors, and steps', async () => {
     step: 1e-2,
   };
   expect((await compareGradients(zeros, 1)).worst).toBeLessThan(TOLERANCE);
-  for (const op of ['Ceil', 'Floor', 'Round', 'Sign']) held.add(op); // constant between their steps: no gradient at all
+  // Constant between their steps, or of the shape alone: no gradient at all.
+  for (const op of ['Ceil', 'Floor', 'Round', 'Sign']) held.add(op);
+  for (const op of ['EyeLike', 'RandomNormalLike', 'RandomUniformLike']) held.add(op);
 });
 
 test('DepthToSpace, SpaceToDepth and Resize', async () => {
