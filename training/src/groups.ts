@@ -79,7 +79,12 @@ class BatchRow {
     ) as T;
   }
 
-  add({ inputs, targets, size }: Batch): Batch {
+  add(batch: Batch): Batch {
+    const { inputs, targets, size } = batch;
+    if (this.#most === 1) {
+      this.#count++;
+      return batch;
+    }
     const copy = {
       inputs: this.#placeAll('inputs', inputs),
       targets: this.#placeAll('targets', targets),
@@ -87,6 +92,43 @@ class BatchRow {
     };
     this.#count++;
     return copy;
+  }
+}
+
+/** How many batches like this one go into a run. */
+function fitting({ inputs, targets }: Batch, most: number): number {
+  const bytes = Math.max(1, bytesOf(inputs) + bytesOf(targets));
+  return Math.max(1, Math.min(most, Math.floor(MOST_BYTES / bytes)));
+}
+
+/** The group under way. */
+class Group {
+  #batches: Batch[] = [];
+  #row = new BatchRow(1);
+
+  get isEmpty(): boolean {
+    return this.#batches.length === 0;
+  }
+
+  get isFull(): boolean {
+    return this.#row.isFull;
+  }
+
+  goesWith({ size }: Batch): boolean {
+    return this.#batches[0]?.size === size;
+  }
+
+  add(batch: Batch, most: () => number): void {
+    // One that is a run of its own is taken before the source is asked again: nothing to copy.
+    if (this.isEmpty) this.#row = new BatchRow(fitting(batch, most()));
+    this.#batches.push(this.#row.add(batch));
+  }
+
+  /** Gives what is there, and begins anew. */
+  take(): readonly Batch[] {
+    const batches = this.#batches;
+    this.#batches = [];
+    return batches;
   }
 }
 
@@ -100,28 +142,17 @@ export async function* grouped(
   batches: Iterable<Batch> | AsyncIterable<Batch>,
   most: () => number,
 ): AsyncGenerator<readonly Batch[]> {
-  let group: Batch[] = [];
-  let row = new BatchRow(1);
+  const group = new Group();
   try {
     for await (const batch of batches) {
       expectBatch(batch);
-      if (group[0] && group[0].size !== batch.size) {
-        yield group;
-        group = [];
-      }
-      if (group.length === 0) {
-        const bytes = Math.max(1, bytesOf(batch.inputs) + bytesOf(batch.targets));
-        row = new BatchRow(Math.max(1, Math.min(most(), Math.floor(MOST_BYTES / bytes))));
-      }
-      group.push(row.add(batch));
-      if (row.isFull) {
-        yield group;
-        group = [];
-      }
+      if (!group.isEmpty && !group.goesWith(batch)) yield group.take();
+      group.add(batch, most);
+      if (group.isFull) yield group.take();
     }
   } catch (error) {
-    if (group.length > 0) yield group;
+    if (!group.isEmpty) yield group.take();
     throw error;
   }
-  if (group.length > 0) yield group;
+  if (!group.isEmpty) yield group.take();
 }
