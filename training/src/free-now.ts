@@ -1,5 +1,5 @@
 /** From this size on memory is worth giving back at once. */
-const LARGE_BYTES = 2 ** 20;
+const LARGE_BYTES = 2 ** 16;
 
 /**
  * Gives memory back without waiting for the collector, which comes late: it sees a small object. Node.js 21 and later;

@@ -46,26 +46,31 @@ function expectBatch(batch: Batch): void {
  * again.
  */
 class BatchRow {
-  readonly #most: number;
+  readonly most: number;
   readonly #arrays = new Map<string, InputValues>();
   #count = 0;
 
   constructor(most: number) {
-    this.#most = most;
+    this.most = most;
   }
 
   get isFull(): boolean {
-    return this.#count >= this.#most;
+    return this.#count >= this.most;
+  }
+
+  /** Begins anew in the same memory: the run of what was there is over. */
+  restart(): void {
+    this.#count = 0;
   }
 
   #place<T extends InputValues>(key: string, values: T): T {
     const { length } = values;
     const known = this.#arrays.get(key);
-    const all = known ?? new (values.constructor as new (n: number) => T)(length * this.#most);
+    const fits = known?.constructor === values.constructor && known.length === length * this.most;
+    // Of another type or length than those before it: refused when it is fed.
+    if (!fits && this.#count > 0) return values.slice() as T;
+    const all = fits ? known : new (values.constructor as new (n: number) => T)(length * this.most);
     this.#arrays.set(key, all);
-    // Of another type or length: refused when it is fed.
-    if (all.constructor !== values.constructor || all.length !== length * this.#most)
-      return values.slice() as T;
     const from = this.#count * length;
     (all as Float32Array).set(values as Float32Array, from);
     return all.subarray(from, from + length) as T;
@@ -81,7 +86,7 @@ class BatchRow {
 
   add(batch: Batch): Batch {
     const { inputs, targets, size } = batch;
-    if (this.#most === 1) {
+    if (this.most === 1) {
       this.#count++;
       return batch;
     }
@@ -120,7 +125,11 @@ class Group {
 
   add(batch: Batch, most: () => number): void {
     // One that is a run of its own is taken before the source is asked again: nothing to copy.
-    if (this.isEmpty) this.#row = new BatchRow(fitting(batch, most()));
+    if (this.isEmpty) {
+      const wanted = fitting(batch, most());
+      if (this.#row.most === wanted) this.#row.restart();
+      else this.#row = new BatchRow(wanted);
+    }
     this.#batches.push(this.#row.add(batch));
   }
 
