@@ -1,9 +1,11 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { markAsUntransferable } from 'node:worker_threads';
 import { seededRandom } from '@shoal/core';
 import * as ort from 'onnxruntime-node';
 import { expect, test } from 'vitest';
+import { freeNow } from './free-now.ts';
 import { dense, relu, sequential } from './layers.ts';
 import { attribute } from './onnx/graph-builder.ts';
 import { letGoOf } from './onnx/let-go.ts';
@@ -87,3 +89,16 @@ test.each(FROZEN)(
     }
   },
 );
+
+test('memory that is not ours to free stays', () => {
+  const pool = Buffer.from('read into the pool').buffer;
+  freeNow(pool);
+  expect(pool.byteLength).toBeGreaterThan(0);
+  const kept = new ArrayBuffer(2 ** 18);
+  markAsUntransferable(kept);
+  freeNow(kept);
+  expect(kept.byteLength).toBe(2 ** 18);
+  const own = new ArrayBuffer(2 ** 18);
+  freeNow(own);
+  expect(own.byteLength).toBe(0);
+});
