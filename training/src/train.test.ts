@@ -226,6 +226,10 @@ test('batches that depend on the step before come one by one', async () => {
   }
   for await (const _ of trainer.train(waiting(), 0.01, { together: 1 })) seen++;
   expect(seen).toBe(12);
+  for (const together of [0, Number.NaN, 1.5])
+    await expect(collect(trainer.train(batches, 0.01, { together }))).rejects.toThrow(
+      /together must be a whole number from 1 to 32/,
+    );
   await trainer.release();
 });
 

@@ -230,6 +230,11 @@ export class Trainer {
     learningRate: number | Schedule = this.#learningRate,
     { together = MOST_STEPS }: { readonly together?: number } = {},
   ): AsyncGenerator<StepResult, void, undefined> {
+    if (!(Number.isInteger(together) && together >= 1))
+      throw new ShoalError(
+        'invalid_argument',
+        `together must be a whole number from 1 to ${MOST_STEPS}, got ${together}`,
+      );
     const rate = typeof learningRate === 'number' ? (): number => learningRate : learningRate;
     const isSingle = this.#stepKind === 'step' || this.#draws;
     const most = (): number => (isSingle ? 1 : Math.min(together, this.#groupSize.most));
